@@ -1,0 +1,31 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! The file system itself: what an inode is, when it is fresh, when it may be evicted, and how a
+//! request about it is answered.
+//!
+//! Nothing here knows pyo3 or fuser, and nothing here blocks on either: what this layer needs
+//! from above (Python objects as nodes, a way to notify the kernel) arrives as a trait.
+//!
+//! Start at [`operations`], which answers requests over any [`Node`]; [`inodes`] is the table
+//! that requests go through, [`cache`] decides what is evicted, [`state`] is what every node keeps.
+
+pub mod atomic;
+pub mod attr;
+pub mod cache;
+pub mod dentries;
+pub mod errno;
+pub mod filesystem;
+pub mod handles;
+pub mod inodes;
+pub mod metrics;
+pub mod node;
+pub mod operations;
+pub mod removal;
+pub mod state;
+
+pub use attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs, Timestamp};
+pub use errno::Errno;
+pub use filesystem::{DirSink, FileSystem, KernelNotifier, Opened, ReadReply, Result, SinkFull};
+pub use node::{Halt, Node, Outcome};

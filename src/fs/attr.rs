@@ -1,0 +1,145 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! The numbers that the kernel and the file system exchange about an inode, as types of their own.
+
+use std::time::Duration;
+
+/// An inode number. 1 is the root of the mount (`FUSE_ROOT_ID` in the kernel's fuse.h); 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The root of the mount.
+    pub const ROOT: Ino = Ino(1);
+}
+
+impl std::fmt::Display for Ino {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A file handle: the number that an open file or directory is called by until it is released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fh(pub u64);
+
+impl std::fmt::Display for Fh {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The process on whose behalf the kernel asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// User id of the caller.
+    pub uid: u32,
+    /// Group id of the caller.
+    pub gid: u32,
+    /// Process id of the caller; 0 where it is in another pid namespace.
+    pub pid: u32,
+    /// The caller's umask, where the request carries one (create, mkdir, mknod); otherwise 0.
+    pub umask: u32,
+}
+
+/// Nanoseconds since 1970-01-01T00:00:00Z; negative before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(pub i128);
+
+impl Timestamp {
+    /// From seconds since the epoch. NaN and infinities become the epoch.
+    #[must_use]
+    pub fn from_secs_f64(seconds: f64) -> Self {
+        if seconds.is_finite() {
+            #[allow(clippy::cast_possible_truncation)]
+            Timestamp((seconds * 1e9) as i128)
+        } else {
+            Timestamp(0)
+        }
+    }
+}
+
+/// What stat(2) tells of an inode, and for how long the kernel may believe it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: Ino,
+    /// Generation of the inode number; with the number unique over the life of the mount.
+    pub generation: u64,
+    /// How long the kernel may keep the name that led here.
+    pub entry_timeout: Duration,
+    /// How long the kernel may keep these attributes.
+    pub attr_timeout: Duration,
+    /// File type and permission bits, as `st_mode`.
+    pub mode: u32,
+    /// Number of hard links.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number, for device files; Linux's encoding.
+    pub rdev: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Preferred size of a read or write, in bytes.
+    pub blksize: u32,
+    /// Space taken, in units of 512 bytes.
+    pub blocks: u64,
+    /// Last access.
+    pub atime: Timestamp,
+    /// Last change of the contents.
+    pub mtime: Timestamp,
+    /// Last change of the contents or attributes.
+    pub ctime: Timestamp,
+}
+
+impl Attr {
+    /// True where the mode says that this is a directory.
+    #[must_use]
+    pub fn is_dir(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFDIR
+    }
+}
+
+/// The changes that a setattr request asks for; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SetAttr {
+    /// New file type and permission bits.
+    pub mode: Option<u32>,
+    /// New owner.
+    pub uid: Option<u32>,
+    /// New group.
+    pub gid: Option<u32>,
+    /// New size in bytes.
+    pub size: Option<u64>,
+    /// New time of last access ("now" is already resolved).
+    pub atime: Option<Timestamp>,
+    /// New time of last change ("now" is already resolved).
+    pub mtime: Option<Timestamp>,
+    /// New time of last attribute change.
+    pub ctime: Option<Timestamp>,
+}
+
+/// What statvfs(3) tells; sizes in units of `frsize`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatFs {
+    /// Preferred size of a read or write, in bytes.
+    pub bsize: u32,
+    /// Unit of the block counts, in bytes.
+    pub frsize: u32,
+    /// Size of the file system.
+    pub blocks: u64,
+    /// Free blocks.
+    pub bfree: u64,
+    /// Free blocks that an unprivileged user may take.
+    pub bavail: u64,
+    /// Inodes in all.
+    pub files: u64,
+    /// Free inodes.
+    pub ffree: u64,
+    /// Longest file name, in bytes.
+    pub namemax: u32,
+}

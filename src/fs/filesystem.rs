@@ -1,0 +1,219 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! The seam between the kernel's requests and whatever answers them.
+//!
+//! [`crate::fuse`] decodes a request, makes one call into a [`FileSystem`], and replies. Two kinds
+//! implement it: our own operations, and any `llfuse.Operations` object written in Python.
+//! Handlers are called from several threads at once and hold no lock of the caller's.
+
+use super::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
+use super::errno::Errno;
+
+/// What a handler answers with.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+/// Takes the answer to a read, from any thread, now or later. Dropped unused it answers `EIO`.
+pub type ReadReply = Box<dyn FnOnce(Result<&[u8]>) + Send>;
+
+/// An open file or directory, and how the kernel may treat it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The handle that later requests name.
+    pub fh: Fh,
+    /// The kernel may keep pages that it cached in an earlier open.
+    pub keep_cache: bool,
+}
+
+/// The reply buffer has no room for the entry offered; it was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SinkFull;
+
+/// Takes directory entries until the kernel's buffer is full: name, attributes, and the offset
+/// from which a later call goes on behind this entry.
+pub type DirSink<'a> = dyn FnMut(&[u8], &Attr, u64) -> std::result::Result<(), SinkFull> + 'a;
+
+/// Tells the kernel to forget what it cached. Must not be called from a request handler: the
+/// kernel may hold the lock that the request was made under.
+pub trait KernelNotifier: Send + Sync {
+    /// Drop cached attributes (and, unless `attr_only`, pages) of an inode.
+    ///
+    /// # Errors
+    /// The errno that the kernel answered; an inode that it does not know is no error.
+    fn invalidate_inode(&self, ino: Ino, attr_only: bool) -> Result<()>;
+
+    /// Drop the cached entry (negative ones included) `name` of directory `parent`.
+    ///
+    /// # Errors
+    /// The errno that the kernel answered; an entry that it does not know is no error.
+    fn invalidate_entry(&self, parent: Ino, name: &[u8]) -> Result<()>;
+
+    /// Put `data` into the kernel's page cache of an inode, at `offset` bytes.
+    ///
+    /// # Errors
+    /// The errno that the kernel answered.
+    fn store(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<()>;
+}
+
+/// A file system as the kernel sees it. Every method has the meaning of the request of the same
+/// name in the kernel's fuse.h; a method left out answers `ENOSYS`, as libfuse does.
+#[allow(unused_variables, clippy::missing_errors_doc)]
+pub trait FileSystem: Send + Sync + 'static {
+    /// The session has begun; called once, before any other request.
+    fn init(&self) {}
+    /// The session has ended; called once, after every other request.
+    fn destroy(&self) {}
+    /// True where [`FileSystem::readdirplus`] is implemented, which makes a cold `ls -l` cost a
+    /// request a directory instead of one a file.
+    fn has_readdirplus(&self) -> bool {
+        false
+    }
+    /// Find `name` in `parent`; counts one kernel reference on the inode found.
+    fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
+        Err(Errno::ENOSYS)
+    }
+    /// The kernel drops references: pairs of inode and count.
+    fn forget(&self, batch: &[(Ino, u64)]) {}
+    /// Attributes of an inode.
+    fn getattr(&self, caller: &Caller, ino: Ino) -> Result<Attr> {
+        Err(Errno::ENOSYS)
+    }
+    /// Change attributes; answers the ones that hold afterwards.
+    fn setattr(&self, caller: &Caller, ino: Ino, set: &SetAttr, fh: Option<Fh>) -> Result<Attr> {
+        Err(Errno::ENOSYS)
+    }
+    /// Target of a symbolic link.
+    fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
+        Err(Errno::ENOSYS)
+    }
+    /// Make a node that is not a directory or link; counts one kernel reference.
+    fn mknod(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        rdev: u32,
+    ) -> Result<Attr> {
+        Err(Errno::ENOSYS)
+    }
+    /// Make a directory; counts one kernel reference.
+    fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Attr> {
+        Err(Errno::ENOSYS)
+    }
+    /// Remove a file.
+    fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// Remove an empty directory.
+    fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// Make a symbolic link; counts one kernel reference.
+    fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr> {
+        Err(Errno::ENOSYS)
+    }
+    /// Rename, replacing what is there.
+    fn rename(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+    ) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// Make a hard link; counts one kernel reference.
+    fn link(&self, caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
+        Err(Errno::ENOSYS)
+    }
+    /// Open a file. `flags` are those of open(2).
+    fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
+        Err(Errno::ENOSYS)
+    }
+    /// Read up to `size` bytes at `offset`; fewer only at the end of the file.
+    fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32, reply: ReadReply) {
+        reply(Err(Errno::ENOSYS));
+    }
+    /// Write `data` at `offset`; answers the bytes written.
+    fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
+        Err(Errno::ENOSYS)
+    }
+    /// A descriptor of the handle was closed.
+    fn flush(&self, ino: Ino, fh: Fh) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// The last descriptor of the handle was closed.
+    fn release(&self, ino: Ino, fh: Fh) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// Make what was written durable.
+    fn fsync(&self, ino: Ino, fh: Fh, datasync: bool) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// Open a directory for listing.
+    fn opendir(&self, caller: &Caller, ino: Ino) -> Result<Opened> {
+        Err(Errno::ENOSYS)
+    }
+    /// List a directory from `offset` on (0 at first). Counts no kernel reference.
+    fn readdir(&self, ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// List a directory with attributes. Counts one kernel reference on each entry that the sink
+    /// took, except `.` and `..`.
+    fn readdirplus(&self, ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// The directory was closed.
+    fn releasedir(&self, ino: Ino, fh: Fh) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// Make changes to a directory durable.
+    fn fsyncdir(&self, ino: Ino, fh: Fh, datasync: bool) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// Size and free space.
+    fn statfs(&self, caller: &Caller) -> Result<StatFs> {
+        Err(Errno::ENOSYS)
+    }
+    /// Set an extended attribute. `flags`: 0, `XATTR_CREATE` or `XATTR_REPLACE`.
+    fn setxattr(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// Value of an extended attribute.
+    fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        Err(Errno::ENOSYS)
+    }
+    /// Names of the extended attributes.
+    fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        Err(Errno::ENOSYS)
+    }
+    /// Remove an extended attribute.
+    fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// May the caller access the inode? `mask` as in access(2).
+    fn access(&self, caller: &Caller, ino: Ino, mask: i32) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+    /// Make a file and open it; counts one kernel reference.
+    fn create(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Attr, Opened)> {
+        Err(Errno::ENOSYS)
+    }
+}

@@ -1,0 +1,159 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Open files and directories.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+use super::attr::Fh;
+use super::errno::Errno;
+use super::node::{Node, Outcome};
+
+/// What a file handle stands for. It keeps its entries in use, so that they are not cleared.
+pub enum Handle<N> {
+    /// An open file.
+    File {
+        /// The file.
+        node: N,
+        /// The directory that it was opened in, flushed along with it.
+        parent: Option<N>,
+        /// Closing it saves.
+        for_writing: bool,
+    },
+    /// An open directory.
+    Dir {
+        /// The directory.
+        node: N,
+        /// Its listing as it was when it was opened, `.` and `..` first.
+        entries: Vec<(Box<str>, N)>,
+    },
+}
+
+impl<N: Node> Handle<N> {
+    /// The file or directory.
+    pub fn node(&self) -> &N {
+        match self {
+            Handle::File { node, .. } | Handle::Dir { node, .. } => node,
+        }
+    }
+
+    /// Everything that the handle keeps in use.
+    pub fn used(&self) -> Box<dyn Iterator<Item = &N> + '_> {
+        match self {
+            Handle::File { node, parent, .. } => Box::new(std::iter::once(node).chain(parent)),
+            Handle::Dir { node, entries } => {
+                Box::new(std::iter::once(node).chain(entries.iter().map(|(_, n)| n)))
+            }
+        }
+    }
+
+    /// Saves what was written through the handle; with `force`, whatever is unsaved.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn flush(&self, force: bool) -> Outcome<()> {
+        match self {
+            Handle::File {
+                node,
+                parent,
+                for_writing,
+            } => {
+                if *for_writing || force {
+                    node.flush()?;
+                    if let Some(parent) = parent {
+                        parent.flush()?;
+                    }
+                }
+                Ok(())
+            }
+            Handle::Dir { node, .. } => {
+                if force {
+                    node.flush()?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The table of open handles. Its lock is a leaf.
+pub struct Handles<N> {
+    open: RwLock<HashMap<u64, Arc<Handle<N>>>>,
+    next: AtomicU64,
+}
+
+impl<N> Default for Handles<N> {
+    fn default() -> Self {
+        Handles {
+            open: RwLock::default(),
+            next: AtomicU64::new(0),
+        }
+    }
+}
+
+impl<N: Node> Handles<N> {
+    /// Opens a handle.
+    ///
+    /// # Errors
+    /// What the nodes answer; then nothing is open, and nothing is left in use.
+    pub fn open(&self, handle: Handle<N>) -> Outcome<Fh> {
+        for (done, node) in handle.used().enumerate() {
+            if let Err(halt) = node.inc_use() {
+                for undo in handle.used().take(done) {
+                    undo.dec_use()?;
+                }
+                return Err(halt);
+            }
+        }
+        let fh = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.write().insert(fh, Arc::new(handle));
+        Ok(Fh(fh))
+    }
+
+    /// The handle of that number.
+    ///
+    /// # Errors
+    /// `EBADF` where none is open.
+    pub fn get(&self, fh: Fh) -> Outcome<Arc<Handle<N>>> {
+        self.find(fh).ok_or_else(|| Errno::EBADF.into())
+    }
+
+    /// The handle of that number, if one is open.
+    #[must_use]
+    pub fn find(&self, fh: Fh) -> Option<Arc<Handle<N>>> {
+        self.open.read().get(&fh.0).cloned()
+    }
+
+    /// Closes a handle, if it is open.
+    ///
+    /// # Errors
+    /// What the nodes answer.
+    pub fn close(&self, fh: Fh) -> Outcome<()> {
+        let removed = self.open.write().remove(&fh.0);
+        if let Some(handle) = removed {
+            for node in handle.used() {
+                node.dec_use()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of the open handles, in order.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<u64> {
+        let mut numbers: Vec<u64> = self.open.read().keys().copied().collect();
+        numbers.sort_unstable();
+        numbers
+    }
+
+    /// Forgets every handle.
+    pub fn clear(&self) {
+        let old = std::mem::take(&mut *self.open.write());
+        drop(old);
+    }
+}

@@ -1,0 +1,362 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! The inode table: numbers to entries, uuids to entries, and the removal of both.
+//!
+//! Lock order: the table's lock, then the uuid index's; each is a leaf towards nodes (no node is
+//! asked anything that could call the layer above while one is held).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::attr::Ino;
+use super::cache::InodeCache;
+use super::node::{Halt, Node, Outcome};
+use super::removal::{Removal, Remover};
+
+/// Runs a body where the layer above may be called, and reports what that layer fails with.
+pub trait Above: Send + Sync + 'static {
+    /// Calls `body`, once.
+    fn run(&self, body: &mut dyn FnMut());
+    /// Has the kernel told, later and by another thread, to drop what it cached of an inode.
+    fn invalidate_inode(&self, ino: Ino);
+    /// An entry could not be removed: tell somebody.
+    fn report(&self, what: &str, halt: Halt);
+}
+
+/// All inode entries of a mount.
+pub struct Inodes<N: Node> {
+    table: RwLock<HashMap<u64, N>>,
+    counter: AtomicU64,
+    by_uuid: Mutex<HashMap<String, Vec<N>>>,
+    cache: Arc<InodeCache<N>>,
+    removal: Arc<Removal<N>>,
+    above: Arc<dyn Above>,
+}
+
+impl<N: Node> Inodes<N> {
+    /// An empty table.
+    #[must_use]
+    pub fn new(cache: Arc<InodeCache<N>>, above: Arc<dyn Above>) -> Arc<Self> {
+        Arc::new(Inodes {
+            table: RwLock::default(),
+            counter: AtomicU64::new(Ino::ROOT.0),
+            by_uuid: Mutex::default(),
+            cache,
+            removal: Arc::default(),
+            above,
+        })
+    }
+
+    /// The cache that weighs the entries.
+    #[must_use]
+    pub fn cache(&self) -> &Arc<InodeCache<N>> {
+        &self.cache
+    }
+
+    /// The next inode number; each call takes one.
+    pub fn next_number(&self) -> u64 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The entry of that number.
+    #[must_use]
+    pub fn get(&self, ino: u64) -> Option<N> {
+        self.table.read().get(&ino).cloned()
+    }
+
+    /// Has the kernel drop what it cached of an entry, if it knows the entry.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn invalidate(&self, node: &N) -> Outcome<()> {
+        if node.has_ref()?
+            && let Some(ino) = node.inode()?
+        {
+            self.above.invalidate_inode(Ino(ino));
+        }
+        Ok(())
+    }
+
+    /// Whether there is an entry of that number.
+    #[must_use]
+    pub fn contains(&self, ino: u64) -> bool {
+        self.table.read().contains_key(&ino)
+    }
+
+    /// Puts an entry under a number.
+    pub fn insert(&self, ino: u64, node: N) -> Option<N> {
+        self.table.write().insert(ino, node)
+    }
+
+    /// Numbers of all entries.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<u64> {
+        self.table.read().keys().copied().collect()
+    }
+
+    /// How many entries there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.read().len()
+    }
+
+    /// Whether there is no entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives an entry a number and puts it into the table. The root is referenced by the kernel
+    /// from the start, without a lookup.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn add(&self, node: &N) -> Outcome<u64> {
+        let ino = self.next_number();
+        self.insert(ino, node.clone());
+        node.set_inode(Some(ino))?;
+        if ino == Ino::ROOT.0 {
+            node.inc_ref()?;
+        }
+        self.update_uuid(node)?;
+        self.cache.update(node)?;
+        self.cap_cache();
+        Ok(ino)
+    }
+
+    /// The entry was deleted from its directory: it goes when nothing uses it any more.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn delete(&self, node: &N) -> Outcome<()> {
+        node.set_parent_inode(None)?;
+        self.removal.remove_later(node.clone());
+        Ok(())
+    }
+
+    /// The entry was used: it is evicted later than others.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn touch(&self, node: &N) -> Outcome<()> {
+        node.accessed()?;
+        if let Some(ino) = node.inode()?
+            && self.cache.touch(ino)
+        {
+            self.cap_cache();
+        }
+        Ok(())
+    }
+
+    /// Has the cache looked at, where it is over its limit.
+    pub fn cap_cache(&self) {
+        if self.cache.over_cap() {
+            self.removal.evict_later();
+        }
+    }
+
+    /// Lists the entry under the uuid that it has now.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn update_uuid(&self, node: &N) -> Outcome<()> {
+        let old = node.cache_uuid()?;
+        let new = node.uuid()?;
+        if old != new {
+            self.unlist(old.as_deref(), node);
+            node.set_cache_uuid(new.clone())?;
+        }
+        if let Some(uuid) = new {
+            let mut by_uuid = self.by_uuid.lock();
+            let listed = by_uuid.entry(uuid).or_default();
+            if !listed.iter().any(|n| n.same(node)) {
+                listed.push(node.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries that stand for that uuid.
+    #[must_use]
+    pub fn find_by_uuid(&self, uuid: &str) -> Vec<N> {
+        self.by_uuid.lock().get(uuid).cloned().unwrap_or_default()
+    }
+
+    fn unlist(&self, uuid: Option<&str>, node: &N) {
+        let Some(uuid) = uuid else { return };
+        let mut by_uuid = self.by_uuid.lock();
+        if let Some(listed) = by_uuid.get_mut(uuid) {
+            listed.retain(|n| !n.same(node));
+            if listed.is_empty() {
+                by_uuid.remove(uuid);
+            }
+        }
+    }
+
+    /// Takes a kernel reference on an entry that a directory named, unless the entry was removed
+    /// from the table meanwhile; answers whether it did.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn reference(&self, ino: u64, node: &N) -> Outcome<bool> {
+        // Counted first: [`Inodes::remove`] looks at the count once more under the write lock.
+        node.inc_ref()?;
+        if self.contains(ino) {
+            return Ok(true);
+        }
+        node.dec_ref(1)?;
+        Ok(false)
+    }
+
+    /// Removes an entry that was deleted, or clears one that was not, unless something uses it.
+    /// Answers whether its contents are gone.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn remove(&self, node: &N) -> Outcome<bool> {
+        match node.inode()? {
+            None => return Ok(false),
+            Some(ino) if ino == Ino::ROOT.0 => return Ok(false),
+            Some(_) => {}
+        }
+        if node.in_use()? {
+            return Ok(false);
+        }
+        node.kernel_invalidate()?;
+        if node.has_ref()? {
+            return Ok(false);
+        }
+        node.finalize()?;
+        // Saving let other requests run: one of them may use the entry again.
+        if node.in_use()? || node.has_ref()? {
+            return Ok(false);
+        }
+        node.clear()?;
+        if node.parent_inode()?.is_none() {
+            self.forget(node)?;
+        }
+        Ok(true)
+    }
+
+    fn forget(&self, node: &N) -> Outcome<()> {
+        let Some(ino) = node.inode()? else {
+            return Ok(());
+        };
+        let removed = {
+            let mut table = self.table.write();
+            if node.referenced_now() {
+                return Ok(());
+            }
+            table.remove(&ino)
+        };
+        let uuid = node.cache_uuid()?;
+        self.unlist(uuid.as_deref(), node);
+        node.set_cache_uuid(None)?;
+        self.cache.unmanage(node)?;
+        node.set_inode(None)?;
+        drop(removed);
+        Ok(())
+    }
+
+    /// Evicts, in the calling thread, until the cache is within its limit or everything was
+    /// looked at; answers whether anything was freed.
+    pub fn evict(&self) -> bool {
+        const BATCH: usize = 256;
+        if !self.cache.over_cap() {
+            return true;
+        }
+        let (mut passed, mut freed) = (0, false);
+        loop {
+            let batch = self.cache.oldest(passed, BATCH);
+            if batch.is_empty() {
+                return freed;
+            }
+            for node in batch {
+                if self.cache.satisfied() {
+                    return true;
+                }
+                let inode = node.inode();
+                freed |= self.remove_reported(&node);
+                if let Ok(Some(inode)) = inode
+                    && self.cache.contains(inode)
+                {
+                    passed += 1;
+                }
+            }
+        }
+    }
+
+    fn remove_reported(&self, node: &N) -> bool {
+        let mut result = Ok(false);
+        self.above.run(&mut || result = self.remove(node));
+        result.unwrap_or_else(|halt| {
+            self.above.report("failed to remove an inode entry", halt);
+            false
+        })
+    }
+
+    /// Starts the removal thread.
+    ///
+    /// # Errors
+    /// Where the system refuses another thread.
+    pub fn start_removal(self: &Arc<Self>) -> std::io::Result<()> {
+        self.removal.start(Arc::clone(self) as Arc<dyn Remover<N>>)
+    }
+
+    /// Ends the removal thread when it has done what was asked until now.
+    pub fn stop_removal(&self) {
+        self.removal.stop();
+    }
+
+    /// Waits until every removal and eviction that was asked for is done.
+    pub fn wait_removal(self: &Arc<Self>) {
+        self.removal.wait(&**self);
+    }
+
+    /// Ends the table: every entry is finalized, then all are forgotten.
+    pub fn clear(&self) {
+        self.cache.clear();
+        let listed = std::mem::take(&mut *self.by_uuid.lock());
+        let nodes: Vec<N> = self.table.read().values().cloned().collect();
+        for node in &nodes {
+            let mut result = Ok(());
+            self.above.run(&mut || result = node.finalize());
+            if let Err(halt) = result {
+                self.above.report("failed to finalize an inode entry", halt);
+            }
+        }
+        let table = std::mem::take(&mut *self.table.write());
+        drop((table, listed, nodes));
+    }
+
+    /// Forgets every entry without asking any of them anything.
+    pub fn abandon(&self) {
+        self.cache.clear();
+        let listed = std::mem::take(&mut *self.by_uuid.lock());
+        let table = std::mem::take(&mut *self.table.write());
+        drop((table, listed));
+    }
+
+    /// Calls `visit` with every entry of the table, unless another thread is changing it. The
+    /// uuid index and the cache hold the same entries, not others.
+    pub fn try_visit(&self, visit: impl FnMut(&N)) {
+        if let Some(table) = self.table.try_read() {
+            table.values().for_each(visit);
+        }
+    }
+}
+
+impl<N: Node> Remover<N> for Inodes<N> {
+    fn remove(&self, node: N) {
+        self.remove_reported(&node);
+    }
+
+    fn evict(&self) -> bool {
+        Inodes::evict(self)
+    }
+}

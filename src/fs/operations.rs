@@ -1,0 +1,406 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! How each request is answered, over any kind of [`Node`].
+//!
+//! One implementation serves both ways in: a FUSE worker that may not call the layer above (it
+//! runs the request again there on [`Halt::Ascend`]), and the Python methods of `Operations`.
+//! Hence the rule for every method here: nothing that cannot be repeated comes before the last
+//! call that may answer `Ascend`.
+
+mod changing;
+mod listing;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::attr::{Attr, Fh, Ino, SetAttr, StatFs, Timestamp};
+use super::errno::Errno;
+use super::handles::{Handle, Handles};
+use super::inodes::Inodes;
+use super::metrics::Metrics;
+use super::node::{Bytes, Halt, Node, Outcome};
+
+pub use listing::Cursor;
+
+/// File names as the kernel has them (bytes) and as nodes have them (text).
+pub trait Codec: Send + Sync + 'static {
+    /// The text of a name from the kernel.
+    ///
+    /// # Errors
+    /// `EILSEQ` where the bytes are no text in this encoding.
+    fn decode(&self, name: &[u8]) -> Outcome<String>;
+
+    /// The bytes of a name for the kernel.
+    ///
+    /// # Errors
+    /// `EILSEQ` where the text cannot be written in this encoding.
+    fn encode(&self, name: &str) -> Outcome<Vec<u8>>;
+}
+
+/// The encoding of nearly every mount.
+pub struct Utf8;
+
+impl Codec for Utf8 {
+    fn decode(&self, name: &[u8]) -> Outcome<String> {
+        std::str::from_utf8(name)
+            .map(str::to_owned)
+            .map_err(|_| Errno::EILSEQ.into())
+    }
+
+    fn encode(&self, name: &str) -> Outcome<Vec<u8>> {
+        Ok(name.as_bytes().to_vec())
+    }
+}
+
+/// Bytes and requests that went through; never reset.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Bytes read.
+    pub read: AtomicU64,
+    /// Bytes written.
+    pub write: AtomicU64,
+    /// Read requests.
+    pub read_ops: AtomicU64,
+    /// Write requests.
+    pub write_ops: AtomicU64,
+}
+
+/// A mounted file system: its inode table, its open handles, and what holds for all of it.
+pub struct Operations<N: Node> {
+    /// The inode table.
+    pub inodes: Arc<Inodes<N>>,
+    /// The open handles.
+    pub handles: Handles<N>,
+    /// Owner shown for every inode.
+    pub uid: AtomicU32,
+    /// Group shown for every inode.
+    pub gid: AtomicU32,
+    /// Whether anything may be changed through the mount.
+    pub enable_write: AtomicBool,
+    /// How often a failed transfer is tried again.
+    pub num_retries: AtomicU32,
+    /// The mount is ending: the kernel's last words about inodes no longer matter.
+    pub shutting_down: AtomicBool,
+    /// What went through.
+    pub counters: Arc<Counters>,
+    /// What was answered, how often, in what time.
+    pub metrics: Metrics,
+    codec: Box<dyn Codec>,
+}
+
+impl<N: Node> Operations<N> {
+    /// A file system over `inodes`, whose entry number 1 is the root.
+    #[must_use]
+    pub fn new(inodes: Arc<Inodes<N>>, codec: Box<dyn Codec>) -> Self {
+        Operations {
+            inodes,
+            handles: Handles::default(),
+            uid: AtomicU32::new(0),
+            gid: AtomicU32::new(0),
+            enable_write: AtomicBool::new(false),
+            num_retries: AtomicU32::new(4),
+            shutting_down: AtomicBool::new(false),
+            counters: Arc::default(),
+            metrics: Metrics::default(),
+            codec,
+        }
+    }
+
+    fn node(&self, ino: Ino) -> Outcome<N> {
+        self.inodes.get(ino.0).ok_or_else(|| Errno::ENOENT.into())
+    }
+
+    fn parent_of(&self, node: &N) -> Outcome<Option<N>> {
+        Ok(node
+            .parent_inode()?
+            .and_then(|parent| self.inodes.get(parent)))
+    }
+
+    fn retries(&self) -> u32 {
+        self.num_retries.load(Ordering::Relaxed)
+    }
+
+    fn may_write(&self) -> Outcome<()> {
+        if self.enable_write.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err(Errno::EROFS.into())
+        }
+    }
+
+    /// Attributes of an inode.
+    ///
+    /// # Errors
+    /// `ENOENT` for a number that is not in the table; what the node answers.
+    pub fn getattr(&self, ino: Ino) -> Outcome<Attr> {
+        let node = self.node(ino)?;
+        self.attr_of(ino, &node)
+    }
+
+    fn attr_of(&self, ino: Ino, node: &N) -> Outcome<Attr> {
+        self.inodes.touch(node)?;
+        let parent = self.parent_of(node)?;
+        let entry_timeout = match &parent {
+            Some(parent) => {
+                self.inodes.touch(parent)?;
+                parent.time_to_next_poll()?
+            }
+            None => 0.0,
+        };
+        let attr_timeout = if node.allow_attr_cache()? {
+            node.time_to_next_poll()?
+        } else {
+            0.0
+        };
+        let mut mode = 0o444;
+        if node.is_dir() {
+            mode |= libc::S_IFDIR | 0o111;
+        } else {
+            mode |= libc::S_IFREG;
+            if node.is_collection_file() {
+                mode |= 0o111;
+            }
+        }
+        if self.enable_write.load(Ordering::Relaxed) && node.writable()? {
+            mode |= 0o222;
+        }
+        let size = node.size()?;
+        let mtime = Timestamp::from_secs_f64(node.mtime()?);
+        Ok(Attr {
+            ino,
+            generation: 0,
+            entry_timeout: seconds(entry_timeout),
+            attr_timeout: seconds(attr_timeout),
+            mode,
+            nlink: 1,
+            uid: self.uid.load(Ordering::Relaxed),
+            gid: self.gid.load(Ordering::Relaxed),
+            rdev: 0,
+            size,
+            blksize: 512,
+            blocks: size / 512 + 1,
+            atime: Timestamp::from_secs_f64(node.atime()?),
+            mtime,
+            ctime: mtime,
+        })
+    }
+
+    /// Changes the size of a collection's file. Modes, owners and times are not kept in a
+    /// manifest: a change of those is accepted and has no effect.
+    ///
+    /// # Errors
+    /// `EROFS` on a read-only mount; `ENOENT`; `EPERM` for a file that cannot be changed.
+    pub fn setattr(&self, ino: Ino, set: &SetAttr, fh: Option<Fh>) -> Outcome<Attr> {
+        if *set != SetAttr::default() {
+            self.may_write()?;
+        }
+        let mut attr = self.getattr(ino)?;
+        let node = match fh.and_then(|fh| self.handles.find(fh)) {
+            Some(handle) => handle.node().clone(),
+            None => self.node(ino)?,
+        };
+        if let Some(size) = set.size
+            && node.is_collection_file()
+        {
+            if !node.writable()? {
+                return Err(Errno::EPERM.into());
+            }
+            attr.size = node.truncate(size)?;
+            attr.blocks = attr.size / 512 + 1;
+        }
+        Ok(attr)
+    }
+
+    /// Finds a name in a directory, and counts a kernel reference on what it leads to.
+    ///
+    /// # Errors
+    /// `ENOENT`; what the nodes answer.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
+        let name = match self.codec.decode(name) {
+            // No name of ours has such bytes.
+            Err(Halt::Errno(Errno::EILSEQ)) => return Err(Errno::ENOENT.into()),
+            name => name?,
+        };
+        let (ino, node) = self.find(parent, &name)?;
+        self.inodes.touch(&node)?;
+        let attr = self.attr_of(ino, &node)?;
+        if self.inodes.reference(ino.0, &node)? {
+            Ok(attr)
+        } else {
+            Err(Errno::ENOENT.into())
+        }
+    }
+
+    fn find(&self, parent: Ino, name: &str) -> Outcome<(Ino, N)> {
+        if name == "." {
+            return Ok((parent, self.node(parent)?));
+        }
+        let directory = self.node(parent)?;
+        self.inodes.touch(&directory)?;
+        if name == ".." {
+            let ino = directory.parent_inode()?.ok_or(Errno::ENOENT)?;
+            return Ok((Ino(ino), self.node(Ino(ino))?));
+        }
+        if !directory.is_dir() {
+            return Err(Errno::ENOENT.into());
+        }
+        let node = directory.child(name)?.ok_or(Errno::ENOENT)?;
+        let ino = node.inode()?.ok_or(Errno::ENOENT)?;
+        Ok((Ino(ino), node))
+    }
+
+    /// The kernel dropped references. An entry deleted before goes with the last of them.
+    ///
+    /// # Errors
+    /// What the nodes answer.
+    pub fn forget_one(&self, ino: Ino, nlookup: u64) -> Outcome<()> {
+        if self.shutting_down.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let Some(node) = self.inodes.get(ino.0) else {
+            log::debug!("forget of inode {ino}, which is not in the table");
+            return Ok(());
+        };
+        if node.dec_ref(nlookup)? == 0 {
+            if node.parent_inode()?.is_none() {
+                self.inodes.delete(&node)?;
+            } else {
+                self.inodes.cap_cache();
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// `ENOENT`, `EISDIR`; opened for writing, `EROFS` on a read-only mount and `EPERM` for a
+    /// file that cannot be changed; what the nodes answer to a refresh.
+    pub fn open(&self, ino: Ino, flags: i32) -> Outcome<Fh> {
+        let node = self.node(ino)?;
+        if node.is_dir() {
+            return Err(Errno::EISDIR.into());
+        }
+        let for_writing = flags & (libc::O_WRONLY | libc::O_RDWR) != 0;
+        if for_writing {
+            self.may_write()?;
+            if !node.writable()? {
+                return Err(Errno::EPERM.into());
+            }
+        }
+        if node.stale()? {
+            node.checkupdate()?;
+            self.inodes.invalidate(&node)?;
+        }
+        self.inodes.touch(&node)?;
+        // A collection above may have been loaded so long ago that the signatures of its blocks
+        // have expired, even where nothing else changed: every directory above is refreshed.
+        let parent = self.parent_of(&node)?;
+        let mut below = node.clone();
+        while let Some(above) = self.parent_of(&below)? {
+            if above.same(&below) {
+                break;
+            }
+            self.inodes.touch(&above)?;
+            above.checkupdate()?;
+            below = above;
+        }
+        self.handles.open(Handle::File {
+            node,
+            parent,
+            for_writing,
+        })
+    }
+
+    /// Reads up to `size` bytes.
+    ///
+    /// # Errors
+    /// `EBADF`; what the node answers.
+    pub fn read(&self, fh: Fh, offset: u64, size: u32) -> Outcome<Box<dyn Bytes>> {
+        let handle = self.handles.get(fh)?;
+        self.inodes.touch(handle.node())?;
+        let data = handle.node().readfrom(offset, size, self.retries())?;
+        self.counters.read_ops.fetch_add(1, Ordering::Relaxed);
+        self.counters
+            .read
+            .fetch_add(data.bytes().len() as u64, Ordering::Relaxed);
+        Ok(data)
+    }
+
+    /// Closes a file or directory; saves what was written through it. It is closed even where
+    /// that fails.
+    ///
+    /// # Errors
+    /// What saving answers.
+    pub fn release(&self, fh: Fh) -> Outcome<()> {
+        let Some(handle) = self.handles.find(fh) else {
+            return Ok(());
+        };
+        let saved = handle.flush(false);
+        if let Err(Halt::Ascend) = saved {
+            return saved;
+        }
+        self.handles.close(fh)?;
+        // What was deleted while it was in use had to stay until now.
+        for node in handle.used() {
+            if node.inode()?.is_some() && node.parent_inode()?.is_none() && !node.has_ref()? {
+                self.inodes.delete(node)?;
+            }
+        }
+        self.inodes.cap_cache();
+        saved
+    }
+
+    /// A descriptor of the handle was closed: saves what was written through it.
+    ///
+    /// # Errors
+    /// What saving answers.
+    pub fn flush(&self, fh: Fh) -> Outcome<()> {
+        match self.handles.find(fh) {
+            Some(handle) => handle.flush(false),
+            None => Ok(()),
+        }
+    }
+
+    /// Saves whatever is unsaved, and has the kernel look at the result.
+    ///
+    /// # Errors
+    /// What saving answers.
+    pub fn fsync(&self, fh: Fh) -> Outcome<()> {
+        let Some(handle) = self.handles.find(fh) else {
+            return Ok(());
+        };
+        handle.flush(true)?;
+        self.inodes.invalidate(handle.node())
+    }
+
+    /// Keep tells no size and no limit.
+    #[must_use]
+    pub fn statfs(&self) -> StatFs {
+        StatFs {
+            bsize: 128 * 1024,
+            namemax: 255,
+            ..StatFs::default()
+        }
+    }
+
+    /// Everybody whom the kernel lets through may read; nobody may write to a read-only mount.
+    ///
+    /// # Errors
+    /// `EROFS`.
+    pub fn access(&self, mask: i32) -> Outcome<()> {
+        if mask & libc::W_OK != 0 {
+            self.may_write()
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// A period as the kernel takes it; what is no period (negative, NaN) is none.
+fn seconds(period: f64) -> Duration {
+    Duration::try_from_secs_f64(period.min(1e9)).unwrap_or_default()
+}

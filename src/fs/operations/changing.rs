@@ -1,0 +1,156 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Changing files and directories.
+
+use std::sync::atomic::Ordering;
+
+use super::{Fh, Handle, Ino, Node, Operations, Outcome};
+use crate::fs::attr::Attr;
+use crate::fs::errno::Errno;
+
+impl<N: Node> Operations<N> {
+    /// The directory, where something may be changed in it.
+    ///
+    /// # Errors
+    /// `EROFS` on a read-only mount; `ENOENT`, `ENOTDIR`; `EPERM` for a directory that cannot
+    /// be changed.
+    pub fn writable_directory(&self, parent: Ino) -> Outcome<N> {
+        self.may_write()?;
+        let node = self.node(parent)?;
+        if !node.is_dir() {
+            return Err(Errno::ENOTDIR.into());
+        }
+        if !node.writable()? {
+            return Err(Errno::EPERM.into());
+        }
+        Ok(node)
+    }
+
+    /// Writes at an offset; answers the bytes written.
+    ///
+    /// # Errors
+    /// `EROFS`, `EBADF`, `EPERM`; what the node answers.
+    pub fn write(&self, fh: Fh, offset: u64, data: &[u8]) -> Outcome<u32> {
+        self.may_write()?;
+        let handle = self.handles.get(fh)?;
+        let node = handle.node();
+        if !node.writable()? {
+            return Err(Errno::EPERM.into());
+        }
+        self.inodes.touch(node)?;
+        let written = node.writeto(offset, data, self.retries())?;
+        self.counters.write_ops.fetch_add(1, Ordering::Relaxed);
+        self.counters
+            .write
+            .fetch_add(u64::from(written), Ordering::Relaxed);
+        Ok(written)
+    }
+
+    /// Makes a file and opens it; counts a kernel reference.
+    ///
+    /// # Errors
+    /// As [`Operations::writable_directory`]; what the directory answers.
+    pub fn create(&self, parent: Ino, name: &[u8]) -> Outcome<(Attr, Fh)> {
+        let (directory, node) =
+            self.made(parent, name, |directory, name| directory.create(name))?;
+        let fh = self.handles.open(Handle::File {
+            node: node.clone(),
+            parent: Some(directory),
+            for_writing: true,
+        })?;
+        Ok((self.referenced_attr(&node)?, fh))
+    }
+
+    /// Makes a file; counts a kernel reference.
+    ///
+    /// # Errors
+    /// `ENOTSUP` for anything but a regular file; as [`Operations::create`].
+    pub fn mknod(&self, parent: Ino, name: &[u8], mode: u32) -> Outcome<Attr> {
+        if mode & libc::S_IFMT != libc::S_IFREG {
+            self.may_write()?;
+            return Err(Errno::ENOTSUP.into());
+        }
+        let (_, node) = self.made(parent, name, |directory, name| directory.create(name))?;
+        self.referenced_attr(&node)
+    }
+
+    /// Makes a directory; counts a kernel reference.
+    ///
+    /// # Errors
+    /// As [`Operations::create`].
+    pub fn mkdir(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
+        let (_, node) = self.made(parent, name, |directory, name| directory.mkdir(name))?;
+        self.referenced_attr(&node)
+    }
+
+    fn made(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        make: impl Fn(&N, &str) -> Outcome<()>,
+    ) -> Outcome<(N, N)> {
+        let name = self.codec.decode(name)?;
+        let directory = self.writable_directory(parent)?;
+        make(&directory, &name)?;
+        // The directory adds the entry itself, told by its collection or found in its project.
+        let node = directory.child(&name)?.ok_or(Errno::EIO)?;
+        self.inodes.touch(&directory)?;
+        Ok((directory, node))
+    }
+
+    fn referenced_attr(&self, node: &N) -> Outcome<Attr> {
+        let ino = node.inode()?.ok_or(Errno::EIO)?;
+        let attr = self.attr_of(Ino(ino), node)?;
+        if self.inodes.reference(ino, node)? {
+            Ok(attr)
+        } else {
+            Err(Errno::EIO.into())
+        }
+    }
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// As [`Operations::writable_directory`]; what the directory answers.
+    pub fn unlink(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
+        let name = self.codec.decode(name)?;
+        self.writable_directory(parent)?.unlink(&name)
+    }
+
+    /// Removes a directory.
+    ///
+    /// # Errors
+    /// As [`Operations::writable_directory`]; what the directory answers.
+    pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
+        let name = self.codec.decode(name)?;
+        self.writable_directory(parent)?.rmdir(&name)
+    }
+
+    /// Renames, replacing what is there.
+    ///
+    /// # Errors
+    /// As [`Operations::writable_directory`], for either directory; what they answer.
+    pub fn rename(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+    ) -> Outcome<()> {
+        let (old, new) = (self.codec.decode(name)?, self.codec.decode(new_name)?);
+        let source = self.writable_directory(parent)?;
+        let target = self.writable_directory(new_parent)?;
+        target.rename(&old, &new, &source)
+    }
+
+    /// What Keep cannot express: refused, by a read-only mount as such.
+    ///
+    /// # Errors
+    /// Always: `EROFS` or `unsupported`.
+    pub fn unsupported<T>(&self, unsupported: Errno) -> Outcome<T> {
+        self.may_write()?;
+        Err(unsupported.into())
+    }
+}

@@ -1,0 +1,113 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Listing directories.
+
+use super::{Fh, Handle, Ino, Node, Operations, Outcome};
+use crate::fs::errno::Errno;
+use crate::fs::filesystem::DirSink;
+
+/// How far a listing got. It survives the request's being run again in the layer above, so that
+/// no entry is given out twice.
+#[derive(Debug)]
+pub struct Cursor {
+    next: u64,
+    full: bool,
+}
+
+impl Cursor {
+    /// Begins at an offset that the kernel gave: 0, or one handed out before.
+    #[must_use]
+    pub fn at(offset: u64) -> Self {
+        Cursor {
+            next: offset,
+            full: false,
+        }
+    }
+}
+
+impl<N: Node> Operations<N> {
+    /// Opens a directory: its listing is what it is now, until it is closed.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`; `EIO` where the directory above is gone; what the node answers.
+    pub fn opendir(&self, ino: Ino) -> Outcome<Fh> {
+        let node = self.node(ino)?;
+        if !node.is_dir() {
+            return Err(Errno::ENOTDIR.into());
+        }
+        let Some(parent) = self.parent_of(&node)? else {
+            log::warn!("opendir of inode {ino}, whose parent is not in the table");
+            return Err(Errno::EIO.into());
+        };
+        node.inc_use()?;
+        let listed = node.items();
+        node.dec_use()?;
+        let listed = listed?;
+        let mut entries = Vec::with_capacity(listed.len() + 2);
+        entries.push((".".into(), node.clone()));
+        entries.push(("..".into(), parent));
+        entries.extend(listed);
+        self.inodes.touch(&node)?;
+        self.handles.open(Handle::Dir { node, entries })
+    }
+
+    /// Gives entries to `sink` until it is full or the listing ends. With `referenced`, each
+    /// one taken counts as looked up, except `.` and `..` (as FUSE_READDIRPLUS has it).
+    ///
+    /// # Errors
+    /// `EBADF`; what the nodes answer.
+    pub fn list(
+        &self,
+        fh: Fh,
+        cursor: &mut Cursor,
+        referenced: bool,
+        sink: &mut DirSink<'_>,
+    ) -> Outcome<()> {
+        let handle = self.handles.get(fh)?;
+        let Handle::Dir { entries, .. } = &*handle else {
+            return Err(Errno::ENOTDIR.into());
+        };
+        while !cursor.full {
+            let Some((name, node)) = usize::try_from(cursor.next)
+                .ok()
+                .and_then(|at| entries.get(at))
+            else {
+                break;
+            };
+            let next = cursor.next + 1;
+            if let Some(ino) = node.inode()?
+                && self.inodes.contains(ino)
+            {
+                cursor.full = !self.list_one(Ino(ino), name, node, referenced, next, sink)?;
+            }
+            if !cursor.full {
+                cursor.next = next;
+            }
+        }
+        Ok(())
+    }
+
+    fn list_one(
+        &self,
+        ino: Ino,
+        name: &str,
+        node: &N,
+        referenced: bool,
+        next: u64,
+        sink: &mut DirSink<'_>,
+    ) -> Outcome<bool> {
+        let attr = self.attr_of(ino, node)?;
+        let encoded = self.codec.encode(name)?;
+        let counts = referenced && name != "." && name != "..";
+        if counts && !self.inodes.reference(ino.0, node)? {
+            return Ok(true);
+        }
+        let taken = sink(&encoded, &attr, next).is_ok();
+        if counts && !taken {
+            node.dec_ref(1)?;
+        }
+        Ok(taken)
+    }
+}

@@ -1,0 +1,208 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! What every inode entry keeps about itself: where it stands, how fresh it is, who uses it.
+//!
+//! All of it is readable without a lock, so that a request about a fresh entry waits for nobody.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use super::atomic::AtomicF64;
+
+/// The life of one inode entry. Times are in seconds since the epoch, periods in seconds.
+#[derive(Debug)]
+pub struct NodeState {
+    inode: AtomicU64,
+    parent: AtomicU64,
+    stale: AtomicBool,
+    /// The entry goes stale by itself when it was not refreshed for `poll_time`.
+    pub poll: AtomicBool,
+    /// When the contents were last brought up to date.
+    pub last_update: AtomicF64,
+    /// Last access.
+    pub atime: AtomicF64,
+    /// Last change of the contents.
+    pub mtime: AtomicF64,
+    /// How long the contents count as fresh; also how long the kernel may cache them.
+    pub poll_time: AtomicF64,
+    /// Uses from inside (open handles, calls under way); an entry in use is not cleared.
+    pub use_count: AtomicI64,
+    /// References that the kernel holds; an entry referenced is not removed.
+    pub ref_count: AtomicI64,
+    /// What the inode cache counts for this entry, in bytes.
+    pub cache_size: AtomicI64,
+    /// The kernel may cache the attributes.
+    pub allow_attr_cache: AtomicBool,
+    /// The entries table of a fresh directory is its whole listing.
+    pub listing_complete: AtomicBool,
+}
+
+impl NodeState {
+    /// A new entry: stale, not polling, unreferenced, without a number.
+    #[must_use]
+    pub fn new(now: f64) -> Self {
+        NodeState {
+            inode: AtomicU64::new(0),
+            parent: AtomicU64::new(0),
+            stale: AtomicBool::new(true),
+            poll: AtomicBool::new(false),
+            last_update: AtomicF64::new(now),
+            atime: AtomicF64::new(now),
+            mtime: AtomicF64::new(0.0),
+            poll_time: AtomicF64::new(60.0),
+            use_count: AtomicI64::new(0),
+            ref_count: AtomicI64::new(0),
+            cache_size: AtomicI64::new(0),
+            allow_attr_cache: AtomicBool::new(true),
+            listing_complete: AtomicBool::new(true),
+        }
+    }
+
+    /// The inode number; none before it is added to the table and after it was removed.
+    #[must_use]
+    pub fn inode(&self) -> Option<u64> {
+        some(self.inode.load(Ordering::Acquire))
+    }
+
+    /// Gives or takes the inode number.
+    pub fn set_inode(&self, inode: Option<u64>) {
+        self.inode.store(inode.unwrap_or(0), Ordering::Release);
+    }
+
+    /// The directory that this entry is in; none once it was deleted from it.
+    #[must_use]
+    pub fn parent(&self) -> Option<u64> {
+        some(self.parent.load(Ordering::Acquire))
+    }
+
+    /// Sets the directory that this entry is in.
+    pub fn set_parent(&self, parent: Option<u64>) {
+        self.parent.store(parent.unwrap_or(0), Ordering::Release);
+    }
+
+    /// Whether the entry was marked stale by hand or event.
+    #[must_use]
+    pub fn marked_stale(&self) -> bool {
+        self.stale.load(Ordering::Acquire)
+    }
+
+    /// Marks the contents as in need of a refresh, or not.
+    pub fn mark_stale(&self, stale: bool) {
+        self.stale.store(stale, Ordering::Release);
+    }
+
+    /// The contents are up to date as of `now`.
+    pub fn mark_fresh(&self, now: f64) {
+        self.mark_stale(false);
+        self.last_update.store(now);
+    }
+
+    /// Whether the contents must be refreshed before they are shown.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.stale_by(self.poll_time.load())
+    }
+
+    /// As [`NodeState::is_stale`], with a poll time from elsewhere.
+    #[must_use]
+    pub fn stale_by(&self, poll_time: f64) -> bool {
+        self.marked_stale()
+            || (self.poll.load(Ordering::Relaxed)
+                && self.last_update.load() + poll_time < self.atime.load())
+    }
+
+    /// For how many more seconds, from the last access on, the contents count as fresh.
+    #[must_use]
+    pub fn time_to_next_poll(&self) -> f64 {
+        self.next_poll_by(self.poll_time.load())
+    }
+
+    /// As [`NodeState::time_to_next_poll`], with a poll time from elsewhere.
+    #[must_use]
+    pub fn next_poll_by(&self, poll_time: f64) -> f64 {
+        if self.poll.load(Ordering::Relaxed) {
+            (self.last_update.load() + poll_time - self.atime.load()).max(0.0)
+        } else {
+            poll_time
+        }
+    }
+
+    /// Whether something inside uses the entry.
+    #[must_use]
+    pub fn in_use(&self) -> bool {
+        self.use_count.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether the kernel refers to the entry.
+    #[must_use]
+    pub fn has_ref(&self) -> bool {
+        self.ref_count.load(Ordering::Acquire) > 0
+    }
+
+    /// Adds `n` (negative: takes away) to the kernel's references; answers what remains.
+    pub fn add_ref(&self, n: i64) -> i64 {
+        self.ref_count.fetch_add(n, Ordering::AcqRel) + n
+    }
+
+    /// Adds `n` (negative: takes away) to the uses from inside; answers what remains.
+    pub fn add_use(&self, n: i64) -> i64 {
+        self.use_count.fetch_add(n, Ordering::AcqRel) + n
+    }
+}
+
+fn some(number: u64) -> Option<u64> {
+    (number != 0).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::NodeState;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    #[test]
+    fn a_new_entry_is_stale_until_it_was_refreshed() {
+        let state = NodeState::new(1000.0);
+        assert!(state.is_stale());
+        state.mark_fresh(1000.0);
+        assert!(!state.is_stale());
+        state.mark_stale(true);
+        assert!(state.is_stale());
+    }
+
+    #[test]
+    fn a_polling_entry_goes_stale_by_its_last_access() {
+        let state = NodeState::new(0.0);
+        state.poll.store(true, Relaxed);
+        state.poll_time.store(15.0);
+        state.mark_fresh(100.0);
+        state.atime.store(115.0);
+        assert!(!state.is_stale());
+        assert!((state.time_to_next_poll() - 0.0).abs() < 1e-9);
+        state.atime.store(115.5);
+        assert!(state.is_stale());
+        assert!((state.time_to_next_poll() - 0.0).abs() < 1e-9);
+        state.atime.store(105.0);
+        assert!((state.time_to_next_poll() - 10.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn without_polling_the_kernel_may_keep_it_for_the_whole_poll_time() {
+        let state = NodeState::new(0.0);
+        state.mark_fresh(0.0);
+        state.atime.store(1e9);
+        assert!(!state.is_stale());
+        assert!((state.time_to_next_poll() - 60.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn counts_add_up() {
+        let state = NodeState::new(0.0);
+        assert_eq!(state.add_ref(3), 3);
+        assert!(state.has_ref());
+        assert_eq!(state.add_ref(-3), 0);
+        assert!(!state.has_ref());
+        assert_eq!(state.add_use(1), 1);
+        assert!(state.in_use());
+    }
+}

@@ -1,0 +1,14 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Mount Arvados Keep as a file system.
+//!
+//! The crate is laid out in layers whose arrows point down only: [`py`] (the only user of pyo3)
+//! and [`fuse`] (the only user of fuser) sit side by side on [`fs`], which knows neither.
+//! `docs/architecture.md` is the map; `tests/rust/layers.rs` holds the layers to it.
+
+pub mod fs;
+pub mod fuse;
+#[cfg(feature = "python")]
+pub mod py;

@@ -1,0 +1,68 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! The time of day, as Python programs see it.
+//!
+//! Suites replace `time.time` and expect staleness to follow. Whether it is the original is
+//! looked at whenever the time is asked for with the GIL held; between two such looks, a thread
+//! without the GIL goes by the last one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use super::gil::with_python;
+use crate::fs::Outcome;
+
+static ORIGINAL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static REPLACED: AtomicBool = AtomicBool::new(false);
+
+/// Remembers the `time.time` of an unpatched interpreter; called when the module is imported.
+///
+/// # Errors
+/// Where the module `time` cannot be imported.
+pub fn remember(py: Python<'_>) -> PyResult<()> {
+    let function = py.import("time")?.getattr("time")?;
+    // A replacement that is in place at import is a Python object; the original is built in.
+    if function.get_type().name()? == "builtin_function_or_method" {
+        let _ = ORIGINAL.set(py, function.unbind());
+    }
+    Ok(())
+}
+
+/// Seconds since the epoch, from whatever `time.time` is at present.
+///
+/// # Errors
+/// What a replacement raises.
+pub fn now(py: Python<'_>) -> PyResult<f64> {
+    let function = py.import("time")?.getattr("time")?;
+    let original = ORIGINAL.get(py).is_some_and(|o| o.is(&function));
+    REPLACED.store(!original, Ordering::Relaxed);
+    if original { Ok(system()) } else { function.call0()?.extract() }
+}
+
+/// As [`now`], from any thread.
+///
+/// # Errors
+/// [`crate::fs::Halt::Ascend`] where Python has to be asked and this thread may not.
+pub fn read() -> Outcome<f64> {
+    if REPLACED.load(Ordering::Relaxed) { with_python(now) } else { Ok(system()) }
+}
+
+/// Looks whether `time.time` is the original; threads without the GIL go by the answer.
+///
+/// # Errors
+/// Where the module `time` cannot be imported.
+pub fn look(py: Python<'_>) -> PyResult<()> {
+    let function = py.import("time")?.getattr("time")?;
+    let original = ORIGINAL.get(py).is_some_and(|o| o.is(&function));
+    REPLACED.store(!original, Ordering::Relaxed);
+    Ok(())
+}
+
+fn system() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}

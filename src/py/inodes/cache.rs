@@ -1,0 +1,198 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! `InodeCache`: what is kept in memory of projects and collections, and what goes first.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+
+use crate::fs::cache::InodeCache as Cache;
+use crate::fs::node::{Node, Outcome};
+use crate::py::gil::for_python;
+use crate::py::nodes::any_node::AnyNode;
+
+/// Counts the memory that inode entries take and orders them by last use.
+///
+/// `cap` is the limit in bytes. It is a soft one: `min_entries` entries are kept whatever they
+/// weigh, and one that is in use or that the kernel refers to is kept too.
+#[pyclass(subclass, frozen, weakref, module = "llfuse._core")]
+pub struct InodeCache {
+    /// The cache itself.
+    pub core: Arc<Cache<AnyNode>>,
+}
+
+/// Evicts as the module of 2017 did: at once, and an entry is cleared but keeps its number.
+fn cap_here(cache: &Cache<AnyNode>) -> Outcome<()> {
+    if !cache.over_cap() {
+        return Ok(());
+    }
+    for inode in cache.inodes() {
+        if cache.satisfied() {
+            break;
+        }
+        let Some(node) = cache.get(inode) else { continue };
+        if node.in_use()? {
+            continue;
+        }
+        if node.has_ref()? {
+            node.kernel_invalidate()?;
+            continue;
+        }
+        node.clear()?;
+        cache.unmanage(&node)?;
+        node.set_cache_uuid(None)?;
+    }
+    Ok(())
+}
+
+#[pymethods]
+impl InodeCache {
+    #[new]
+    #[pyo3(signature = (cap, min_entries=4))]
+    fn new(cap: i64, min_entries: usize) -> Self {
+        InodeCache { core: Arc::new(Cache::new(cap, min_entries)) }
+    }
+
+    /// The limit, in bytes.
+    #[getter]
+    fn cap(&self) -> i64 {
+        self.core.cap()
+    }
+    #[setter]
+    fn set_cap(&self, value: i64) {
+        self.core.set_cap(value);
+    }
+    /// How many entries are kept whatever they weigh.
+    #[getter]
+    fn min_entries(&self) -> usize {
+        self.core.min_entries()
+    }
+    #[setter]
+    fn set_min_entries(&self, value: usize) {
+        self.core.set_min_entries(value);
+    }
+    #[getter]
+    fn _total(&self) -> i64 {
+        self.core.total()
+    }
+
+    /// Bytes counted at present.
+    fn total(&self) -> i64 {
+        self.core.total()
+    }
+
+    /// A copy of what is managed: inode numbers to entries, the longest unused first.
+    #[getter]
+    fn _cache_entries<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let dict = PyDict::new(py);
+        for inode in self.core.inodes() {
+            if let Some(node) = self.core.get(inode) {
+                dict.set_item(inode, node.object(py))?;
+            }
+        }
+        Ok(dict)
+    }
+    /// `_cache_entries`, by its name of 2017.
+    #[getter]
+    fn _entries<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self._cache_entries(py)
+    }
+
+    /// Iterates over entries that could be evicted, the longest unused first, and stops when the
+    /// total has shrunk enough.
+    fn evict_candidates(&self) -> EvictCandidates {
+        let mut inodes = if self.core.over_cap() { self.core.inodes() } else { Vec::new() };
+        inodes.reverse();
+        EvictCandidates { core: Arc::clone(&self.core), remaining: Mutex::new(inodes) }
+    }
+
+    /// Stops counting an entry, which is being removed from the inode table.
+    fn unmanage(&self, py: Python<'_>, entry: &Bound<'_, PyAny>) -> PyResult<()> {
+        let node = AnyNode::new(entry)?;
+        for_python(py, || self.core.unmanage(&node).map(drop))
+    }
+
+    /// Counts what an entry weighs now.
+    fn update_cache_size(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        let node = AnyNode::new(obj)?;
+        for_python(py, || self.core.update(&node))
+    }
+
+    /// The entry was used just now. Returns whether it is managed.
+    fn touch(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let node = AnyNode::new(obj)?;
+        for_python(py, || Ok(node.inode()?.is_some_and(|inode| self.core.touch(inode))))
+    }
+
+    /// Forgets every entry.
+    fn clear(&self) {
+        self.core.clear();
+    }
+
+    /// Manages an entry, where it is persisted, as the most recently used, and caps the cache
+    /// (the interface of 2017).
+    fn manage(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        let node = AnyNode::new(obj)?;
+        for_python(py, || {
+            if !node.persisted()? {
+                return Ok(());
+            }
+            self.core.manage(&node)?;
+            node.set_cache_uuid(node.uuid()?)?;
+            cap_here(&self.core)
+        })
+    }
+
+    /// Clears entries, the longest unused first and in the calling thread, until the total is
+    /// within the limit (the interface of 2017).
+    fn cap_cache(&self, py: Python<'_>) -> PyResult<()> {
+        for_python(py, || cap_here(&self.core))
+    }
+
+    /// The managed entries of that uuid (the interface of 2017; see `Inodes.find_by_uuid`).
+    fn find_by_uuid<'py>(&self, py: Python<'py>, uuid: Option<String>) -> PyResult<Bound<'py, PyList>> {
+        let mut found = Vec::new();
+        for_python(py, || {
+            for inode in self.core.inodes() {
+                if let Some(node) = self.core.get(inode)
+                    && uuid.is_some()
+                    && node.cache_uuid()? == uuid
+                {
+                    found.push(node);
+                }
+            }
+            Ok(())
+        })?;
+        PyList::new(py, found.iter().map(|node| node.object(py)))
+    }
+}
+
+/// Iterator over entries that could be evicted.
+#[pyclass(frozen, module = "llfuse._core")]
+pub struct EvictCandidates {
+    core: Arc<Cache<AnyNode>>,
+    remaining: Mutex<Vec<u64>>,
+}
+
+#[pymethods]
+impl EvictCandidates {
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        loop {
+            if self.core.satisfied() {
+                return None;
+            }
+            let inode = self.remaining.lock().pop()?;
+            if let Some(node) = self.core.get(inode) {
+                return Some(node.object(py));
+            }
+        }
+    }
+}

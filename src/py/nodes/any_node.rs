@@ -1,0 +1,497 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Any Python object as an inode entry.
+//!
+//! An object that stands on our base classes answers from its [`NodeCore`] whatever its class
+//! leaves alone; for anything else, and for any other object (a test's mock, a class of somebody's
+//! own), the Python method is called.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::exceptions::PyKeyError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyByteArray, PyBytes};
+
+use super::node::{NodeCore, core_of};
+use super::overrides::{Name, loaded_class};
+use crate::fs::node::{Bytes, Node, Outcome};
+use crate::fs::state::NodeState;
+use crate::py::clock;
+use crate::py::gil::with_python;
+use crate::py::llfuse::lock;
+
+/// Stands for \"some parent\" where an object's `parent_inode` is neither None nor a number.
+const UNKNOWN_PARENT: u64 = u64::MAX;
+
+struct Held {
+    object: Py<PyAny>,
+    core: Option<Arc<NodeCore>>,
+    directory: bool,
+    collection_file: bool,
+}
+
+/// A Python object in the role of an inode entry. Clones share one reference to it.
+#[derive(Clone)]
+pub struct AnyNode(Arc<Held>);
+
+impl AnyNode {
+    /// Takes a reference to `object`.
+    ///
+    /// # Errors
+    /// Where its class cannot be looked into.
+    pub fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        let core = core_of(object);
+        let (directory, collection_file) = match &core {
+            Some(core) => (core.table.is_some(), core.collection_file()),
+            None => (
+                is_instance(py, object, "arvados_fuse.fusedir", "Directory")?,
+                is_instance(py, object, "arvados_fuse.fusefile", "FuseArvadosFile")?,
+            ),
+        };
+        Ok(AnyNode(Arc::new(Held { object: object.clone().unbind(), core, directory, collection_file })))
+    }
+
+    /// The object.
+    #[must_use]
+    pub fn object(&self, py: Python<'_>) -> Py<PyAny> {
+        self.0.object.clone_ref(py)
+    }
+
+    /// Whether this is that object.
+    #[must_use]
+    pub fn is(&self, object: &Bound<'_, PyAny>) -> bool {
+        self.0.object.is(object)
+    }
+
+    /// For the garbage collector.
+    ///
+    /// # Errors
+    /// What the collector answers.
+    pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.0.object)
+    }
+
+    /// The state, if every one of `names` means for this node what the core means by it.
+    fn own(&self, names: &[Name]) -> Option<&NodeState> {
+        let core = self.0.core.as_ref()?;
+        names.iter().all(|name| core.own(*name)).then_some(&core.state)
+    }
+
+    fn call<T>(&self, body: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Outcome<T> {
+        with_python(|py| body(self.0.object.bind(py)))
+    }
+
+    /// The core, if its entries table may answer for `shipped` now: the directory is fresh, or is
+    /// of a kind that is never refreshed.
+    fn answering(&self, shipped: &[Name]) -> Option<&Arc<NodeCore>> {
+        let core = self.0.core.as_ref()?;
+        let ours = core.own(Name::EntriesTable) && shipped.iter().all(|name| core.own_or_shipped(*name));
+        let fresh = || core.natural_staleness() && !core.state.is_stale();
+        (ours && (core.never_refreshed() || fresh())).then_some(core)
+    }
+}
+
+fn is_instance(py: Python<'_>, object: &Bound<'_, PyAny>, module: &str, class: &str) -> PyResult<bool> {
+    match loaded_class(py, module, class)? {
+        Some(class) => object.is_instance(&class),
+        None => Ok(false),
+    }
+}
+
+fn number(value: &Bound<'_, PyAny>, unknown: Option<u64>) -> Option<u64> {
+    if value.is_none() { None } else { value.extract().ok().or(unknown) }
+}
+
+struct FromPython(PyBackedBytes);
+
+impl Bytes for FromPython {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn bytes_of(data: Bound<'_, PyAny>) -> PyResult<Box<dyn Bytes>> {
+    let bytes = if data.is_instance_of::<PyBytes>() || data.is_instance_of::<PyByteArray>() {
+        data.extract::<PyBackedBytes>()?
+    } else if let Ok(text) = data.extract::<String>() {
+        PyBytes::new(data.py(), text.as_bytes()).extract()?
+    } else {
+        data.py().get_type::<PyBytes>().call1((data,))?.extract()?
+    };
+    Ok(Box::new(FromPython(bytes)))
+}
+
+impl Node for AnyNode {
+    fn inode(&self) -> Outcome<Option<u64>> {
+        match self.own(&[Name::Inode]) {
+            Some(state) => Ok(state.inode()),
+            None => self.call(|o| Ok(number(&o.getattr("inode")?, None))),
+        }
+    }
+
+    fn set_inode(&self, inode: Option<u64>) -> Outcome<()> {
+        match self.own(&[Name::Inode, Name::SetAttr]) {
+            Some(state) => {
+                state.set_inode(inode);
+                Ok(())
+            }
+            None => self.call(|o| o.setattr("inode", inode)),
+        }
+    }
+
+    fn parent_inode(&self) -> Outcome<Option<u64>> {
+        match self.own(&[Name::ParentInode]) {
+            Some(state) => Ok(state.parent()),
+            None => self.call(|o| {
+                Ok(match o.getattr_opt("parent_inode")? {
+                    Some(parent) => number(&parent, Some(UNKNOWN_PARENT)),
+                    None => Some(UNKNOWN_PARENT),
+                })
+            }),
+        }
+    }
+
+    fn set_parent_inode(&self, parent: Option<u64>) -> Outcome<()> {
+        match self.own(&[Name::ParentInode, Name::SetAttr]) {
+            Some(state) => {
+                state.set_parent(parent);
+                Ok(())
+            }
+            None => self.call(|o| o.setattr("parent_inode", parent)),
+        }
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.0.object.is(&other.0.object)
+    }
+
+    fn is_dir(&self) -> bool {
+        self.0.directory
+    }
+
+    fn is_collection_file(&self) -> bool {
+        self.0.collection_file
+    }
+
+    fn size(&self) -> Outcome<u64> {
+        match self.own(&[Name::Size]) {
+            Some(_) => Ok(0),
+            None => self.call(|o| o.call_method0("size")?.extract()),
+        }
+    }
+
+    fn atime(&self) -> Outcome<f64> {
+        match self.own(&[Name::Atime, Name::AtimeValue]) {
+            Some(state) => Ok(state.atime.load()),
+            None => self.call(|o| o.call_method0("atime")?.extract()),
+        }
+    }
+
+    fn mtime(&self) -> Outcome<f64> {
+        match self.own(&[Name::Mtime, Name::MtimeValue]) {
+            Some(state) => Ok(state.mtime.load()),
+            None => self.call(|o| o.call_method0("mtime")?.extract()),
+        }
+    }
+
+    fn writable(&self) -> Outcome<bool> {
+        match self.own(&[Name::Writable]) {
+            Some(_) => Ok(false),
+            None => self.call(|o| o.call_method0("writable")?.is_truthy()),
+        }
+    }
+
+    fn time_to_next_poll(&self) -> Outcome<f64> {
+        let natural = self.0.core.as_ref().is_some_and(|core| core.natural_staleness());
+        match self.own(&[Name::TimeToNextPoll]) {
+            Some(state) if natural => Ok(state.time_to_next_poll()),
+            _ => self.call(|o| o.call_method0("time_to_next_poll")?.extract()),
+        }
+    }
+
+    fn allow_attr_cache(&self) -> Outcome<bool> {
+        match self.own(&[Name::AllowAttrCache]) {
+            Some(state) => Ok(state.allow_attr_cache.load(Relaxed)),
+            None => self.call(|o| o.getattr("allow_attr_cache")?.is_truthy()),
+        }
+    }
+
+    fn accessed(&self) -> Outcome<()> {
+        let now = clock::read()?;
+        match self.own(&[Name::AtimeValue, Name::SetAttr]) {
+            Some(state) => {
+                state.atime.store(now);
+                Ok(())
+            }
+            // A kind of ours that looks at assignments has nothing to do with this one.
+            None => match &self.0.core {
+                Some(core) if core.own(Name::AtimeValue) => {
+                    core.state.atime.store(now);
+                    Ok(())
+                }
+                _ => self.call(|o| o.setattr("_atime", now)),
+            },
+        }
+    }
+
+    fn stale(&self) -> Outcome<bool> {
+        match &self.0.core {
+            Some(core) if core.natural_staleness() => Ok(core.state.is_stale()),
+            _ => self.call(|o| o.call_method0("stale")?.is_truthy()),
+        }
+    }
+
+    fn checkupdate(&self) -> Outcome<()> {
+        if let Some(core) = &self.0.core
+            && core.own(Name::Checkupdate)
+        {
+            if core.own(Name::Update) {
+                core.state.mark_stale(false);
+                return Ok(());
+            }
+            if core.natural_staleness() && !core.state.is_stale() {
+                return Ok(());
+            }
+        }
+        self.call(|o| o.call_method0("checkupdate").map(drop))
+    }
+
+    fn inc_use(&self) -> Outcome<()> {
+        match self.own(&[Name::IncUse, Name::UseCount]) {
+            Some(state) => {
+                state.add_use(1);
+                Ok(())
+            }
+            None => self.call(|o| o.call_method0("inc_use").map(drop)),
+        }
+    }
+
+    fn dec_use(&self) -> Outcome<()> {
+        match self.own(&[Name::DecUse, Name::UseCount]) {
+            Some(state) => {
+                state.add_use(-1);
+                Ok(())
+            }
+            None => self.call(|o| o.call_method0("dec_use").map(drop)),
+        }
+    }
+
+    fn in_use(&self) -> Outcome<bool> {
+        let Some(state) = self.own(&[Name::InUse, Name::UseCount]) else {
+            return self.call(|o| o.call_method0("in_use")?.is_truthy());
+        };
+        if state.in_use() {
+            return Ok(true);
+        }
+        // A copy of the table: an entry may have to be asked in Python, which must not happen
+        // under the table's lock.
+        if let Some(table) = self.0.core.as_ref().and_then(|core| core.entries()) {
+            for (_, node) in table.snapshot() {
+                if node.in_use()? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn inc_ref(&self) -> Outcome<()> {
+        match self.own(&[Name::IncRef, Name::RefCount]) {
+            Some(state) => {
+                state.add_ref(1);
+                Ok(())
+            }
+            None => self.call(|o| o.call_method0("inc_ref").map(drop)),
+        }
+    }
+
+    fn dec_ref(&self, n: u64) -> Outcome<i64> {
+        let n = i64::try_from(n).unwrap_or(i64::MAX);
+        match self.own(&[Name::DecRef, Name::RefCount]) {
+            Some(state) => Ok(state.add_ref(-n)),
+            None => self.call(|o| o.call_method1("dec_ref", (n,))?.extract()),
+        }
+    }
+
+    fn has_ref(&self) -> Outcome<bool> {
+        match self.own(&[Name::HasRef, Name::RefCount]) {
+            Some(state) => Ok(state.has_ref()),
+            None => self.call(|o| o.call_method0("has_ref")?.is_truthy()),
+        }
+    }
+
+    fn referenced_now(&self) -> bool {
+        self.own(&[Name::HasRef, Name::RefCount]).is_some_and(NodeState::has_ref)
+    }
+
+    fn uuid(&self) -> Outcome<Option<String>> {
+        match self.own(&[Name::Uuid]) {
+            Some(_) => Ok(None),
+            None => self.call(|o| Ok(o.call_method0("uuid")?.extract().ok())),
+        }
+    }
+
+    fn cache_uuid(&self) -> Outcome<Option<String>> {
+        match &self.0.core {
+            Some(core) if core.own(Name::CacheUuid) => Ok(core.cache_uuid.lock().clone()),
+            _ => self.call(|o| Ok(o.getattr("cache_uuid")?.extract().ok())),
+        }
+    }
+
+    fn set_cache_uuid(&self, uuid: Option<String>) -> Outcome<()> {
+        match &self.0.core {
+            Some(core) if core.own(Name::CacheUuid) => {
+                *core.cache_uuid.lock() = uuid;
+                Ok(())
+            }
+            _ => self.call(|o| o.setattr("cache_uuid", uuid)),
+        }
+    }
+
+    fn persisted(&self) -> Outcome<bool> {
+        match self.own(&[Name::Persisted]) {
+            Some(_) => Ok(false),
+            None => self.call(|o| o.call_method0("persisted")?.is_truthy()),
+        }
+    }
+
+    fn objsize(&self) -> Outcome<i64> {
+        self.call(|o| o.call_method0("objsize")?.extract())
+    }
+
+    fn cache_size(&self) -> Outcome<i64> {
+        match self.own(&[Name::CacheSize]) {
+            Some(state) => Ok(state.cache_size.load(Relaxed)),
+            None => self.call(|o| o.getattr("cache_size")?.extract()),
+        }
+    }
+
+    fn set_cache_size(&self, size: i64) -> Outcome<()> {
+        match self.own(&[Name::CacheSize, Name::SetAttr]) {
+            Some(state) => {
+                state.cache_size.store(size, Relaxed);
+                Ok(())
+            }
+            None => self.call(|o| o.setattr("cache_size", size)),
+        }
+    }
+
+    fn kernel_invalidate(&self) -> Outcome<()> {
+        if !self.0.directory && self.own(&[Name::KernelInvalidate]).is_some() {
+            return Ok(());
+        }
+        self.call(|o| o.call_method0("kernel_invalidate").map(drop))
+    }
+
+    fn finalize(&self) -> Outcome<()> {
+        if self.own(&[Name::Finalize]).is_some() {
+            return Ok(());
+        }
+        // Saving may take long: other requests go on meanwhile.
+        self.call(|o| {
+            let py = o.py();
+            let finalize = || Python::attach(|py| self.0.object.call_method0(py, "finalize").map(drop));
+            if lock::is_held_by_me() { lock::released(py, finalize)? } else { finalize() }
+        })
+    }
+
+    fn clear(&self) -> Outcome<()> {
+        if !self.0.directory && self.own(&[Name::Clear]).is_some() {
+            return Ok(());
+        }
+        self.call(|o| o.call_method0("clear").map(drop))
+    }
+
+    fn child(&self, name: &str) -> Outcome<Option<Self>> {
+        if let Some(core) = self.answering(&[Name::GetItem, Name::Contains]) {
+            let found = core.entries().and_then(|table| table.get(name));
+            if found.is_some() || (core.own(Name::GetItem) && core.own(Name::Contains)) {
+                return Ok(found);
+            }
+        }
+        self.call(|o| {
+            if !o.contains(name)? {
+                return Ok(None);
+            }
+            match o.get_item(name) {
+                Ok(node) => AnyNode::new(&node).map(Some),
+                Err(error) if error.is_instance_of::<PyKeyError>(o.py()) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    fn items(&self) -> Outcome<Vec<(Box<str>, Self)>> {
+        if let Some(core) = self.answering(&[Name::Items])
+            && core.state.listing_complete.load(Relaxed)
+            && let Some(table) = core.entries()
+        {
+            return Ok(table.snapshot());
+        }
+        self.call(|o| {
+            let mut items = Vec::new();
+            for pair in o.call_method0("items")?.try_iter()? {
+                let (name, node): (String, Bound<'_, PyAny>) = pair?.extract()?;
+                items.push((name.into(), AnyNode::new(&node)?));
+            }
+            Ok(items)
+        })
+    }
+
+    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>> {
+        self.call(|o| bytes_of(o.call_method1("readfrom", (offset, size, num_retries))?))
+    }
+
+    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
+        self.call(|o| {
+            let data = PyBytes::new(o.py(), data);
+            let written = o.call_method1("writeto", (offset, data, num_retries))?;
+            if written.is_none() { Ok(0) } else { written.extract() }
+        })
+    }
+
+    fn truncate(&self, size: u64) -> Outcome<u64> {
+        self.call(|o| {
+            let file = o.getattr("arvfile")?.unbind();
+            lock::released(o.py(), || {
+                Python::attach(|py| {
+                    file.call_method1(py, "truncate", (size,))?;
+                    file.call_method0(py, "size")?.extract(py)
+                })
+            })?
+        })
+    }
+
+    fn flush(&self) -> Outcome<()> {
+        if self.own(&[Name::Flush]).is_some() {
+            return Ok(());
+        }
+        self.call(|o| o.call_method0("flush").map(drop))
+    }
+
+    fn create(&self, name: &str) -> Outcome<()> {
+        self.call(|o| o.call_method1("create", (name,)).map(drop))
+    }
+
+    fn mkdir(&self, name: &str) -> Outcome<()> {
+        self.call(|o| o.call_method1("mkdir", (name,)).map(drop))
+    }
+
+    fn unlink(&self, name: &str) -> Outcome<()> {
+        self.call(|o| o.call_method1("unlink", (name,)).map(drop))
+    }
+
+    fn rmdir(&self, name: &str) -> Outcome<()> {
+        self.call(|o| o.call_method1("rmdir", (name,)).map(drop))
+    }
+
+    fn rename(&self, old: &str, new: &str, source: &Self) -> Outcome<()> {
+        self.call(|o| o.call_method1("rename", (old, new, source.object(o.py()))).map(drop))
+    }
+}

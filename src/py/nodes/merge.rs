@@ -1,0 +1,143 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Changing what a directory lists, entry by entry, and telling the kernel.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+
+use super::any_node::AnyNode;
+use super::directory::DirectoryNode;
+use super::node::core_of;
+use crate::fs::dentries::Dentries;
+use crate::py::clock;
+
+fn table(directory: &Bound<'_, DirectoryNode>) -> PyResult<Arc<Dentries<AnyNode>>> {
+    core_of(directory.as_any())
+        .and_then(|core| core.entries())
+        .ok_or_else(|| PyTypeError::new_err("not a directory"))
+}
+
+/// See `Directory.merge`.
+///
+/// # Errors
+/// What the callables and the inode table raise.
+pub fn merge(
+    directory: &Bound<'_, DirectoryNode>,
+    items: &Bound<'_, PyAny>,
+    name_of: &Bound<'_, PyAny>,
+    same: &Bound<'_, PyAny>,
+    new_entry: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let py = directory.py();
+    let inodes = directory.getattr("inodes")?;
+    let cache = inodes.getattr("inode_cache")?;
+    let own_inode = directory.getattr("inode")?;
+    let mut wanted = Vec::new();
+    for item in items.try_iter()? {
+        let item = item?;
+        let name: Option<String> =
+            directory.call_method1("sanitize_filename", (name_of.call1((&item,))?,))?.extract()?;
+        if let Some(name) = name.filter(|n| !n.is_empty()) {
+            wanted.push((name, item));
+        }
+    }
+    let table = table(directory)?;
+    let mut kept = HashSet::new();
+    for (name, item) in &wanted {
+        let Some(node) = table.get(name) else { continue };
+        let object = node.object(py).into_bound(py);
+        if same.call1((&object, item))?.is_truthy()? && object.getattr("parent_inode")?.eq(&own_inode)? {
+            kept.insert(name.as_str());
+            cache.call_method1("touch", (&object,))?;
+        }
+    }
+    let mut gone = table.snapshot();
+    gone.retain(|(name, _)| !kept.contains(&**name));
+    for (name, _) in &gone {
+        table.remove(name);
+    }
+    let mut changed = !gone.is_empty();
+    for (name, item) in &wanted {
+        if table.contains(name) {
+            continue;
+        }
+        let entry = new_entry.call1((item,))?;
+        if entry.is_none() {
+            continue;
+        }
+        let entry = inodes.call_method1("add_entry", (entry,))?;
+        table.insert(name, AnyNode::new(&entry)?);
+        // The kernel may know the name as one that leads elsewhere, or nowhere.
+        inodes.call_method1("invalidate_entry", (directory, name))?;
+        changed = true;
+    }
+    for (name, node) in gone {
+        inodes.call_method1("invalidate_entry", (directory, &*name))?;
+        inodes.call_method1("del_entry", (node.object(py),))?;
+    }
+    if changed {
+        directory.setattr("_mtime", clock::now(py)?)?;
+        cache.call_method1("update_cache_size", (directory,))?;
+    }
+    directory.call_method0("fresh")?;
+    Ok(())
+}
+
+/// See `Directory.clear`.
+///
+/// # Errors
+/// What the entries and the inode table raise.
+pub fn clear(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
+    let py = directory.py();
+    let old = table(directory)?.replace(Vec::new());
+    if old.is_empty() {
+        return Ok(());
+    }
+    let inodes = directory.getattr("inodes")?;
+    directory.call_method0("invalidate")?;
+    for (name, node) in old {
+        let object = node.object(py);
+        object.call_method0(py, "clear")?;
+        inodes.call_method1("invalidate_entry", (directory, &*name))?;
+        inodes.call_method1("del_entry", (object,))?;
+    }
+    inodes.getattr("inode_cache")?.call_method1("update_cache_size", (directory,))?;
+    Ok(())
+}
+
+/// See `Directory.kernel_invalidate`.
+///
+/// # Errors
+/// What the inode table raises.
+pub fn kernel_invalidate(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
+    let inodes = directory.getattr("inodes")?;
+    let parent_inode = directory.getattr("parent_inode")?;
+    if parent_inode.is_none() || !inodes.contains(&parent_inode)? {
+        return Ok(());
+    }
+    let parent = inodes.get_item(parent_inode)?;
+    // Not through the parent's own methods: they might refresh it.
+    let name = match core_of(&parent).and_then(|core| core.entries()) {
+        Some(table) => table.name_of(|node| node.is(directory.as_any())),
+        None => {
+            let mut found = None;
+            for pair in parent.getattr("_entries")?.call_method0("items")?.try_iter()? {
+                let (name, node): (String, Bound<'_, PyAny>) = pair?.extract()?;
+                if node.is(directory) {
+                    found = Some(name.into());
+                    break;
+                }
+            }
+            found
+        }
+    };
+    if let Some(name) = name {
+        inodes.call_method1("invalidate_entry", (parent, &*name))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,365 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! `Node`, on which `arvados_fuse.fresh.FreshBase` stands: the life of an inode entry.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use parking_lot::{Mutex, RwLock};
+use pyo3::exceptions::PyAttributeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
+
+use super::any_node::AnyNode;
+use super::overrides::{ClassInfo, InstanceNames, Name, class_info};
+use crate::fs::dentries::Dentries;
+use crate::fs::state::NodeState;
+use crate::py::clock;
+
+/// A directory's entries; the table is replaced as a whole when Python assigns `_entries`.
+pub type Table = RwLock<Arc<Dentries<AnyNode>>>;
+
+/// What the core keeps of a node, shared by the Python object and whoever holds it.
+pub struct NodeCore {
+    /// State common to all nodes.
+    pub state: NodeState,
+    /// Uuid under which the inode table lists the node.
+    pub cache_uuid: Mutex<Option<String>>,
+    /// The entries table, for directories.
+    pub table: Option<Box<Table>>,
+    class: Arc<ClassInfo>,
+    instance: InstanceNames,
+}
+
+impl NodeCore {
+    /// The core of a new node of that class.
+    ///
+    /// # Errors
+    /// Where the class cannot be looked into.
+    pub fn new(class: &Bound<'_, PyType>, directory: bool) -> PyResult<Arc<Self>> {
+        Ok(Arc::new(NodeCore {
+            state: NodeState::new(clock::now(class.py())?),
+            cache_uuid: Mutex::default(),
+            table: directory.then(Box::default),
+            class: class_info(class)?,
+            instance: InstanceNames::default(),
+        }))
+    }
+
+    /// Whether the name means, for this node, exactly what the core means by it.
+    pub fn own(&self, name: Name) -> bool {
+        self.class.own(name) && !self.instance.has(name)
+    }
+
+    /// Whether the core may answer for the name where it has the answer.
+    pub fn own_or_shipped(&self, name: Name) -> bool {
+        self.class.own_or_shipped(name) && !self.instance.has(name)
+    }
+
+    /// Whether the node is a file of a collection.
+    pub fn collection_file(&self) -> bool {
+        self.class.collection_file()
+    }
+
+    /// The entries table as it is now; none for a file.
+    pub fn entries(&self) -> Option<Arc<Dentries<AnyNode>>> {
+        self.table.as_ref().map(|table| Arc::clone(&table.read()))
+    }
+
+    /// Whether refreshing does nothing: then staleness does not matter.
+    pub fn never_refreshed(&self) -> bool {
+        self.own(Name::Checkupdate) && self.own(Name::Update)
+    }
+
+    /// Whether staleness is a matter of the state alone.
+    pub fn natural_staleness(&self) -> bool {
+        use Name::{AtimeValue, LastUpdate, Poll, PollTime, Stale, StaleFlag};
+        [Stale, StaleFlag, Poll, PollTime, LastUpdate, AtimeValue].iter().all(|n| self.own(*n))
+    }
+}
+
+/// Base of every inode entry: staleness and refresh, uses and references, its place in the cache.
+///
+/// Times are seconds since the epoch, periods seconds. Every method may be overridden; one that is
+/// not is answered by the core, without the GIL where the kernel asks.
+#[pyclass(subclass, frozen, weakref, module = "llfuse._core")]
+pub struct Node {
+    /// The state.
+    pub core: Arc<NodeCore>,
+}
+
+impl Node {
+    fn state(&self) -> &NodeState {
+        &self.core.state
+    }
+}
+
+/// Python's own way of assigning (or, with no value, deleting) an attribute.
+fn generic_setattr(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, value: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    let value = value.map_or(std::ptr::null_mut(), Bound::as_ptr);
+    // SAFETY: all three are live for the call (value may be null, which means delete), the GIL is
+    // held, and PyObject_GenericSetAttr neither steals nor keeps what it does not own.
+    #[allow(unsafe_code)]
+    let result = unsafe { pyo3::ffi::PyObject_GenericSetAttr(object.as_ptr(), name.as_ptr(), value) };
+    if result == 0 { Ok(()) } else { Err(PyErr::fetch(object.py())) }
+}
+
+#[pymethods]
+impl Node {
+    #[new]
+    #[classmethod]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(cls: &Bound<'_, PyType>, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        Ok(Node { core: NodeCore::new(cls, false)? })
+    }
+
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn __init__(&self, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) {}
+
+    fn __setattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        generic_setattr(slf.as_any(), name, Some(value))?;
+        slf.get().core.instance.look(slf.as_any(), &name.to_string_lossy())
+    }
+
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        generic_setattr(slf.as_any(), name, None)?;
+        slf.get().core.instance.look(slf.as_any(), &name.to_string_lossy())
+    }
+
+    #[getter]
+    fn inode(&self) -> Option<u64> {
+        self.state().inode()
+    }
+    #[setter]
+    fn set_inode(&self, value: Option<u64>) {
+        self.state().set_inode(value);
+    }
+    #[getter]
+    fn parent_inode(&self) -> Option<u64> {
+        self.state().parent()
+    }
+    #[setter]
+    fn set_parent_inode(&self, value: Option<u64>) {
+        self.state().set_parent(value);
+    }
+    #[getter]
+    fn _stale(&self) -> bool {
+        self.state().marked_stale()
+    }
+    #[setter]
+    fn set__stale(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.state().mark_stale(value.is_truthy()?);
+        Ok(())
+    }
+    #[getter]
+    fn _poll(&self) -> bool {
+        self.state().poll.load(Relaxed)
+    }
+    #[setter]
+    fn set__poll(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.state().poll.store(value.is_truthy()?, Relaxed);
+        Ok(())
+    }
+    #[getter]
+    fn _last_update(&self) -> f64 {
+        self.state().last_update.load()
+    }
+    #[setter]
+    fn set__last_update(&self, value: f64) {
+        self.state().last_update.store(value);
+    }
+    #[getter]
+    fn _atime(&self) -> f64 {
+        self.state().atime.load()
+    }
+    #[setter]
+    fn set__atime(&self, value: f64) {
+        self.state().atime.store(value);
+    }
+    #[getter]
+    fn _mtime(&self) -> f64 {
+        self.state().mtime.load()
+    }
+    #[setter]
+    fn set__mtime(&self, value: f64) {
+        self.state().mtime.store(value);
+    }
+    #[getter]
+    fn _poll_time(&self) -> f64 {
+        self.state().poll_time.load()
+    }
+    #[setter]
+    fn set__poll_time(&self, value: f64) {
+        self.state().poll_time.store(value);
+    }
+    #[getter]
+    fn use_count(&self) -> i64 {
+        self.state().use_count.load(Relaxed)
+    }
+    #[setter]
+    fn set_use_count(&self, value: i64) {
+        self.state().use_count.store(value, Relaxed);
+    }
+    #[getter]
+    fn ref_count(&self) -> i64 {
+        self.state().ref_count.load(Relaxed)
+    }
+    #[setter]
+    fn set_ref_count(&self, value: i64) {
+        self.state().ref_count.store(value, Relaxed);
+    }
+    #[getter]
+    fn cache_size(&self) -> i64 {
+        self.state().cache_size.load(Relaxed)
+    }
+    #[setter]
+    fn set_cache_size(&self, value: i64) {
+        self.state().cache_size.store(value, Relaxed);
+    }
+    #[getter]
+    fn cache_uuid(&self) -> Option<String> {
+        self.core.cache_uuid.lock().clone()
+    }
+    #[setter]
+    fn set_cache_uuid(&self, value: Option<String>) {
+        *self.core.cache_uuid.lock() = value;
+    }
+    #[getter]
+    fn allow_attr_cache(&self) -> bool {
+        self.state().allow_attr_cache.load(Relaxed)
+    }
+    #[setter]
+    fn set_allow_attr_cache(&self, value: bool) {
+        self.state().allow_attr_cache.store(value, Relaxed);
+    }
+
+    /// Marks the contents as in need of a refresh before they are shown again.
+    fn invalidate(&self) {
+        self.state().mark_stale(true);
+    }
+
+    /// Has the kernel told that this entry changed.
+    fn kernel_invalidate(&self) {}
+
+    /// Whether the contents must be refreshed: marked so, or polling and older than `_poll_time`.
+    pub fn stale(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let core = &slf.get().core;
+        if core.natural_staleness() {
+            return Ok(core.state.is_stale());
+        }
+        if slf.getattr("_stale")?.is_truthy()? {
+            return Ok(true);
+        }
+        if slf.getattr("_poll")?.is_truthy()? {
+            let due = slf.getattr("_last_update")?.add(slf.getattr("_poll_time")?)?;
+            return due.lt(slf.getattr("_atime")?);
+        }
+        Ok(false)
+    }
+
+    /// The contents are up to date as of now.
+    fn fresh(&self, py: Python<'_>) -> PyResult<()> {
+        self.state().mark_fresh(clock::now(py)?);
+        Ok(())
+    }
+
+    /// Last access, in seconds since the epoch.
+    fn atime(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        Ok(slf.getattr("_atime")?.unbind())
+    }
+
+    /// Whether the inode cache counts this entry.
+    fn persisted(&self) -> bool {
+        false
+    }
+
+    /// Drops the contents.
+    fn clear(&self) {}
+
+    /// Whether something inside uses the entry.
+    fn in_use(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        slf.getattr("use_count")?.gt(0)
+    }
+
+    /// One more use.
+    fn inc_use(&self) {
+        self.state().add_use(1);
+    }
+
+    /// One use less.
+    fn dec_use(&self) {
+        self.state().add_use(-1);
+    }
+
+    /// One more reference of the kernel's; returns how many there are.
+    fn inc_ref(&self) -> i64 {
+        self.state().add_ref(1)
+    }
+
+    /// `n` references less; returns how many remain.
+    fn dec_ref(&self, n: i64) -> i64 {
+        self.state().add_ref(-n)
+    }
+
+    /// Whether the kernel refers to this entry.
+    #[pyo3(signature = (only_children=false))]
+    fn has_ref(slf: &Bound<'_, Self>, only_children: bool) -> PyResult<bool> {
+        let _ = only_children;
+        slf.getattr("ref_count")?.gt(0)
+    }
+
+    /// Memory that the contents take, in bytes.
+    fn objsize(&self) -> i64 {
+        0
+    }
+
+    /// Arvados uuid or portable data hash.
+    fn uuid(&self) -> Option<String> {
+        None
+    }
+
+    /// Commits what is pending, before the entry is cleared or the mount ends.
+    fn finalize(&self) {}
+
+    /// An event about an entry in this directory.
+    #[allow(unused_variables)]
+    fn child_event(&self, ev: &Bound<'_, PyAny>) {}
+
+    /// For how many seconds from the last access the kernel may cache this entry.
+    fn time_to_next_poll(slf: &Bound<'_, Self>) -> PyResult<f64> {
+        let core = &slf.get().core;
+        if core.natural_staleness() {
+            return Ok(core.state.time_to_next_poll());
+        }
+        let poll_time: f64 = slf.getattr("_poll_time")?.extract()?;
+        if !slf.getattr("_poll")?.is_truthy()? {
+            return Ok(poll_time);
+        }
+        let last: f64 = slf.getattr("_last_update")?.extract()?;
+        let atime: f64 = slf.getattr("_atime")?.extract()?;
+        Ok((last + poll_time - atime).max(0.0))
+    }
+
+    /// Refreshes the contents from their source.
+    fn update(&self) {}
+
+    /// Refreshes the contents where they are stale.
+    fn checkupdate(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.call_method0("stale")?.is_truthy()? {
+            slf.call_method0("update")?;
+        }
+        Ok(())
+    }
+}
+
+/// The core of a Python object, where it is one of our nodes.
+pub fn core_of(object: &Bound<'_, PyAny>) -> Option<Arc<NodeCore>> {
+    object.cast::<Node>().ok().map(|node| Arc::clone(&node.get().core))
+}
+
+/// As Python words it.
+pub fn no_attribute(name: &str) -> PyErr {
+    PyAttributeError::new_err(name.to_owned())
+}

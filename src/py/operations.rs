@@ -1,0 +1,408 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! `Operations`: our file system, as Python sees it and as the FUSE loop serves it.
+//!
+//! The Python class `arvados_fuse.Operations` is a thin one over [`Operations`]: its methods are
+//! Python functions (so that suites can patch them with `autospec`) which call in here. A request
+//! from the kernel skips them, unless one was overridden or replaced: then it is called.
+
+pub mod exceptions;
+pub mod handles;
+pub mod serve;
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
+
+use super::gil::for_python;
+use super::inodes::table::Inodes;
+use super::llfuse::attributes::{from_attr, to_set_attr};
+use super::nodes::any_node::AnyNode;
+use crate::fs::metrics::Op;
+use crate::fs::node::Bytes;
+use crate::fs::operations::{Codec, Cursor, Operations as Core, Utf8};
+use crate::fs::{Attr, Errno, Fh, FileSystem, Ino, Outcome};
+
+/// Adds the classes and functions of this part to the extension module.
+///
+/// # Errors
+/// Where Python refuses.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<Operations>()?;
+    m.add_class::<handles::FileHandles>()?;
+    m.add_class::<handles::Counter>()?;
+    m.add_function(wrap_pyfunction!(exceptions::errno_of_exception, m)?)?;
+    Ok(())
+}
+
+/// Names of the requests whose handlers were replaced, as bits.
+#[derive(Debug, Default)]
+pub struct Overrides(AtomicU64);
+
+impl Overrides {
+    /// Whether the handler of that request has to be called in Python.
+    pub fn has(&self, op: Op) -> bool {
+        self.0.load(Ordering::Relaxed) & (1 << op as u64) != 0
+    }
+}
+
+/// Functions of the shipped class, by the name of the request they answer.
+static SHIPPED: Mutex<Vec<(Op, Py<PyAny>)>> = Mutex::new(Vec::new());
+
+/// File names in any encoding of Python's codec registry.
+struct PythonCodec(String);
+
+impl Codec for PythonCodec {
+    fn decode(&self, name: &[u8]) -> Outcome<String> {
+        convert(|py| PyBytes::new(py, name).call_method1("decode", (&self.0,))?.extract())
+    }
+
+    fn encode(&self, name: &str) -> Outcome<Vec<u8>> {
+        convert(|py| name.into_pyobject(py)?.call_method1("encode", (&self.0,))?.extract())
+    }
+}
+
+fn convert<T>(body: impl FnOnce(Python<'_>) -> PyResult<T>) -> Outcome<T> {
+    super::gil::with_python(|py| match body(py) {
+        Err(error) if error.is_instance_of::<pyo3::exceptions::PyUnicodeError>(py) => Ok(None),
+        result => result.map(Some),
+    })?
+    .ok_or_else(|| Errno::EILSEQ.into())
+}
+
+struct Mounted {
+    core: Arc<Core<AnyNode>>,
+    inodes: Py<Inodes>,
+}
+
+/// The Rust side of `arvados_fuse.Operations`.
+#[pyclass(subclass, frozen, weakref, dict, module = "llfuse._core")]
+pub struct Operations {
+    mounted: OnceLock<Mounted>,
+    overrides: Arc<Overrides>,
+}
+
+impl Operations {
+    fn mounted(&self) -> PyResult<&Mounted> {
+        self.mounted.get().ok_or_else(|| {
+            PyRuntimeError::new_err("Operations.__init__() was not called by the subclass")
+        })
+    }
+
+    fn core(&self) -> PyResult<&Arc<Core<AnyNode>>> {
+        Ok(&self.mounted()?.core)
+    }
+
+    fn run<T>(&self, py: Python<'_>, body: impl FnOnce(&Core<AnyNode>) -> Outcome<T>) -> PyResult<T> {
+        let core = self.core()?;
+        for_python(py, || body(core))
+    }
+
+    fn attr<'py>(&self, py: Python<'py>, body: impl FnOnce(&Core<AnyNode>) -> Outcome<Attr>) -> PyResult<Bound<'py, PyAny>> {
+        let attr = self.run(py, body)?;
+        Ok(from_attr(py, &attr)?.into_any())
+    }
+}
+
+/// The request that a handler of that name answers.
+fn op_named(name: &str) -> Option<Op> {
+    Op::ALL.iter().copied().find(|op| op.name() == name)
+}
+
+#[pymethods]
+impl Operations {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Operations { mounted: OnceLock::new(), overrides: Arc::default() }
+    }
+
+    /// Sets up the file system over an inode table.
+    fn _set_up(&self, inodes: &Bound<'_, Inodes>, uid: u32, gid: u32, num_retries: u32, enable_write: bool) -> PyResult<()> {
+        let encoding = inodes.get().encoding_name();
+        let plain = ["utf-8", "utf8"].contains(&encoding.to_lowercase().replace('_', "-").as_str());
+        let codec: Box<dyn Codec> = if plain { Box::new(Utf8) } else { Box::new(PythonCodec(encoding)) };
+        let core = Core::new(Arc::clone(&inodes.get().core), codec);
+        core.uid.store(uid, Ordering::Relaxed);
+        core.gid.store(gid, Ordering::Relaxed);
+        core.num_retries.store(num_retries, Ordering::Relaxed);
+        core.enable_write.store(enable_write, Ordering::Relaxed);
+        let mounted = Mounted { core: Arc::new(core), inodes: inodes.clone().unbind() };
+        self.mounted.set(mounted).map_err(|_| PyRuntimeError::new_err("Operations was already set up"))
+    }
+
+    /// Declares the methods of `cls` to be the shipped handlers: where the kernel's request would
+    /// lead to one of them, the core answers itself.
+    #[classmethod]
+    fn _declare_shipped(cls: &Bound<'_, PyType>) -> PyResult<()> {
+        let dict = cls.getattr("__dict__")?;
+        let mut shipped = Vec::new();
+        for op in Op::ALL {
+            if dict.contains(op.name())? {
+                shipped.push((*op, dict.get_item(op.name())?.unbind()));
+            }
+        }
+        let old = std::mem::replace(&mut *SHIPPED.lock(), shipped);
+        drop(old);
+        Ok(())
+    }
+
+    /// Looks which handlers of this object are not the shipped ones.
+    fn _look_for_overrides(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let py = slf.py();
+        let shipped: Vec<(Op, Py<PyAny>)> =
+            SHIPPED.lock().iter().map(|(op, function)| (*op, function.clone_ref(py))).collect();
+        let own = slf.getattr("__dict__")?;
+        let mro = slf.get_type().getattr("__mro__")?;
+        let mut bits = 0;
+        for (op, function) in shipped {
+            let mut replaced = own.contains(op.name())?;
+            for class in mro.try_iter()? {
+                let dict = class?.getattr("__dict__")?;
+                if dict.contains(op.name())? {
+                    replaced |= !dict.get_item(op.name())?.is(&function);
+                    break;
+                }
+            }
+            if replaced {
+                bits |= 1_u64 << op as u64;
+            }
+        }
+        slf.get().overrides.0.store(bits, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Names of the handlers that the kernel's requests call in Python because they were
+    /// overridden or replaced.
+    #[getter]
+    fn _overridden(&self) -> Vec<&'static str> {
+        Op::ALL.iter().filter(|op| self.overrides.has(**op)).map(|op| op.name()).collect()
+    }
+
+    fn _is_overridden(&self, name: &str) -> bool {
+        op_named(name).is_some_and(|op| self.overrides.has(op))
+    }
+
+    /// Takes how often, and for how many seconds in all, requests of that name were answered
+    /// without calling their handler, since this was last asked.
+    fn _take_metric(&self, name: &str) -> PyResult<(u64, f64)> {
+        let core = self.core()?;
+        Ok(op_named(name).map_or((0, 0.0), |op| core.metrics.take(op)))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self.mounted.get() {
+            Some(mounted) => visit.call(&mounted.inodes),
+            None => Ok(()),
+        }
+    }
+
+    #[getter]
+    fn inodes(&self, py: Python<'_>) -> PyResult<Py<Inodes>> {
+        Ok(self.mounted()?.inodes.clone_ref(py))
+    }
+    #[getter]
+    fn uid(&self) -> PyResult<u32> {
+        Ok(self.core()?.uid.load(Ordering::Relaxed))
+    }
+    #[setter]
+    fn set_uid(&self, value: u32) -> PyResult<()> {
+        self.core()?.uid.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+    #[getter]
+    fn gid(&self) -> PyResult<u32> {
+        Ok(self.core()?.gid.load(Ordering::Relaxed))
+    }
+    #[setter]
+    fn set_gid(&self, value: u32) -> PyResult<()> {
+        self.core()?.gid.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+    #[getter]
+    fn enable_write(&self) -> PyResult<bool> {
+        Ok(self.core()?.enable_write.load(Ordering::Relaxed))
+    }
+    #[setter]
+    fn set_enable_write(&self, value: bool) -> PyResult<()> {
+        self.core()?.enable_write.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+    #[getter]
+    fn num_retries(&self) -> PyResult<u32> {
+        Ok(self.core()?.num_retries.load(Ordering::Relaxed))
+    }
+    #[setter]
+    fn set_num_retries(&self, value: u32) -> PyResult<()> {
+        self.core()?.num_retries.store(value, Ordering::Relaxed);
+        Ok(())
+    }
+    #[getter]
+    fn read_counter(&self) -> PyResult<handles::Counter> {
+        Ok(handles::Counter::new(self.core()?, |c| &c.read))
+    }
+    #[getter]
+    fn write_counter(&self) -> PyResult<handles::Counter> {
+        Ok(handles::Counter::new(self.core()?, |c| &c.write))
+    }
+    #[getter]
+    fn read_ops_counter(&self) -> PyResult<handles::Counter> {
+        Ok(handles::Counter::new(self.core()?, |c| &c.read_ops))
+    }
+    #[getter]
+    fn write_ops_counter(&self) -> PyResult<handles::Counter> {
+        Ok(handles::Counter::new(self.core()?, |c| &c.write_ops))
+    }
+    #[getter]
+    fn _filehandles(&self) -> PyResult<handles::FileHandles> {
+        Ok(handles::FileHandles { core: Arc::clone(self.core()?) })
+    }
+
+    /// The mount is ending: what the kernel says about inodes no longer matters.
+    fn _shutting_down(&self) -> PyResult<()> {
+        self.core()?.shutting_down.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn _getattr<'py>(&self, py: Python<'py>, inode: u64) -> PyResult<Bound<'py, PyAny>> {
+        self.attr(py, |core| core.getattr(Ino(inode)))
+    }
+
+    fn _setattr<'py>(
+        &self,
+        py: Python<'py>,
+        inode: u64,
+        attr: &Bound<'py, PyAny>,
+        fields: Option<&Bound<'py, PyAny>>,
+        fh: Option<u64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let set = to_set_attr(attr, fields)?;
+        self.attr(py, |core| core.setattr(Ino(inode), &set, fh.map(Fh)))
+    }
+
+    fn _lookup<'py>(&self, py: Python<'py>, parent_inode: u64, name: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        self.attr(py, |core| core.lookup(Ino(parent_inode), name))
+    }
+
+    fn _forget(&self, py: Python<'_>, inodes: &Bound<'_, PyAny>) -> PyResult<()> {
+        for pair in inodes.try_iter()? {
+            let (inode, nlookup): (u64, u64) = pair?.extract()?;
+            self.run(py, |core| core.forget_one(Ino(inode), nlookup))?;
+        }
+        Ok(())
+    }
+
+    fn _open(&self, py: Python<'_>, inode: u64, flags: i32) -> PyResult<u64> {
+        super::clock::look(py)?;
+        self.run(py, |core| core.open(Ino(inode), flags)).map(|fh| fh.0)
+    }
+
+    fn _read<'py>(&self, py: Python<'py>, fh: u64, off: u64, size: u32) -> PyResult<Bound<'py, PyBytes>> {
+        let data: Box<dyn Bytes> = self.run(py, |core| core.read(Fh(fh), off, size))?;
+        Ok(PyBytes::new(py, data.bytes()))
+    }
+
+    fn _write(&self, py: Python<'_>, fh: u64, off: u64, buf: &Bound<'_, PyAny>) -> PyResult<u32> {
+        let data: Vec<u8> = match buf.cast::<PyBytes>() {
+            Ok(bytes) => bytes.as_bytes().to_vec(),
+            Err(_) => py.get_type::<PyBytes>().call1((buf,))?.extract()?,
+        };
+        self.run(py, |core| core.write(Fh(fh), off, &data))
+    }
+
+    fn _release(&self, py: Python<'_>, fh: u64) -> PyResult<()> {
+        self.run(py, |core| core.release(Fh(fh)))
+    }
+
+    fn _opendir(&self, py: Python<'_>, inode: u64) -> PyResult<u64> {
+        self.run(py, |core| core.opendir(Ino(inode))).map(|fh| fh.0)
+    }
+
+    /// The rest of a listing: tuples of name (bytes), attributes, and the offset behind it.
+    fn _readdir<'py>(&self, py: Python<'py>, fh: u64, off: u64) -> PyResult<Bound<'py, PyList>> {
+        let mut listed = Vec::new();
+        self.run(py, |core| {
+            core.list(Fh(fh), &mut Cursor::at(off), false, &mut |name, attr, next| {
+                listed.push((name.to_vec(), attr.clone(), next));
+                Ok(())
+            })
+        })?;
+        let list = PyList::empty(py);
+        for (name, attr, next) in listed {
+            list.append((PyBytes::new(py, &name), from_attr(py, &attr)?, next))?;
+        }
+        Ok(list)
+    }
+
+    fn _create<'py>(&self, py: Python<'py>, parent: u64, name: &[u8]) -> PyResult<(u64, Bound<'py, PyAny>)> {
+        let (attr, fh) = self.run(py, |core| core.create(Ino(parent), name))?;
+        Ok((fh.0, from_attr(py, &attr)?.into_any()))
+    }
+
+    fn _mknod<'py>(&self, py: Python<'py>, parent: u64, name: &[u8], mode: u32) -> PyResult<Bound<'py, PyAny>> {
+        self.attr(py, |core| core.mknod(Ino(parent), name, mode))
+    }
+
+    fn _mkdir<'py>(&self, py: Python<'py>, parent: u64, name: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        self.attr(py, |core| core.mkdir(Ino(parent), name))
+    }
+
+    fn _unlink(&self, py: Python<'_>, parent: u64, name: &[u8]) -> PyResult<()> {
+        self.run(py, |core| core.unlink(Ino(parent), name))
+    }
+
+    fn _rmdir(&self, py: Python<'_>, parent: u64, name: &[u8]) -> PyResult<()> {
+        self.run(py, |core| core.rmdir(Ino(parent), name))
+    }
+
+    fn _rename(&self, py: Python<'_>, parent: u64, name: &[u8], new_parent: u64, new_name: &[u8]) -> PyResult<()> {
+        self.run(py, |core| core.rename(Ino(parent), name, Ino(new_parent), new_name))
+    }
+
+    fn _flush(&self, py: Python<'_>, fh: u64) -> PyResult<()> {
+        self.run(py, |core| core.flush(Fh(fh)))
+    }
+
+    fn _fsync(&self, py: Python<'_>, fh: u64) -> PyResult<()> {
+        self.run(py, |core| core.fsync(Fh(fh)))
+    }
+
+    fn _access(&self, py: Python<'_>, mode: i32) -> PyResult<()> {
+        self.run(py, |core| core.access(mode))
+    }
+
+    /// The directory of that number, where something may be changed in it.
+    fn _check_writable(&self, py: Python<'_>, inode_parent: u64) -> PyResult<Py<PyAny>> {
+        let node = self.run(py, |core| core.writable_directory(Ino(inode_parent)))?;
+        Ok(node.object(py))
+    }
+
+    /// Answers a request for what Keep cannot express.
+    fn _unsupported(&self, py: Python<'_>) -> PyResult<()> {
+        self.run(py, |core| core.unsupported(Errno::ENOSYS))
+    }
+}
+
+/// The file system that the FUSE loop serves for an `Operations` object; none where it is an
+/// object of another kind.
+///
+/// # Errors
+/// Where the object was not set up, or cannot be looked into.
+pub fn file_system_of(ops: &Bound<'_, PyAny>) -> PyResult<Option<Arc<dyn FileSystem>>> {
+    let Ok(operations) = ops.cast::<Operations>() else {
+        return Ok(None);
+    };
+    super::clock::look(ops.py())?;
+    Operations::_look_for_overrides(operations)?;
+    let this = operations.get();
+    let served = serve::Served::new(ops, Arc::clone(this.core()?), Arc::clone(&this.overrides));
+    Ok(Some(Arc::new(served)))
+}
