@@ -129,13 +129,7 @@ impl<N: Node> InodeCache<N> {
                     managed.size = size;
                 }
                 None => {
-                    entries.push(
-                        inode,
-                        Managed {
-                            node: node.clone(),
-                            size,
-                        },
-                    );
+                    entries.push(inode, Managed { node: node.clone(), size });
                 }
             }
             self.total.fetch_add(size - before, Ordering::Relaxed);
@@ -157,13 +151,7 @@ impl<N: Node> InodeCache<N> {
         node.set_cache_size(size)?;
         let mut entries = self.entries.lock();
         let before = entries.pop(&inode).map_or(0, |m| m.size);
-        entries.push(
-            inode,
-            Managed {
-                node: node.clone(),
-                size,
-            },
-        );
+        entries.push(inode, Managed { node: node.clone(), size });
         self.total.fetch_add(size - before, Ordering::Relaxed);
         Ok(())
     }
@@ -191,24 +179,13 @@ impl<N: Node> InodeCache<N> {
     #[must_use]
     pub fn oldest(&self, skip: usize, count: usize) -> Vec<N> {
         let entries = self.entries.lock();
-        entries
-            .iter()
-            .rev()
-            .skip(skip)
-            .take(count)
-            .map(|(_, m)| m.node.clone())
-            .collect()
+        entries.iter().rev().skip(skip).take(count).map(|(_, m)| m.node.clone()).collect()
     }
 
     /// Inode numbers of the managed entries, from the longest unused on.
     #[must_use]
     pub fn inodes(&self) -> Vec<u64> {
-        self.entries
-            .lock()
-            .iter()
-            .rev()
-            .map(|(inode, _)| *inode)
-            .collect()
+        self.entries.lock().iter().rev().map(|(inode, _)| *inode).collect()
     }
 
     /// The managed entry of that inode number.

@@ -58,11 +58,7 @@ impl<T: Clone> Dentries<T> {
     /// A copy of the table as it stands.
     #[must_use]
     pub fn snapshot(&self) -> Vec<(Box<str>, T)> {
-        self.0
-            .read()
-            .iter()
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect()
+        self.0.read().iter().map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 
     /// The names, in order.
@@ -73,11 +69,7 @@ impl<T: Clone> Dentries<T> {
 
     /// The name under which a node stands for which `is` holds.
     pub fn name_of(&self, is: impl Fn(&T) -> bool) -> Option<Box<str>> {
-        self.0
-            .read()
-            .iter()
-            .find(|(_, v)| is(v))
-            .map(|(k, _)| k.clone())
+        self.0.read().iter().find(|(_, v)| is(v)).map(|(k, _)| k.clone())
     }
 
     /// Whether `is` holds for any node.
@@ -88,9 +80,7 @@ impl<T: Clone> Dentries<T> {
     /// Replaces the whole table; answers the old one.
     pub fn replace(&self, entries: Vec<(Box<str>, T)>) -> Vec<(Box<str>, T)> {
         let new: IndexMap<_, _> = entries.into_iter().collect();
-        std::mem::replace(&mut *self.0.write(), new)
-            .into_iter()
-            .collect()
+        std::mem::replace(&mut *self.0.write(), new).into_iter().collect()
     }
 
     /// Calls `visit` with every node, unless another thread is changing the table just now.

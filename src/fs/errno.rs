@@ -60,11 +60,7 @@ impl Errno {
     /// waiting for ever.
     #[must_use]
     pub fn from_raw(number: i32) -> Self {
-        if (1..=Self::MAX).contains(&number) {
-            Errno(number)
-        } else {
-            Errno::EIO
-        }
+        if (1..=Self::MAX).contains(&number) { Errno(number) } else { Errno::EIO }
     }
 
     /// The number itself.

@@ -58,11 +58,7 @@ impl<N: Node> Handle<N> {
     /// What the node answers.
     pub fn flush(&self, force: bool) -> Outcome<()> {
         match self {
-            Handle::File {
-                node,
-                parent,
-                for_writing,
-            } => {
+            Handle::File { node, parent, for_writing } => {
                 if *for_writing || force {
                     node.flush()?;
                     if let Some(parent) = parent {
@@ -89,10 +85,7 @@ pub struct Handles<N> {
 
 impl<N> Default for Handles<N> {
     fn default() -> Self {
-        Handles {
-            open: RwLock::default(),
-            next: AtomicU64::new(0),
-        }
+        Handles { open: RwLock::default(), next: AtomicU64::new(0) }
     }
 }
 

@@ -45,9 +45,7 @@ pub struct Utf8;
 
 impl Codec for Utf8 {
     fn decode(&self, name: &[u8]) -> Outcome<String> {
-        std::str::from_utf8(name)
-            .map(str::to_owned)
-            .map_err(|_| Errno::EILSEQ.into())
+        std::str::from_utf8(name).map(str::to_owned).map_err(|_| Errno::EILSEQ.into())
     }
 
     fn encode(&self, name: &str) -> Outcome<Vec<u8>> {
@@ -114,9 +112,7 @@ impl<N: Node> Operations<N> {
     }
 
     fn parent_of(&self, node: &N) -> Outcome<Option<N>> {
-        Ok(node
-            .parent_inode()?
-            .and_then(|parent| self.inodes.get(parent)))
+        Ok(node.parent_inode()?.and_then(|parent| self.inodes.get(parent)))
     }
 
     fn retries(&self) -> u32 {
@@ -124,11 +120,7 @@ impl<N: Node> Operations<N> {
     }
 
     fn may_write(&self) -> Outcome<()> {
-        if self.enable_write.load(Ordering::Relaxed) {
-            Ok(())
-        } else {
-            Err(Errno::EROFS.into())
-        }
+        if self.enable_write.load(Ordering::Relaxed) { Ok(()) } else { Err(Errno::EROFS.into()) }
     }
 
     /// Attributes of an inode.
@@ -150,11 +142,7 @@ impl<N: Node> Operations<N> {
             }
             None => 0.0,
         };
-        let attr_timeout = if node.allow_attr_cache()? {
-            node.time_to_next_poll()?
-        } else {
-            0.0
-        };
+        let attr_timeout = if node.allow_attr_cache()? { node.time_to_next_poll()? } else { 0.0 };
         let mut mode = 0o444;
         if node.is_dir() {
             mode |= libc::S_IFDIR | 0o111;
@@ -227,11 +215,7 @@ impl<N: Node> Operations<N> {
         let (ino, node) = self.find(parent, &name)?;
         self.inodes.touch(&node)?;
         let attr = self.attr_of(ino, &node)?;
-        if self.inodes.reference(ino.0, &node)? {
-            Ok(attr)
-        } else {
-            Err(Errno::ENOENT.into())
-        }
+        if self.inodes.reference(ino.0, &node)? { Ok(attr) } else { Err(Errno::ENOENT.into()) }
     }
 
     fn find(&self, parent: Ino, name: &str) -> Outcome<(Ino, N)> {
@@ -308,11 +292,7 @@ impl<N: Node> Operations<N> {
             above.checkupdate()?;
             below = above;
         }
-        self.handles.open(Handle::File {
-            node,
-            parent,
-            for_writing,
-        })
+        self.handles.open(Handle::File { node, parent, for_writing })
     }
 
     /// Reads up to `size` bytes.
@@ -324,9 +304,7 @@ impl<N: Node> Operations<N> {
         self.inodes.touch(handle.node())?;
         let data = handle.node().readfrom(offset, size, self.retries())?;
         self.counters.read_ops.fetch_add(1, Ordering::Relaxed);
-        self.counters
-            .read
-            .fetch_add(data.bytes().len() as u64, Ordering::Relaxed);
+        self.counters.read.fetch_add(data.bytes().len() as u64, Ordering::Relaxed);
         Ok(data)
     }
 
@@ -380,11 +358,7 @@ impl<N: Node> Operations<N> {
     /// Keep tells no size and no limit.
     #[must_use]
     pub fn statfs(&self) -> StatFs {
-        StatFs {
-            bsize: 128 * 1024,
-            namemax: 255,
-            ..StatFs::default()
-        }
+        StatFs { bsize: 128 * 1024, namemax: 255, ..StatFs::default() }
     }
 
     /// Everybody whom the kernel lets through may read; nobody may write to a read-only mount.
@@ -392,11 +366,7 @@ impl<N: Node> Operations<N> {
     /// # Errors
     /// `EROFS`.
     pub fn access(&self, mask: i32) -> Outcome<()> {
-        if mask & libc::W_OK != 0 {
-            self.may_write()
-        } else {
-            Ok(())
-        }
+        if mask & libc::W_OK != 0 { self.may_write() } else { Ok(()) }
     }
 }
 

@@ -137,20 +137,14 @@ impl<N: Send + 'static> Removal<N> {
     }
 
     fn runs_here(&self) -> bool {
-        self.worker
-            .lock()
-            .as_ref()
-            .is_some_and(|w| w.pid == std::process::id())
+        self.worker.lock().as_ref().is_some_and(|w| w.pid == std::process::id())
     }
 
     /// Does what is queued; None where nothing was, otherwise whether anything was freed.
     fn step(&self, remover: &dyn Remover<N>) -> Option<bool> {
         let (removals, evict) = {
             let mut queue = self.queue.lock();
-            let work = (
-                std::mem::take(&mut queue.removals),
-                std::mem::take(&mut queue.evict),
-            );
+            let work = (std::mem::take(&mut queue.removals), std::mem::take(&mut queue.evict));
             queue.busy = !work.0.is_empty() || work.1;
             work
         };

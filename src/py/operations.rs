@@ -101,12 +101,20 @@ impl Operations {
         Ok(&self.mounted()?.core)
     }
 
-    fn run<T>(&self, py: Python<'_>, body: impl FnOnce(&Core<AnyNode>) -> Outcome<T>) -> PyResult<T> {
+    fn run<T>(
+        &self,
+        py: Python<'_>,
+        body: impl FnOnce(&Core<AnyNode>) -> Outcome<T>,
+    ) -> PyResult<T> {
         let core = self.core()?;
         for_python(py, || body(core))
     }
 
-    fn attr<'py>(&self, py: Python<'py>, body: impl FnOnce(&Core<AnyNode>) -> Outcome<Attr>) -> PyResult<Bound<'py, PyAny>> {
+    fn attr<'py>(
+        &self,
+        py: Python<'py>,
+        body: impl FnOnce(&Core<AnyNode>) -> Outcome<Attr>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let attr = self.run(py, body)?;
         Ok(from_attr(py, &attr)?.into_any())
     }
@@ -126,17 +134,27 @@ impl Operations {
     }
 
     /// Sets up the file system over an inode table.
-    fn _set_up(&self, inodes: &Bound<'_, Inodes>, uid: u32, gid: u32, num_retries: u32, enable_write: bool) -> PyResult<()> {
+    fn _set_up(
+        &self,
+        inodes: &Bound<'_, Inodes>,
+        uid: u32,
+        gid: u32,
+        num_retries: u32,
+        enable_write: bool,
+    ) -> PyResult<()> {
         let encoding = inodes.get().encoding_name();
         let plain = ["utf-8", "utf8"].contains(&encoding.to_lowercase().replace('_', "-").as_str());
-        let codec: Box<dyn Codec> = if plain { Box::new(Utf8) } else { Box::new(PythonCodec(encoding)) };
+        let codec: Box<dyn Codec> =
+            if plain { Box::new(Utf8) } else { Box::new(PythonCodec(encoding)) };
         let core = Core::new(Arc::clone(&inodes.get().core), codec);
         core.uid.store(uid, Ordering::Relaxed);
         core.gid.store(gid, Ordering::Relaxed);
         core.num_retries.store(num_retries, Ordering::Relaxed);
         core.enable_write.store(enable_write, Ordering::Relaxed);
         let mounted = Mounted { core: Arc::new(core), inodes: inodes.clone().unbind() };
-        self.mounted.set(mounted).map_err(|_| PyRuntimeError::new_err("Operations was already set up"))
+        self.mounted
+            .set(mounted)
+            .map_err(|_| PyRuntimeError::new_err("Operations was already set up"))
     }
 
     /// Declares the methods of `cls` to be the shipped handlers: where the kernel's request would
@@ -288,7 +306,12 @@ impl Operations {
         self.attr(py, |core| core.setattr(Ino(inode), &set, fh.map(Fh)))
     }
 
-    fn _lookup<'py>(&self, py: Python<'py>, parent_inode: u64, name: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    fn _lookup<'py>(
+        &self,
+        py: Python<'py>,
+        parent_inode: u64,
+        name: &[u8],
+    ) -> PyResult<Bound<'py, PyAny>> {
         self.attr(py, |core| core.lookup(Ino(parent_inode), name))
     }
 
@@ -305,7 +328,13 @@ impl Operations {
         self.run(py, |core| core.open(Ino(inode), flags)).map(|fh| fh.0)
     }
 
-    fn _read<'py>(&self, py: Python<'py>, fh: u64, off: u64, size: u32) -> PyResult<Bound<'py, PyBytes>> {
+    fn _read<'py>(
+        &self,
+        py: Python<'py>,
+        fh: u64,
+        off: u64,
+        size: u32,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let data: Box<dyn Bytes> = self.run(py, |core| core.read(Fh(fh), off, size))?;
         Ok(PyBytes::new(py, data.bytes()))
     }
@@ -342,16 +371,32 @@ impl Operations {
         Ok(list)
     }
 
-    fn _create<'py>(&self, py: Python<'py>, parent: u64, name: &[u8]) -> PyResult<(u64, Bound<'py, PyAny>)> {
+    fn _create<'py>(
+        &self,
+        py: Python<'py>,
+        parent: u64,
+        name: &[u8],
+    ) -> PyResult<(u64, Bound<'py, PyAny>)> {
         let (attr, fh) = self.run(py, |core| core.create(Ino(parent), name))?;
         Ok((fh.0, from_attr(py, &attr)?.into_any()))
     }
 
-    fn _mknod<'py>(&self, py: Python<'py>, parent: u64, name: &[u8], mode: u32) -> PyResult<Bound<'py, PyAny>> {
+    fn _mknod<'py>(
+        &self,
+        py: Python<'py>,
+        parent: u64,
+        name: &[u8],
+        mode: u32,
+    ) -> PyResult<Bound<'py, PyAny>> {
         self.attr(py, |core| core.mknod(Ino(parent), name, mode))
     }
 
-    fn _mkdir<'py>(&self, py: Python<'py>, parent: u64, name: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    fn _mkdir<'py>(
+        &self,
+        py: Python<'py>,
+        parent: u64,
+        name: &[u8],
+    ) -> PyResult<Bound<'py, PyAny>> {
         self.attr(py, |core| core.mkdir(Ino(parent), name))
     }
 
@@ -363,7 +408,14 @@ impl Operations {
         self.run(py, |core| core.rmdir(Ino(parent), name))
     }
 
-    fn _rename(&self, py: Python<'_>, parent: u64, name: &[u8], new_parent: u64, new_name: &[u8]) -> PyResult<()> {
+    fn _rename(
+        &self,
+        py: Python<'_>,
+        parent: u64,
+        name: &[u8],
+        new_parent: u64,
+        new_name: &[u8],
+    ) -> PyResult<()> {
         self.run(py, |core| core.rename(Ino(parent), name, Ino(new_parent), new_name))
     }
 

@@ -37,11 +37,7 @@ fn code_lines() -> Vec<(PathBuf, usize, String)> {
     assert!(files.len() > 5, "found too few sources to judge");
     let mut lines = Vec::new();
     for file in files {
-        for (number, line) in fs::read_to_string(&file)
-            .expect("utf-8")
-            .lines()
-            .enumerate()
-        {
+        for (number, line) in fs::read_to_string(&file).expect("utf-8").lines().enumerate() {
             let code = line.split("//").next().unwrap_or("").to_string();
             lines.push((file.clone(), number + 1, code));
         }

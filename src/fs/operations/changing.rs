@@ -42,9 +42,7 @@ impl<N: Node> Operations<N> {
         self.inodes.touch(node)?;
         let written = node.writeto(offset, data, self.retries())?;
         self.counters.write_ops.fetch_add(1, Ordering::Relaxed);
-        self.counters
-            .write
-            .fetch_add(u64::from(written), Ordering::Relaxed);
+        self.counters.write.fetch_add(u64::from(written), Ordering::Relaxed);
         Ok(written)
     }
 
@@ -103,11 +101,7 @@ impl<N: Node> Operations<N> {
     fn referenced_attr(&self, node: &N) -> Outcome<Attr> {
         let ino = node.inode()?.ok_or(Errno::EIO)?;
         let attr = self.attr_of(Ino(ino), node)?;
-        if self.inodes.reference(ino, node)? {
-            Ok(attr)
-        } else {
-            Err(Errno::EIO.into())
-        }
+        if self.inodes.reference(ino, node)? { Ok(attr) } else { Err(Errno::EIO.into()) }
     }
 
     /// Removes a file.

@@ -20,10 +20,7 @@ impl Cursor {
     /// Begins at an offset that the kernel gave: 0, or one handed out before.
     #[must_use]
     pub fn at(offset: u64) -> Self {
-        Cursor {
-            next: offset,
-            full: false,
-        }
+        Cursor { next: offset, full: false }
     }
 }
 
@@ -70,9 +67,8 @@ impl<N: Node> Operations<N> {
             return Err(Errno::ENOTDIR.into());
         };
         while !cursor.full {
-            let Some((name, node)) = usize::try_from(cursor.next)
-                .ok()
-                .and_then(|at| entries.get(at))
+            let Some((name, node)) =
+                usize::try_from(cursor.next).ok().and_then(|at| entries.get(at))
             else {
                 break;
             };

@@ -154,7 +154,11 @@ impl InodeCache {
     }
 
     /// The managed entries of that uuid (the interface of 2017; see `Inodes.find_by_uuid`).
-    fn find_by_uuid<'py>(&self, py: Python<'py>, uuid: Option<String>) -> PyResult<Bound<'py, PyList>> {
+    fn find_by_uuid<'py>(
+        &self,
+        py: Python<'py>,
+        uuid: Option<String>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let mut found = Vec::new();
         for_python(py, || {
             for inode in self.core.inodes() {

@@ -114,8 +114,8 @@ impl Inodes {
     fn _fsns(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         self.settings.lock().fsns.as_ref().map(|f| f.clone_ref(py))
     }
-    #[setter]
-    fn set__fsns(&self, value: Option<Py<PyAny>>) {
+    #[setter(_fsns)]
+    fn set_fsns(&self, value: Option<Py<PyAny>>) {
         let old = std::mem::replace(&mut self.settings.lock().fsns, value);
         drop(old);
     }
@@ -189,7 +189,11 @@ impl Inodes {
     }
 
     /// Gives a new entry its number; returns the entry.
-    fn add_entry<'py>(&self, py: Python<'py>, entry: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    fn add_entry<'py>(
+        &self,
+        py: Python<'py>,
+        entry: Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let node = AnyNode::new(&entry)?;
         for_python(py, || self.core.add(&node))?;
         Ok(entry)
@@ -224,7 +228,12 @@ impl Inodes {
 
     /// Has the kernel forget what `name` in a directory leads to; the directory is an entry (3.2.1)
     /// or an inode number (2017).
-    fn invalidate_entry(&self, py: Python<'_>, entry: &Bound<'_, PyAny>, name: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn invalidate_entry(
+        &self,
+        py: Python<'_>,
+        entry: &Bound<'_, PyAny>,
+        name: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         if let Some(parent) = Self::known(py, entry)? {
             notify::invalidate_entry(parent, &self.encode(py, name)?);
         }
@@ -234,7 +243,12 @@ impl Inodes {
     /// Does what is left to remove, then ends the table's own thread. Safe to call twice.
     fn begin_shutdown(&self, py: Python<'_>) -> PyResult<()> {
         let stop = || self.core.stop_removal();
-        if lock::is_held_by_me() { lock::released(py, stop) } else { py.detach(stop); Ok(()) }
+        if lock::is_held_by_me() {
+            lock::released(py, stop)
+        } else {
+            py.detach(stop);
+            Ok(())
+        }
     }
 
     /// Finalizes every entry, saving what is unsaved, and forgets them all.
@@ -250,7 +264,11 @@ impl Inodes {
     }
 
     /// The entries that stand for an Arvados uuid.
-    fn find_by_uuid<'py>(&self, py: Python<'py>, uuid: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    fn find_by_uuid<'py>(
+        &self,
+        py: Python<'py>,
+        uuid: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let found = match uuid.extract::<String>() {
             Ok(uuid) => self.core.find_by_uuid(&uuid),
             Err(_) => Vec::new(),

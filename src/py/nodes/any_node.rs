@@ -54,7 +54,12 @@ impl AnyNode {
                 is_instance(py, object, "arvados_fuse.fusefile", "FuseArvadosFile")?,
             ),
         };
-        Ok(AnyNode(Arc::new(Held { object: object.clone().unbind(), core, directory, collection_file })))
+        Ok(AnyNode(Arc::new(Held {
+            object: object.clone().unbind(),
+            core,
+            directory,
+            collection_file,
+        })))
     }
 
     /// The object.
@@ -91,13 +96,19 @@ impl AnyNode {
     /// of a kind that is never refreshed.
     fn answering(&self, shipped: &[Name]) -> Option<&Arc<NodeCore>> {
         let core = self.0.core.as_ref()?;
-        let ours = core.own(Name::EntriesTable) && shipped.iter().all(|name| core.own_or_shipped(*name));
+        let ours =
+            core.own(Name::EntriesTable) && shipped.iter().all(|name| core.own_or_shipped(*name));
         let fresh = || core.natural_staleness() && !core.state.is_stale();
         (ours && (core.never_refreshed() || fresh())).then_some(core)
     }
 }
 
-fn is_instance(py: Python<'_>, object: &Bound<'_, PyAny>, module: &str, class: &str) -> PyResult<bool> {
+fn is_instance(
+    py: Python<'_>,
+    object: &Bound<'_, PyAny>,
+    module: &str,
+    class: &str,
+) -> PyResult<bool> {
     match loaded_class(py, module, class)? {
         Some(class) => object.is_instance(&class),
         None => Ok(false),
@@ -396,7 +407,8 @@ impl Node for AnyNode {
         // Saving may take long: other requests go on meanwhile.
         self.call(|o| {
             let py = o.py();
-            let finalize = || Python::attach(|py| self.0.object.call_method0(py, "finalize").map(drop));
+            let finalize =
+                || Python::attach(|py| self.0.object.call_method0(py, "finalize").map(drop));
             if lock::is_held_by_me() { lock::released(py, finalize)? } else { finalize() }
         })
     }

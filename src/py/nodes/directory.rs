@@ -40,13 +40,21 @@ impl DirectoryNode {
         self.core.entries().unwrap_or_default()
     }
 
-    fn reference(&self, py: Python<'_>, name: &str, pick: impl Fn(&References) -> &Option<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+    fn reference(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        pick: impl Fn(&References) -> &Option<Py<PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
         let references = self.references.lock();
         pick(&references).as_ref().map(|r| r.clone_ref(py)).ok_or_else(|| no_attribute(name))
     }
 
     /// Runs `body` on the directory when it is fresh, keeping it in use meanwhile.
-    fn when_fresh<'py, T>(slf: &Bound<'py, Self>, body: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+    fn when_fresh<'py, T>(
+        slf: &Bound<'py, Self>,
+        body: impl FnOnce() -> PyResult<T>,
+    ) -> PyResult<T> {
         slf.call_method0("inc_use")?;
         let result = slf.call_method0("checkupdate").and_then(|_| body());
         slf.call_method0("dec_use")?;
@@ -100,7 +108,10 @@ impl DirectoryNode {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         let mut result = Ok(());
         if let Some(references) = self.references.try_lock() {
-            for reference in [&references.inodes, &references.enable_write, &references.filters].into_iter().flatten() {
+            for reference in [&references.inodes, &references.enable_write, &references.filters]
+                .into_iter()
+                .flatten()
+            {
                 visit.call(reference)?;
             }
         }
@@ -133,8 +144,8 @@ impl DirectoryNode {
     fn _enable_write(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.reference(py, "_enable_write", |r| &r.enable_write)
     }
-    #[setter]
-    fn set__enable_write(&self, value: Py<PyAny>) {
+    #[setter(_enable_write)]
+    fn set_enable_write(&self, value: Py<PyAny>) {
         let old = self.references.lock().enable_write.replace(value);
         drop(old);
     }
@@ -142,8 +153,8 @@ impl DirectoryNode {
     fn _filters(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.reference(py, "_filters", |r| &r.filters)
     }
-    #[setter]
-    fn set__filters(&self, value: Py<PyAny>) {
+    #[setter(_filters)]
+    fn set_filters(&self, value: Py<PyAny>) {
         let old = self.references.lock().filters.replace(value);
         drop(old);
     }
@@ -151,8 +162,8 @@ impl DirectoryNode {
     fn _entries(&self) -> Entries {
         Entries { table: self.table() }
     }
-    #[setter]
-    fn set__entries(&self, mapping: &Bound<'_, PyAny>) -> PyResult<()> {
+    #[setter(_entries)]
+    fn set_entries(&self, mapping: &Bound<'_, PyAny>) -> PyResult<()> {
         let new: Dentries<AnyNode> = Dentries::default();
         new.replace(table_from(mapping)?);
         if let Some(table) = &self.core.table {
@@ -165,20 +176,24 @@ impl DirectoryNode {
     fn _listing_complete(&self) -> bool {
         self.core.state.listing_complete.load(Relaxed)
     }
-    #[setter]
-    fn set__listing_complete(&self, value: bool) {
+    #[setter(_listing_complete)]
+    fn set_listing_complete(&self, value: bool) {
         self.core.state.listing_complete.store(value, Relaxed);
     }
 
     fn __getitem__(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         Self::when_fresh(slf, || {
             let found = item.extract::<String>().ok().and_then(|name| slf.get().table().get(&name));
-            found.map(|node| node.object(slf.py())).ok_or_else(|| PyKeyError::new_err(item.clone().unbind()))
+            found
+                .map(|node| node.object(slf.py()))
+                .ok_or_else(|| PyKeyError::new_err(item.clone().unbind()))
         })
     }
 
     fn __contains__(slf: &Bound<'_, Self>, k: &Bound<'_, PyAny>) -> PyResult<bool> {
-        Self::when_fresh(slf, || Ok(k.extract::<String>().is_ok_and(|name| slf.get().table().contains(&name))))
+        Self::when_fresh(slf, || {
+            Ok(k.extract::<String>().is_ok_and(|name| slf.get().table().contains(&name)))
+        })
     }
 
     fn __len__(slf: &Bound<'_, Self>) -> PyResult<usize> {
@@ -286,7 +301,11 @@ impl DirectoryNode {
     /// Those of the directory's filters that concern `subtype`; with `qualified`, under their
     /// qualified names (`collections.name`).
     #[pyo3(signature = (subtype, *, qualified))]
-    fn _filters_for<'py>(slf: &Bound<'py, Self>, subtype: &str, qualified: bool) -> PyResult<Bound<'py, PyAny>> {
+    fn _filters_for<'py>(
+        slf: &Bound<'py, Self>,
+        subtype: &str,
+        qualified: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let list = PyList::empty(slf.py());
         for filter in slf.getattr("_filters")?.try_iter()? {
             let filter = filter?;
@@ -356,7 +375,12 @@ impl DirectoryNode {
 
     /// Moves `name_old` of directory `src` to `name_new` in this one.
     #[allow(unused_variables)]
-    fn rename(&self, name_old: &Bound<'_, PyAny>, name_new: &Bound<'_, PyAny>, src: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn rename(
+        &self,
+        name_old: &Bound<'_, PyAny>,
+        name_new: &Bound<'_, PyAny>,
+        src: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         Err(PyNotImplementedError::new_err(()))
     }
 }

@@ -107,7 +107,12 @@ impl Entries {
 
     /// The entry of that name, or `default`.
     #[pyo3(signature = (name, default=None))]
-    fn get(&self, py: Python<'_>, name: &Bound<'_, PyAny>, default: Option<Py<PyAny>>) -> Option<Py<PyAny>> {
+    fn get(
+        &self,
+        py: Python<'_>,
+        name: &Bound<'_, PyAny>,
+        default: Option<Py<PyAny>>,
+    ) -> Option<Py<PyAny>> {
         let found = name.extract::<String>().ok().and_then(|name| self.table.get(&name));
         object(py, found).or(default)
     }
@@ -129,12 +134,18 @@ impl Entries {
     /// Raises KeyError where the table is empty.
     fn popitem(&self, py: Python<'_>) -> PyResult<(String, Py<PyAny>)> {
         let name = self.table.names().pop();
-        let popped = name.and_then(|name| self.table.remove(&name).map(|node| (name.into(), node.object(py))));
+        let popped = name
+            .and_then(|name| self.table.remove(&name).map(|node| (name.into(), node.object(py))));
         popped.ok_or_else(|| PyKeyError::new_err("popitem(): the directory is empty"))
     }
 
     /// The entry of that name; where there is none, `default` is put there.
-    fn setdefault(&self, py: Python<'_>, name: &str, default: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    fn setdefault(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        default: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
         if let Some(node) = self.table.get(name) {
             return Ok(node.object(py));
         }

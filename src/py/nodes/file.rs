@@ -58,7 +58,13 @@ impl FileNode {
     /// Up to `size` bytes from offset `off`.
     #[pyo3(signature = (off, size, num_retries=0))]
     #[allow(unused_variables)]
-    fn readfrom<'py>(&self, py: Python<'py>, off: u64, size: u64, num_retries: u32) -> Bound<'py, PyBytes> {
+    fn readfrom<'py>(
+        &self,
+        py: Python<'py>,
+        off: u64,
+        size: u64,
+        num_retries: u32,
+    ) -> Bound<'py, PyBytes> {
         PyBytes::new(py, b"")
     }
 

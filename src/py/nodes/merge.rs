@@ -51,7 +51,9 @@ pub fn merge(
     for (name, item) in &wanted {
         let Some(node) = table.get(name) else { continue };
         let object = node.object(py).into_bound(py);
-        if same.call1((&object, item))?.is_truthy()? && object.getattr("parent_inode")?.eq(&own_inode)? {
+        if same.call1((&object, item))?.is_truthy()?
+            && object.getattr("parent_inode")?.eq(&own_inode)?
+        {
             kept.insert(name.as_str());
             cache.call_method1("touch", (&object,))?;
         }

@@ -97,12 +97,17 @@ impl Node {
 }
 
 /// Python's own way of assigning (or, with no value, deleting) an attribute.
-fn generic_setattr(object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>, value: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+fn generic_setattr(
+    object: &Bound<'_, PyAny>,
+    name: &Bound<'_, PyString>,
+    value: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
     let value = value.map_or(std::ptr::null_mut(), Bound::as_ptr);
     // SAFETY: all three are live for the call (value may be null, which means delete), the GIL is
     // held, and PyObject_GenericSetAttr neither steals nor keeps what it does not own.
     #[allow(unsafe_code)]
-    let result = unsafe { pyo3::ffi::PyObject_GenericSetAttr(object.as_ptr(), name.as_ptr(), value) };
+    let result =
+        unsafe { pyo3::ffi::PyObject_GenericSetAttr(object.as_ptr(), name.as_ptr(), value) };
     if result == 0 { Ok(()) } else { Err(PyErr::fetch(object.py())) }
 }
 
@@ -111,14 +116,22 @@ impl Node {
     #[new]
     #[classmethod]
     #[pyo3(signature = (*_args, **_kwargs))]
-    fn new(cls: &Bound<'_, PyType>, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+    fn new(
+        cls: &Bound<'_, PyType>,
+        _args: &Bound<'_, PyTuple>,
+        _kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
         Ok(Node { core: NodeCore::new(cls, false)? })
     }
 
     #[pyo3(signature = (*_args, **_kwargs))]
     fn __init__(&self, _args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) {}
 
-    fn __setattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn __setattr__(
+        slf: &Bound<'_, Self>,
+        name: &Bound<'_, PyString>,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
         generic_setattr(slf.as_any(), name, Some(value))?;
         slf.get().core.instance.look(slf.as_any(), &name.to_string_lossy())
     }
@@ -148,8 +161,8 @@ impl Node {
     fn _stale(&self) -> bool {
         self.state().marked_stale()
     }
-    #[setter]
-    fn set__stale(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    #[setter(_stale)]
+    fn set_stale(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         self.state().mark_stale(value.is_truthy()?);
         Ok(())
     }
@@ -157,8 +170,8 @@ impl Node {
     fn _poll(&self) -> bool {
         self.state().poll.load(Relaxed)
     }
-    #[setter]
-    fn set__poll(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    #[setter(_poll)]
+    fn set_poll(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
         self.state().poll.store(value.is_truthy()?, Relaxed);
         Ok(())
     }
@@ -166,32 +179,32 @@ impl Node {
     fn _last_update(&self) -> f64 {
         self.state().last_update.load()
     }
-    #[setter]
-    fn set__last_update(&self, value: f64) {
+    #[setter(_last_update)]
+    fn set_last_update(&self, value: f64) {
         self.state().last_update.store(value);
     }
     #[getter]
     fn _atime(&self) -> f64 {
         self.state().atime.load()
     }
-    #[setter]
-    fn set__atime(&self, value: f64) {
+    #[setter(_atime)]
+    fn set_atime(&self, value: f64) {
         self.state().atime.store(value);
     }
     #[getter]
     fn _mtime(&self) -> f64 {
         self.state().mtime.load()
     }
-    #[setter]
-    fn set__mtime(&self, value: f64) {
+    #[setter(_mtime)]
+    fn set_mtime(&self, value: f64) {
         self.state().mtime.store(value);
     }
     #[getter]
     fn _poll_time(&self) -> f64 {
         self.state().poll_time.load()
     }
-    #[setter]
-    fn set__poll_time(&self, value: f64) {
+    #[setter(_poll_time)]
+    fn set_poll_time(&self, value: f64) {
         self.state().poll_time.store(value);
     }
     #[getter]

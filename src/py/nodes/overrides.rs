@@ -142,14 +142,18 @@ impl ClassInfo {
 /// `__setattr__` and `__getattribute__`.
 fn is_core(class: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = class.py();
-    Ok(class.is(&py.get_type::<super::node::Node>())
-        || class.is(&py.get_type::<super::file::FileNode>())
-        || class.is(&py.get_type::<super::directory::DirectoryNode>())
-        || class.is(&py.get_type::<PyAny>()))
+    Ok(class.is(py.get_type::<super::node::Node>())
+        || class.is(py.get_type::<super::file::FileNode>())
+        || class.is(py.get_type::<super::directory::DirectoryNode>())
+        || class.is(py.get_type::<PyAny>()))
 }
 
 /// The class `name` of a module of ours, if that module is loaded.
-pub fn loaded_class<'py>(py: Python<'py>, module: &str, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+pub fn loaded_class<'py>(
+    py: Python<'py>,
+    module: &str,
+    name: &str,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
     let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
     match modules.get_item(module)? {
         Some(module) => module.getattr_opt(name),
@@ -164,8 +168,10 @@ fn is_collection_file(py: Python<'_>, class: &Bound<'_, PyType>) -> PyResult<boo
     }
 }
 
+type Classes = HashMap<usize, (Py<PyType>, Arc<ClassInfo>)>;
+
 /// Classes met so far, by address; the class is kept, so that no other gets its address.
-static CLASSES: Mutex<Option<HashMap<usize, (Py<PyType>, Arc<ClassInfo>)>>> = Mutex::new(None);
+static CLASSES: Mutex<Option<Classes>> = Mutex::new(None);
 /// Functions marked with `final_when_fresh`; kept, so that no other gets their address.
 static SHIPPED: Mutex<Vec<Py<PyAny>>> = Mutex::new(Vec::new());
 

@@ -34,7 +34,9 @@ pub fn errno_of(py: Python<'_>, error: PyErr) -> Errno {
     if error.is_instance_of::<PyNotImplementedError>(py) {
         return Errno::ENOTSUP;
     }
-    for (class, what) in [("KeepWriteError", "Keep write error"), ("NotFoundError", "Block not found error")] {
+    for (class, what) in
+        [("KeepWriteError", "Keep write error"), ("NotFoundError", "Block not found error")]
+    {
         if let Ok(Some(class)) = loaded_class(py, "arvados.errors", class)
             && error.is_instance(py, &class)
         {

@@ -94,7 +94,12 @@ impl FileHandles {
 
     /// The handle of that number, or `default`.
     #[pyo3(signature = (fh, default=None))]
-    fn get<'py>(&self, py: Python<'py>, fh: u64, default: Option<Bound<'py, PyAny>>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    fn get<'py>(
+        &self,
+        py: Python<'py>,
+        fh: u64,
+        default: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         Ok(self.describe(py, fh)?.or(default))
     }
 }

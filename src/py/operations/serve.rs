@@ -12,13 +12,14 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use super::exceptions::errno_of;
 use super::Overrides;
+use super::exceptions::errno_of;
 use crate::fs::metrics::Op;
 use crate::fs::node::Outcome;
 use crate::fs::operations::{Cursor, Operations as Core};
 use crate::fs::{
-    Attr, Caller, DirSink, Errno, Fh, FileSystem, Halt, Ino, Opened, ReadReply, Result, SetAttr, StatFs,
+    Attr, Caller, DirSink, Errno, Fh, FileSystem, Halt, Ino, Opened, ReadReply, Result, SetAttr,
+    StatFs,
 };
 use crate::py::clock;
 use crate::py::gil::{Company, exception};
@@ -35,7 +36,11 @@ pub struct Served {
 
 impl Served {
     /// Serves `ops`, whose core and overrides these are.
-    pub fn new(ops: &Bound<'_, PyAny>, core: Arc<Core<AnyNode>>, overrides: Arc<Overrides>) -> Self {
+    pub fn new(
+        ops: &Bound<'_, PyAny>,
+        core: Arc<Core<AnyNode>>,
+        overrides: Arc<Overrides>,
+    ) -> Self {
         Served { core, overrides, python: PythonFs::new(ops.clone().unbind()) }
     }
 
@@ -125,7 +130,14 @@ impl FileSystem for Served {
         self.python.readlink(caller, ino)
     }
 
-    fn mknod(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32, rdev: u32) -> Result<Attr> {
+    fn mknod(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        rdev: u32,
+    ) -> Result<Attr> {
         if self.through_python(Op::Mknod) {
             return self.python.mknod(caller, parent, name, mode, rdev);
         }
@@ -160,7 +172,14 @@ impl FileSystem for Served {
         self.native(Op::Symlink, |core| core.unsupported(Errno::ENOSYS))
     }
 
-    fn rename(&self, caller: &Caller, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8]) -> Result<()> {
+    fn rename(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+    ) -> Result<()> {
         if self.overrides.has(Op::Rename) {
             return self.python.rename(caller, parent, name, new_parent, new_name);
         }
@@ -263,7 +282,14 @@ impl FileSystem for Served {
         self.native(Op::Statfs, |core| Ok(core.statfs()))
     }
 
-    fn setxattr(&self, caller: &Caller, ino: Ino, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+    fn setxattr(
+        &self,
+        caller: &Caller,
+        ino: Ino,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+    ) -> Result<()> {
         if self.overrides.has(Op::Setxattr) || name == b"fuse_stacktrace" {
             return self.python.setxattr(caller, ino, name, value, flags);
         }
@@ -298,7 +324,14 @@ impl FileSystem for Served {
         self.native(Op::Access, |core| core.access(mask))
     }
 
-    fn create(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32, flags: i32) -> Result<(Attr, Opened)> {
+    fn create(
+        &self,
+        caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        flags: i32,
+    ) -> Result<(Attr, Opened)> {
         if self.through_python(Op::Create) {
             return self.python.create(caller, parent, name, mode, flags);
         }

@@ -1,0 +1,681 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! From the kernel's requests to calls on a [`FileSystem`], and from what it answers to replies.
+//!
+//! Each method decodes, makes one call, replies. A panic in that call is logged with the name of
+//! the request; the reply, dropped on the way, answers `EIO`, and the mount lives on.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    AccessFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::options::Options;
+use crate::fs::{
+    Attr, Caller, Errno, Fh, FileSystem, Ino, Opened, Result, SetAttr, SinkFull, Timestamp,
+};
+
+/// Largest write request: what the kernel allows without a raised fs.fuse.max_pages_limit.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// A [`FileSystem`] as fuser calls it.
+pub struct Adapter {
+    fs: Arc<dyn FileSystem>,
+    options: Options,
+}
+
+impl Adapter {
+    /// Serves `fs` on the terms of `options`.
+    pub fn new(fs: Arc<dyn FileSystem>, options: Options) -> Self {
+        Adapter { fs, options }
+    }
+}
+
+/// Runs one request; a panic stays inside.
+fn guarded(operation: &'static str, body: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(body)).is_err() {
+        log::error!("panic while answering {operation}: EIO");
+    }
+}
+
+fn errno(errno: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(errno.raw())
+}
+
+fn caller(request: &Request, umask: u32) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid(), umask }
+}
+
+fn ino(number: INodeNo) -> Ino {
+    Ino(number.0)
+}
+
+fn fh(handle: FileHandle) -> Fh {
+    Fh(handle.0)
+}
+
+fn system_time(time: Timestamp) -> SystemTime {
+    let offset = Duration::from_nanos(u64::try_from(time.0.unsigned_abs()).unwrap_or(u64::MAX));
+    let moved =
+        if time.0 < 0 { UNIX_EPOCH.checked_sub(offset) } else { UNIX_EPOCH.checked_add(offset) };
+    moved.unwrap_or(UNIX_EPOCH)
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    let nanos = |d: Duration| i128::try_from(d.as_nanos()).unwrap_or(i128::MAX);
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => Timestamp(nanos(after)),
+        Err(before) => Timestamp(-nanos(before.duration())),
+    }
+}
+
+fn time_or_now(time: TimeOrNow) -> Timestamp {
+    match time {
+        TimeOrNow::SpecificTime(time) => timestamp(time),
+        TimeOrNow::Now => timestamp(SystemTime::now()),
+    }
+}
+
+fn kind(mode: u32) -> FileType {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::NamedPipe,
+        libc::S_IFCHR => FileType::CharDevice,
+        libc::S_IFBLK => FileType::BlockDevice,
+        libc::S_IFSOCK => FileType::Socket,
+        _ => FileType::RegularFile,
+    }
+}
+
+fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: kind(attr.mode),
+        perm: u16::try_from(attr.mode & 0o7777).unwrap_or_default(),
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: attr.blksize,
+        flags: 0,
+    }
+}
+
+/// For replies that carry one period for both: the kernel may keep neither longer than it may.
+fn shorter_timeout(attr: &Attr) -> Duration {
+    attr.entry_timeout.min(attr.attr_timeout)
+}
+
+fn reply_entry(reply: ReplyEntry, result: Result<Attr>) {
+    match result {
+        Ok(attr) => reply.entry_with_ttls(
+            &attr.entry_timeout,
+            &attr.attr_timeout,
+            &file_attr(&attr),
+            Generation(attr.generation),
+        ),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, result: Result<Attr>) {
+    match result {
+        Ok(attr) => reply.attr(&attr.attr_timeout, &file_attr(&attr)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, result: Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+fn open_flags(opened: Opened) -> FopenFlags {
+    if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+}
+
+fn reply_open(reply: ReplyOpen, result: Result<Opened>) {
+    match result {
+        Ok(opened) => reply.opened(FileHandle(opened.fh.0), open_flags(opened)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// The two questions of getxattr(2) and listxattr(2): how long (size 0), and what.
+fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
+    match result {
+        Ok(value) => match u32::try_from(value.len()) {
+            Ok(length) if size == 0 => reply.size(length),
+            Ok(length) if length <= size => reply.data(&value),
+            _ => reply.error(fuser::Errno::ERANGE),
+        },
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let offered = config.capabilities();
+        let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS | InitFlags::FUSE_AUTO_INVAL_DATA;
+        if !self.options.sync_read {
+            wanted |= InitFlags::FUSE_ASYNC_READ;
+        }
+        if self.fs.has_readdirplus() {
+            wanted |= InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;
+        }
+        // What this kernel does not offer, it does without.
+        let _ = config.add_capabilities(wanted & offered);
+        let _ = config
+            .set_max_write(self.options.max_write.unwrap_or(MAX_WRITE).clamp(4096, MAX_WRITE));
+        if let Some(bytes) = self.options.max_readahead {
+            let _ = config.set_max_readahead(bytes).or_else(|most| config.set_max_readahead(most));
+        }
+        let _ = config.set_max_background(self.options.max_background.unwrap_or(64));
+        guarded("init", || self.fs.init());
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        guarded("destroy", || self.fs.destroy());
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        guarded("lookup", || {
+            reply_entry(reply, self.fs.lookup(&caller(req, 0), ino(parent), name.as_bytes()));
+        });
+    }
+
+    fn forget(&self, _req: &Request, number: INodeNo, nlookup: u64) {
+        guarded("forget", || self.fs.forget(&[(ino(number), nlookup)]));
+    }
+
+    fn getattr(&self, req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        guarded("getattr", || reply_attr(reply, self.fs.getattr(&caller(req, 0), ino(number))));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        number: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<fuser::BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        guarded("setattr", || {
+            let set = SetAttr {
+                mode,
+                uid,
+                gid,
+                size,
+                atime: atime.map(time_or_now),
+                mtime: mtime.map(time_or_now),
+                ctime: ctime.map(timestamp),
+            };
+            reply_attr(reply, self.fs.setattr(&caller(req, 0), ino(number), &set, handle.map(fh)));
+        });
+    }
+
+    fn readlink(&self, req: &Request, number: INodeNo, reply: ReplyData) {
+        guarded("readlink", || match self.fs.readlink(&caller(req, 0), ino(number)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno(error)),
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        guarded("mknod", || {
+            let made = self.fs.mknod(&caller(req, umask), ino(parent), name.as_bytes(), mode, rdev);
+            reply_entry(reply, made);
+        });
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        guarded("mkdir", || {
+            let made = self.fs.mkdir(&caller(req, umask), ino(parent), name.as_bytes(), mode);
+            reply_entry(reply, made);
+        });
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("unlink", || {
+            reply_empty(reply, self.fs.unlink(&caller(req, 0), ino(parent), name.as_bytes()));
+        });
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("rmdir", || {
+            reply_empty(reply, self.fs.rmdir(&caller(req, 0), ino(parent), name.as_bytes()));
+        });
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        guarded("symlink", || {
+            let target = target.as_os_str().as_bytes();
+            reply_entry(
+                reply,
+                self.fs.symlink(&caller(req, 0), ino(parent), link_name.as_bytes(), target),
+            );
+        });
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        guarded("rename", || {
+            if !flags.is_empty() {
+                return reply.error(fuser::Errno::EINVAL);
+            }
+            let (from, to) = (name.as_bytes(), newname.as_bytes());
+            reply_empty(
+                reply,
+                self.fs.rename(&caller(req, 0), ino(parent), from, ino(newparent), to),
+            );
+        });
+    }
+
+    fn link(
+        &self,
+        req: &Request,
+        number: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        guarded("link", || {
+            let made =
+                self.fs.link(&caller(req, 0), ino(number), ino(newparent), newname.as_bytes());
+            reply_entry(reply, made);
+        });
+    }
+
+    fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        guarded("open", || reply_open(reply, self.fs.open(&caller(req, 0), ino(number), flags.0)));
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        guarded("read", || {
+            let answer = Box::new(move |result: Result<&[u8]>| match result {
+                Ok(data) => reply.data(data),
+                Err(error) => reply.error(errno(error)),
+            });
+            self.fs.read(ino(number), fh(handle), offset, size, answer);
+        });
+    }
+
+    fn write(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        guarded("write", || match self.fs.write(ino(number), fh(handle), offset, data) {
+            Ok(written) => reply.written(written),
+            Err(error) => reply.error(errno(error)),
+        });
+    }
+
+    fn flush(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        guarded("flush", || reply_empty(reply, self.fs.flush(ino(number), fh(handle))));
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        guarded("release", || reply_empty(reply, self.fs.release(ino(number), fh(handle))));
+    }
+
+    fn fsync(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        guarded("fsync", || reply_empty(reply, self.fs.fsync(ino(number), fh(handle), datasync)));
+    }
+
+    fn opendir(&self, req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        guarded("opendir", || match self.fs.opendir(&caller(req, 0), ino(number)) {
+            // The listing is the file system's; the kernel's page cache has no part in it.
+            Ok(opened) => reply.opened(FileHandle(opened.fh.0), FopenFlags::empty()),
+            Err(error) => reply.error(errno(error)),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        guarded("readdir", || {
+            let listed =
+                self.fs.readdir(ino(number), fh(handle), offset, &mut |name, attr, next| {
+                    let full = reply.add(
+                        INodeNo(attr.ino.0),
+                        next,
+                        kind(attr.mode),
+                        OsStr::from_bytes(name),
+                    );
+                    if full { Err(SinkFull) } else { Ok(()) }
+                });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        guarded("readdirplus", || {
+            let mut taken = 0_u64;
+            let listed =
+                self.fs.readdirplus(ino(number), fh(handle), offset, &mut |name, attr, next| {
+                    let full = reply.add(
+                        INodeNo(attr.ino.0),
+                        next,
+                        OsStr::from_bytes(name),
+                        &shorter_timeout(attr),
+                        &file_attr(attr),
+                        Generation(attr.generation),
+                    );
+                    if full {
+                        return Err(SinkFull);
+                    }
+                    taken += 1;
+                    Ok(())
+                });
+            match listed {
+                // Entries given out already count as looked up: they have to arrive. The error
+                // comes again when the kernel asks for what follows them.
+                Err(error) if taken == 0 => reply.error(errno(error)),
+                _ => reply.ok(),
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        guarded("releasedir", || reply_empty(reply, self.fs.releasedir(ino(number), fh(handle))));
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        guarded("fsyncdir", || {
+            reply_empty(reply, self.fs.fsyncdir(ino(number), fh(handle), datasync))
+        });
+    }
+
+    fn statfs(&self, req: &Request, _number: INodeNo, reply: ReplyStatfs) {
+        guarded("statfs", || match self.fs.statfs(&caller(req, 0)) {
+            Ok(s) => reply.statfs(
+                s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namemax, s.frsize,
+            ),
+            Err(error) => reply.error(errno(error)),
+        });
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        number: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        guarded("setxattr", || {
+            #[cfg(feature = "fault-injection")]
+            assert!(name != "user.panic", "asked for by fault injection");
+            reply_empty(
+                reply,
+                self.fs.setxattr(&caller(req, 0), ino(number), name.as_bytes(), value, flags),
+            );
+        });
+    }
+
+    fn getxattr(&self, req: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        guarded("getxattr", || {
+            reply_xattr(
+                reply,
+                size,
+                self.fs.getxattr(&caller(req, 0), ino(number), name.as_bytes()),
+            );
+        });
+    }
+
+    fn listxattr(&self, req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
+        guarded("listxattr", || {
+            let names = self.fs.listxattr(&caller(req, 0), ino(number)).map(|names| {
+                names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect()
+            });
+            reply_xattr(reply, size, names);
+        });
+    }
+
+    fn removexattr(&self, req: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        guarded("removexattr", || {
+            reply_empty(reply, self.fs.removexattr(&caller(req, 0), ino(number), name.as_bytes()));
+        });
+    }
+
+    fn access(&self, req: &Request, number: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        guarded("access", || {
+            reply_empty(reply, self.fs.access(&caller(req, 0), ino(number), mask.bits()));
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        guarded("create", || {
+            match self.fs.create(&caller(req, umask), ino(parent), name.as_bytes(), mode, flags) {
+                Ok((attr, opened)) => reply.created(
+                    &shorter_timeout(&attr),
+                    &file_attr(&attr),
+                    Generation(attr.generation),
+                    FileHandle(opened.fh.0),
+                    open_flags(opened),
+                ),
+                Err(error) => reply.error(errno(error)),
+            }
+        });
+    }
+
+    // Requests that no file system of ours answers. The kernel does without, and does not ask for
+    // most of them again.
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(fuser::Errno::ENOTTY);
+    }
+
+    fn bmap(&self, _req: &Request, _number: INodeNo, _blocksize: u32, _idx: u64, reply: ReplyBmap) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn poll(
+        &self,
+        _req: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        _number: INodeNo,
+        _handle: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        _fh_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _fh_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+}

@@ -1,0 +1,255 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Mounting and unmounting.
+//!
+//! As root by mount(2); otherwise through the setuid helper fusermount3 (or fusermount), which
+//! hands the opened device over a socket (fuse3's util/fusermount.c).
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::mount::{MntFlags, mount, umount2};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
+};
+use nix::unistd::{getgid, getuid};
+
+use super::options::Options;
+
+/// The helpers that mount for ordinary users, the one preferred first.
+const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
+
+/// A mount that is nobody's yet: its requests wait until a session serves them.
+#[derive(Debug)]
+pub struct Mount {
+    /// The kernel's end of the conversation.
+    pub device: OwnedFd,
+    /// Where it is mounted: absolute, without symbolic links.
+    pub path: PathBuf,
+    /// Minor device number; names the connection in /sys/fs/fuse/connections.
+    pub minor: Option<u64>,
+}
+
+/// Mounts a fuse file system at a directory, without starting a thread and without waiting for
+/// anybody to serve it.
+///
+/// # Errors
+/// Names the mount point and what is wrong with it, or what is missing for mounting.
+pub fn mount_at(path: &Path, options: &Options) -> io::Result<Mount> {
+    let real = path.canonicalize().map_err(|e| at(path, "mount point", e))?;
+    let metadata = real.metadata().map_err(|e| at(path, "mount point", e))?;
+    let device = match mount_directly(&real, metadata.mode(), options) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            through_helper(&real, options)?
+        }
+        result => result.map_err(|e| at(&real, "cannot mount at", e))?,
+    };
+    let minor = minor_of(&real);
+    Ok(Mount { device, path: real, minor })
+}
+
+fn at(path: &Path, what: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+}
+
+fn mount_directly(path: &Path, mode: u32, options: &Options) -> io::Result<OwnedFd> {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open("/dev/fuse")
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => io::Error::other(
+                "/dev/fuse does not exist: load the kernel module fuse (modprobe fuse), or give the container the device",
+            ),
+            _ => e,
+        })?;
+    let mut data = format!(
+        "fd={},rootmode={:o},user_id={},group_id={}",
+        device.as_raw_fd(),
+        mode & libc::S_IFMT,
+        getuid(),
+        getgid()
+    );
+    for option in &options.kernel {
+        data.push(',');
+        data.push_str(option);
+    }
+    mount(
+        Some(options.source().as_str()),
+        path,
+        Some(options.fstype().as_str()),
+        options.flags,
+        Some(data.as_str()),
+    )?;
+    Ok(OwnedFd::from(device))
+}
+
+fn through_helper(path: &Path, options: &Options) -> io::Result<OwnedFd> {
+    for helper in HELPERS {
+        // Without SOCK_CLOEXEC: the helper inherits its end.
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty())?;
+        fcntl(&ours, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        let child = Command::new(helper)
+            .arg("-o")
+            .arg(options.for_fusermount())
+            .arg("--")
+            .arg(path)
+            .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let child = match child {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            child => child?,
+        };
+        drop(theirs);
+        let device = receive_fd(&ours);
+        let output = child.wait_with_output()?;
+        return match device {
+            Ok(Some(device)) => {
+                fcntl(&device, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+                Ok(device)
+            }
+            _ => Err(io::Error::other(format!(
+                "cannot mount at {}: {}",
+                path.display(),
+                String::from_utf8_lossy(&output.stderr).trim()
+            ))),
+        };
+    }
+    Err(io::Error::new(
+        io::ErrorKind::NotFound,
+        "cannot mount: not permitted to call mount(2), and neither fusermount3 nor fusermount is installed (Debian's package fuse3 has them)",
+    ))
+}
+
+fn receive_fd(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    let mut byte = [0_u8; 1];
+    let mut buffers = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(i32);
+    let message =
+        recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::empty())?;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(fds) = control
+            && let Some(fd) = fds.first()
+        {
+            // SAFETY: the kernel has just installed this descriptor for us; nobody else owns it.
+            #[allow(unsafe_code)]
+            return Ok(Some(unsafe { OwnedFd::from_raw_fd(*fd) }));
+        }
+    }
+    Ok(None)
+}
+
+/// The minor device number of the mount at a path, from the mount table: stat(2) would ask the
+/// file system, which nobody serves yet.
+fn minor_of(path: &Path) -> Option<u64> {
+    mounts().ok()?.into_iter().rev().find(|(_, at)| at == path).map(|(minor, _)| minor)
+}
+
+/// Minor device number and mount point of every fuse mount that this process sees.
+fn mounts() -> io::Result<Vec<(u64, PathBuf)>> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(table
+        .lines()
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            let kind =
+                fields.iter().position(|f| *f == "-").and_then(|dash| fields.get(dash + 1))?;
+            let (major, minor) = fields.get(2)?.split_once(':')?;
+            let fuse = *kind == "fuse" || kind.starts_with("fuse.");
+            (fuse && major == "0")
+                .then(|| Some((minor.parse().ok()?, unescape(fields.get(4)?))))
+                .flatten()
+        })
+        .collect())
+}
+
+/// Undoes the octal escapes of the mount table (space, tab, newline, backslash).
+fn unescape(field: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let bytes = field.as_bytes();
+    let mut plain = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let code = (bytes[i] == b'\\')
+            .then(|| field.get(i + 1..i + 4).and_then(|octal| u8::from_str_radix(octal, 8).ok()))
+            .flatten();
+        match code {
+            Some(byte) => {
+                plain.push(byte);
+                i += 4;
+            }
+            None => {
+                plain.push(bytes[i]);
+                i += 1;
+            }
+        }
+    }
+    std::ffi::OsString::from_vec(plain).into()
+}
+
+/// Takes the mount out of the tree, if it is still there; users that have files open keep them.
+pub fn detach(path: &Path, minor: Option<u64>) {
+    let ours = || match (mounts(), minor) {
+        (Ok(mounts), Some(minor)) => mounts.iter().any(|(m, at)| *m == minor && at == path),
+        (Ok(mounts), None) => mounts.iter().any(|(_, at)| at == path),
+        (Err(_), _) => true,
+    };
+    if !ours() {
+        return;
+    }
+    match umount2(path, MntFlags::MNT_DETACH) {
+        Ok(()) => {}
+        Err(nix::errno::Errno::EPERM) => {
+            for helper in HELPERS {
+                let run = Command::new(helper).args(["-u", "-q", "-z", "--"]).arg(path).status();
+                if run.is_ok() {
+                    return;
+                }
+            }
+            log::warn!("cannot unmount {}: not permitted, and no fusermount", path.display());
+        }
+        Err(error) => log::warn!("cannot unmount {}: {error}", path.display()),
+    }
+}
+
+/// Ends the conversation with the kernel: whoever waits for an answer gets ECONNABORTED.
+pub fn abort(minor: u64) {
+    let control = format!("/sys/fs/fuse/connections/{minor}/abort");
+    if let Ok(file) = File::options().write(true).open(control) {
+        use std::io::Write;
+        let mut file = file;
+        let _ = file.write_all(b"1");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{mount_at, unescape};
+    use crate::fuse::options::Options;
+    use std::path::Path;
+
+    #[test]
+    fn mount_table_escapes() {
+        assert_eq!(unescape("/a\\040b\\134c"), Path::new("/a b\\c"));
+        assert_eq!(unescape("/plain\\04"), Path::new("/plain\\04"));
+    }
+
+    #[test]
+    fn a_missing_mount_point_is_named() {
+        let options = Options::parse([]).unwrap();
+        let error = mount_at(Path::new("/nonexistent/mnt"), &options).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/mnt"), "{error}");
+    }
+}

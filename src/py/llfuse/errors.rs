@@ -1,0 +1,61 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! `llfuse.FUSEError`, and which errno an exception in a handler becomes.
+
+use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyRuntimeError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+use crate::fs::Errno;
+use crate::py::inodes::company::log_exception;
+
+static FUSE_ERROR: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+
+fn fuse_error_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    FUSE_ERROR.import(py, "llfuse._errors", "FUSEError")
+}
+
+/// `llfuse.FUSEError` with that errno.
+#[must_use]
+pub fn fuse_error(errno: Errno) -> PyErr {
+    Python::attach(|py| {
+        let made = fuse_error_class(py).and_then(|class| class.call1((errno.raw(),)));
+        match made {
+            Ok(error) => PyErr::from_value(error),
+            Err(_) => PyRuntimeError::new_err(format!("FUSE error {errno}")),
+        }
+    })
+}
+
+/// The errno of a `FUSEError`; none for any other exception.
+#[must_use]
+pub fn fuse_errno(py: Python<'_>, error: &PyErr) -> Option<Errno> {
+    let class = fuse_error_class(py).ok()?;
+    if !error.is_instance(py, class) {
+        return None;
+    }
+    let number = error.value(py).getattr("errno").and_then(|n| n.extract::<i32>());
+    Some(number.map_or(Errno::EIO, Errno::from_raw))
+}
+
+/// The errno of an exception that a handler of any llfuse file system raised: its own for a
+/// `FUSEError` or an `OSError`, ENOSYS for `NotImplementedError`; anything else is a defect of
+/// the file system, logged with its traceback, and EIO. The mount lives on in every case.
+pub fn errno_of(py: Python<'_>, operation: &str, error: PyErr) -> Errno {
+    if let Some(errno) = fuse_errno(py, &error) {
+        return errno;
+    }
+    if error.is_instance_of::<PyOSError>(py)
+        && let Ok(number) = error.value(py).getattr("errno").and_then(|n| n.extract::<i32>())
+    {
+        return Errno::from_raw(number);
+    }
+    if error.is_instance_of::<PyNotImplementedError>(py) {
+        return Errno::ENOSYS;
+    }
+    log_exception(py, &format!("the handler of {operation} raised an exception"), error);
+    Errno::EIO
+}
