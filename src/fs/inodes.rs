@@ -318,20 +318,23 @@ impl<N: Node> Inodes<N> {
         self.removal.wait(&**self);
     }
 
-    /// Ends the table: every entry is finalized, then all are forgotten.
-    pub fn clear(&self) {
+    /// Ends the table: every entry is finalized, then all are forgotten. Answers the entries that
+    /// could not be, and why.
+    pub fn clear(&self) -> Vec<(N, Halt)> {
         self.cache.clear();
         let listed = std::mem::take(&mut *self.by_uuid.lock());
         let nodes: Vec<N> = self.table.read().values().cloned().collect();
-        for node in &nodes {
+        let mut failed = Vec::new();
+        for node in nodes {
             let mut result = Ok(());
             self.above.run(&mut || result = node.finalize());
             if let Err(halt) = result {
-                self.above.report("failed to finalize an inode entry", halt);
+                failed.push((node, halt));
             }
         }
         let table = std::mem::take(&mut *self.table.write());
-        drop((table, listed, nodes));
+        drop((table, listed));
+        failed
     }
 
     /// Forgets every entry without asking any of them anything.

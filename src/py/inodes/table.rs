@@ -13,11 +13,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
 
 use super::cache::InodeCache;
-use super::company::Python3;
+use super::company::{Python3, log_exception};
 use crate::fs::Ino;
 use crate::fs::inodes::Inodes as Table;
 use crate::fs::node::Node;
-use crate::py::gil::for_python;
+use crate::py::gil::{exception, for_python};
 use crate::py::llfuse::{lock, notify};
 use crate::py::nodes::any_node::AnyNode;
 
@@ -251,11 +251,29 @@ impl Inodes {
         }
     }
 
-    /// Finalizes every entry, saving what is unsaved, and forgets them all.
+    /// Finalizes every entry, saving what is unsaved, and forgets them all. What could not be
+    /// saved is logged.
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
-        self.begin_shutdown(py)?;
-        py.detach(|| self.core.clear());
+        for (entry, error) in self._clear(py)? {
+            let uuid =
+                entry.bind(py).call_method0("uuid").map_or_else(|_| "?".into(), |u| u.to_string());
+            log_exception(
+                py,
+                &format!("{uuid} could not be finalized"),
+                PyErr::from_value(error.into_bound(py)),
+            );
+        }
         Ok(())
+    }
+
+    /// As `clear`; returns the entries that could not be finalized, each with the exception.
+    fn _clear(&self, py: Python<'_>) -> PyResult<Vec<(Py<PyAny>, Py<PyAny>)>> {
+        self.begin_shutdown(py)?;
+        let failed = py.detach(|| self.core.clear());
+        Ok(failed
+            .into_iter()
+            .map(|(node, halt)| (node.object(py), exception(halt).into_value(py).into_any()))
+            .collect())
     }
 
     /// What stands for `/` in file names: a string, or None.

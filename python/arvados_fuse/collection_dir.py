@@ -1,0 +1,498 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""Collections as directories, read and written through the SDK's `Collection`."""
+
+import errno
+import logging
+import threading
+from typing import Any
+
+import arvados
+import arvados.collection
+import arvados.errors
+import llfuse
+from arvados.util import uuid_pattern
+from llfuse._core import final_when_fresh
+
+from .apierrors import is_not_found
+from .directory import Directory
+from .fresh import check_update, convertTime, use_counter
+from .fusefile import FuncToJSONFile, FuseArvadosFile
+
+_logger = logging.getLogger("arvados.arvados_fuse")
+
+#: Name of the file that shows a collection's record.
+RECORD_FILE = ".arvados#collection"
+
+
+class CollectionDirectoryBase(Directory):
+    """A directory inside a collection, and the base of the collection's own.
+
+    The SDK's `Collection` holds the truth. It calls `on_event` when something is added to, removed
+    from or changed in it, by whatever hand, and inodes follow.
+    """
+
+    __slots__ = ("collection", "collection_root", "collection_record_file")
+
+    def __init__(
+        self,
+        parent_inode: int,
+        inodes: Any,
+        enable_write: bool,
+        filters: Any,
+        collection: Any,
+        collection_root: Any,
+        poll_time: float = 15,
+    ) -> None:
+        super().__init__(parent_inode, inodes, enable_write, filters)
+        self.collection = collection
+        self.collection_root = collection_root
+        self.collection_record_file: Any = None
+        self._poll_time = poll_time
+
+    def new_entry(self, name: str, item: Any, mtime: float) -> None:
+        """Give `item` of the collection an entry; one that moved here keeps the entry it had."""
+        name = self.sanitize_filename(name)
+        moved = getattr(item, "fuse_entry", None)
+        if moved is not None:
+            if moved.parent_inode is not None:
+                raise Exception("an entry can only move here after it was taken from where it was")
+            if moved.inode is None:
+                raise Exception("an entry that moves must still have its inode")
+            moved.parent_inode = self.inode
+            self._entries[name] = moved
+        elif isinstance(item, arvados.collection.RichCollectionBase):
+            directory = self.inodes.add_entry(
+                CollectionDirectoryBase(
+                    self.inode,
+                    self.inodes,
+                    self._enable_write,
+                    self._filters,
+                    item,
+                    self.collection_root,
+                    poll_time=self._poll_time,
+                )
+            )
+            self._entries[name] = directory
+            directory.populate(mtime)
+        else:
+            self._entries[name] = self.inodes.add_entry(
+                FuseArvadosFile(
+                    self.inode, item, mtime, self._enable_write, self._poll, self._poll_time
+                )
+            )
+        item.fuse_entry = self._entries[name]
+
+    def on_event(self, event: Any, collection: Any, name: str, item: Any) -> None:
+        """Follow a change that the collection tells of."""
+        if collection != self.collection:
+            return
+        name = self.sanitize_filename(name)
+        if event == arvados.collection.ADD:
+            self.new_entry(name, item, self.mtime())
+            # The kernel may have been told that there is no such name.
+            self.inodes.invalidate_entry(self, name)
+        elif event == arvados.collection.DEL:
+            entry = self._entries.pop(name)
+            self.inodes.invalidate_entry(self, name)
+            self.inodes.del_entry(entry)
+        elif event == arvados.collection.MOD:
+            _, changed = item
+            entry = getattr(changed, "fuse_entry", None) or self._entries.get(name)
+            if entry is not None:
+                entry.invalidate()
+                self.inodes.invalidate_inode(entry)
+        self._record_changed()
+
+    def _record_changed(self) -> None:
+        if self.collection_record_file is not None:
+            self.collection_record_file.invalidate()
+            self.inodes.invalidate_inode(self.collection_record_file)
+
+    def _record_entry(self) -> Any:
+        """Return the file that shows the record; it is made when somebody first asks for it."""
+        if self.collection_record_file is None:
+            self.collection_record_file = FuncToJSONFile(self.inode, self.collection_record)
+            self.inodes.add_entry(self.collection_record_file)
+        return self.collection_record_file
+
+    def collection_record(self) -> Any:
+        """Return what the record file shows."""
+        raise NotImplementedError()
+
+    def populate(self, mtime: float) -> None:
+        """Make an entry for everything in the collection, and follow its changes."""
+        self._mtime = mtime
+        with self.collection.lock:
+            self.collection.subscribe(self.on_event)
+            for name, item in self.collection.items():
+                self.new_entry(name, item, self.mtime())
+
+    def writable(self) -> bool:
+        return self._enable_write and self.collection.writable()
+
+    @use_counter
+    def flush(self) -> None:
+        self.collection_root.flush()
+
+    def _must_be_writable(self) -> None:
+        if not self.writable():
+            raise llfuse.FUSEError(errno.EROFS)
+
+    @use_counter
+    @check_update
+    def create(self, name: str) -> None:
+        self._must_be_writable()
+        with llfuse.lock_released:
+            self.collection.open(name, "w").close()
+
+    @use_counter
+    @check_update
+    def mkdir(self, name: str) -> None:
+        self._must_be_writable()
+        with llfuse.lock_released:
+            self.collection.mkdirs(name)
+
+    @use_counter
+    @check_update
+    def unlink(self, name: str) -> None:
+        self._must_be_writable()
+        with llfuse.lock_released:
+            self.collection.remove(name)
+        self.flush()
+
+    @use_counter
+    @check_update
+    def rmdir(self, name: str) -> None:
+        self.unlink(name)
+
+    @use_counter
+    @check_update
+    def rename(self, name_old: str, name_new: str, src: Any) -> None:
+        self._must_be_writable()
+        if not isinstance(src, CollectionDirectoryBase):
+            raise llfuse.FUSEError(errno.EPERM)
+        if name_new in self:
+            self._check_replacing(src[name_old], self[name_new])
+        with llfuse.lock_released:
+            self.collection.rename(
+                name_old, name_new, source_collection=src.collection, overwrite=True
+            )
+        self.flush()
+        src.flush()
+
+    @staticmethod
+    def _check_replacing(moving: Any, replaced: Any) -> None:
+        moving_dir = isinstance(moving, CollectionDirectoryBase)
+        replaced_dir = isinstance(replaced, CollectionDirectoryBase)
+        if moving_dir and replaced_dir:
+            if len(replaced) > 0:
+                raise llfuse.FUSEError(errno.ENOTEMPTY)
+        elif moving_dir and isinstance(replaced, FuseArvadosFile):
+            raise llfuse.FUSEError(errno.ENOTDIR)
+        elif replaced_dir and isinstance(moving, FuseArvadosFile):
+            raise llfuse.FUSEError(errno.EISDIR)
+
+    def clear(self) -> None:
+        super().clear()
+        if self.collection is not None:
+            self.collection.unsubscribe()
+        self.collection = None
+
+    def objsize(self) -> int:
+        # The whole collection is counted at its root.
+        return 0
+
+
+class CollectionDirectory(CollectionDirectoryBase):
+    """The root of a collection, loaded from the API and saved there.
+
+    `collection_record` is a record (dict), a uuid or a portable data hash. One named by uuid may
+    change: it is looked at again after `poll_time` seconds. One named by hash cannot: it is only
+    looked at again before its block signatures expire.
+    """
+
+    __slots__ = (
+        "api",
+        "num_retries",
+        "collection_locator",
+        "_manifest_size",
+        "_writable",
+        "_updating_lock",
+    )
+
+    def __init__(
+        self,
+        parent_inode: int,
+        inodes: Any,
+        api: Any,
+        num_retries: int,
+        enable_write: bool,
+        filters: Any = None,
+        collection_record: Any = None,
+        poll_time: float = 15,
+    ) -> None:
+        super().__init__(parent_inode, inodes, enable_write, filters, None, self)
+        self.api = api
+        self.num_retries = num_retries
+        self._poll = True
+        if isinstance(collection_record, dict):
+            self.collection_locator = collection_record["uuid"]
+            self._mtime = convertTime(collection_record.get("modified_at"))
+        else:
+            self.collection_locator = collection_record
+            self._mtime = 0
+        by_uuid = self._named_by_uuid()
+        self._poll_time = poll_time if by_uuid else self._signature_half_life(api)
+        self._writable = by_uuid and enable_write
+        self._manifest_size = 0
+        self._updating_lock = threading.Lock()
+
+    def _named_by_uuid(self) -> bool:
+        locator = self.collection_locator
+        return locator is not None and uuid_pattern.match(locator) is not None
+
+    @staticmethod
+    def _signature_half_life(api: Any) -> int:
+        try:
+            return api._rootDesc.get("blobSignatureTtl", 60 * 60 * 2) // 2
+        except Exception as error:
+            _logger.debug("no blobSignatureTtl in the discovery document: %s", error)
+            return 60 * 60
+
+    def same(self, i: dict) -> bool:
+        """Return whether record `i` is the one that this directory shows."""
+        return self.collection_locator in (i["uuid"], i["portable_data_hash"])
+
+    def writable(self) -> bool:
+        if not self._enable_write:
+            return False
+        return self.collection.writable() if self.collection is not None else self._writable
+
+    @use_counter
+    def flush(self) -> None:
+        """Save what was changed, or see what others changed. Sends no write where there is nothing
+        to save."""
+        with llfuse.lock_released:
+            with self._updating_lock:
+                collection = self.collection
+                if collection is None:
+                    return
+                if collection.committed() or not self.writable():
+                    collection.update()
+                else:
+                    collection.save()
+                self.new_collection_record(collection.api_response())
+
+    def want_event_subscribe(self) -> bool:
+        return self._named_by_uuid()
+
+    def new_collection(self, new_collection_record: dict, coll_reader: Any) -> None:
+        """Show another collection object."""
+        if self.inode:
+            self.clear()
+        self.collection = coll_reader
+        self.new_collection_record(new_collection_record)
+        self.populate(self.mtime())
+
+    def new_collection_record(self, new_collection_record: dict) -> None:
+        """Take over what a newer record of the collection says."""
+        if not new_collection_record:
+            raise Exception("invalid new_collection_record")
+        self._mtime = convertTime(new_collection_record.get("modified_at"))
+        self._manifest_size = len(new_collection_record["manifest_text"])
+        self.collection_locator = new_collection_record["uuid"]
+        self._record_changed()
+        self.inodes.update_uuid(self)
+        self.inodes.inode_cache.update_cache_size(self)
+        self.fresh()
+
+    def uuid(self) -> str | None:
+        return self.collection_locator
+
+    @use_counter
+    def update(self) -> bool:
+        """Load the collection, or what changed in it since.
+
+        Returns False where there is no such collection; any other failure is raised.
+        """
+        if self.collection_locator is None:
+            # Nowhere to load it from.
+            self.fresh()
+            return True
+        with llfuse.lock_released:
+            self._updating_lock.acquire()
+        try:
+            if not self.stale():
+                return True
+            with llfuse.lock_released:
+                record, collection = self._fetch()
+            if collection is not None:
+                self.new_collection(record, collection)
+            else:
+                self.new_collection_record(record)
+            return True
+        except arvados.errors.ArgumentError as error:
+            _logger.error("collection %s has a bad manifest: %s", self.collection_locator, error)
+            self.invalidate()
+            raise llfuse.FUSEError(errno.EIO) from error
+        except Exception as error:
+            self.invalidate()
+            if is_not_found(error):
+                _logger.error("collection %s not found: %s", self.collection_locator, error)
+                return False
+            raise
+        finally:
+            self._updating_lock.release()
+
+    def _fetch(self) -> tuple[dict, Any]:
+        """Return the record, and a new collection object unless there is one already."""
+        if self.collection is not None:
+            self.collection.update()
+            return self.collection.api_response(), None
+        kind = (
+            arvados.collection.Collection
+            if self._named_by_uuid()
+            else arvados.collection.CollectionReader
+        )
+        collection = kind(
+            self.collection_locator, self.api, self.api.keep, num_retries=self.num_retries
+        )
+        record = collection.api_response() or {}
+        # One that is loaded from Keep alone has no record: put together what is needed of it.
+        record.setdefault("uuid", self.collection_locator)
+        record.setdefault("portable_data_hash", record["uuid"])
+        if "manifest_text" not in record:
+            record["manifest_text"] = collection.manifest_text()
+        if "storage_classes_desired" not in record:
+            record["storage_classes_desired"] = collection.storage_classes_desired()
+        return record, collection
+
+    @use_counter
+    @check_update
+    def collection_record(self) -> Any:
+        self.flush()
+        return self.collection.api_response()
+
+    @final_when_fresh
+    @use_counter
+    @check_update
+    def __getitem__(self, item: str) -> Any:
+        if item == RECORD_FILE:
+            record = self._record_entry()
+            # Whoever looks at it wants to know how things stand now.
+            self.invalidate()
+            return record
+        return super().__getitem__(item)
+
+    @final_when_fresh
+    def __contains__(self, k: object) -> bool:
+        return k == RECORD_FILE or super().__contains__(k)
+
+    def invalidate(self) -> None:
+        self._record_changed()
+        super().invalidate()
+
+    def persisted(self) -> bool:
+        return self.collection_locator is not None
+
+    def objsize(self) -> int:
+        # Python objects for a file take about eight times what the manifest says about it.
+        return self._manifest_size * 8
+
+    def finalize(self) -> None:
+        """Save what is unsaved. A failure is raised: the data stays, to be saved later."""
+        if self.collection is None:
+            return
+        if self.writable() and not self.collection.committed():
+            self.collection.save()
+        self.collection.stop_threads()
+
+    def clear(self) -> None:
+        if self.collection is not None:
+            self.collection.stop_threads()
+        self._manifest_size = 0
+        super().clear()
+        if self.collection_record_file is not None:
+            self.inodes.del_entry(self.collection_record_file)
+        self.collection_record_file = None
+
+
+class TmpCollectionDirectory(CollectionDirectoryBase):
+    """Scratch space in Keep: a collection that is never saved.
+
+    Its file `.arvados#collection` shows the manifest as it is, from which a program can save a
+    snapshot.
+    """
+
+    class UnsaveableCollection(arvados.collection.Collection):
+        """A collection whose contents go to Keep and whose record goes nowhere."""
+
+        def save(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+        def save_new(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    def __init__(
+        self,
+        parent_inode: int,
+        inodes: Any,
+        api_client: Any,
+        num_retries: int,
+        enable_write: bool,
+        filters: Any = None,
+        storage_classes: Any = None,
+    ) -> None:
+        collection = self.UnsaveableCollection(
+            api_client=api_client,
+            keep_client=api_client.keep,
+            num_retries=num_retries,
+            storage_classes_desired=storage_classes,
+        )
+        # Whether the mount may write is asked elsewhere; the collection itself always can.
+        super().__init__(parent_inode, inodes, True, filters, collection, self)
+        self._poll = False
+        self.populate(self.mtime())
+
+    def collection_record(self) -> dict:
+        with llfuse.lock_released:
+            return {
+                "uuid": None,
+                "manifest_text": self.collection.manifest_text(),
+                "portable_data_hash": self.collection.portable_data_hash(),
+                "storage_classes_desired": self.collection.storage_classes_desired(),
+            }
+
+    @final_when_fresh
+    def __contains__(self, k: object) -> bool:
+        return k == RECORD_FILE or super().__contains__(k)
+
+    @final_when_fresh
+    @use_counter
+    def __getitem__(self, item: str) -> Any:
+        if item == RECORD_FILE:
+            return self._record_entry()
+        return super().__getitem__(item)
+
+    def persisted(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        pass
+
+    def want_event_subscribe(self) -> bool:
+        return False
+
+    def finalize(self) -> None:
+        self.collection.stop_threads()
+
+    def invalidate(self) -> None:
+        if self.collection_record_file:
+            self.collection_record_file.invalidate()
+        super().invalidate()

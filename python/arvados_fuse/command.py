@@ -1,0 +1,485 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""`arv-mount`: from the command line to a mount, and back to an exit status."""
+
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, NoReturn
+
+import arvados
+import arvados.errors
+import arvados.safeapi
+import daemon
+import llfuse
+from googleapiclient import errors as apiclient_errors
+
+from arvados_fuse import *  # noqa: F403  (the names that programs find here)
+from arvados_fuse import (
+    CollectionDirectory,
+    Directory,
+    InodeCache,
+    MagicDirectory,
+    Operations,
+    ProjectDirectory,
+    SharedDirectory,
+    StringFile,
+    TagsDirectory,
+    TmpCollectionDirectory,
+    crunchstat,
+)
+from arvados_fuse._version import __version__
+from arvados_fuse.apierrors import http_status
+from arvados_fuse.arguments import ArgumentParser
+from arvados_fuse.unmount import detach, unmount
+
+__all__ = ["ArgumentParser", "Mount", "main"]
+
+#: A block of Keep, in bytes: what one slot of the file cache holds.
+_BLOCK = 64 * 1024 * 1024
+
+#: Largest read that the kernel sends, in bytes.
+_MAX_READ = 1024 * 1024
+
+
+def exit(status: Any = None) -> NoReturn:
+    """Leave, as `sys.exit` does."""
+    raise SystemExit(status)
+
+
+class Mount:
+    """A mount as the command line describes it.
+
+    A context manager: mounted while it is entered. `run()` does what the command line asks for and
+    leaves by SystemExit.
+    """
+
+    def __init__(
+        self, args: Any, logger: logging.Logger = logging.getLogger("arvados.arv-mount")
+    ) -> None:
+        self.daemon = False
+        self.logger = logger
+        self.args = args
+        self.listen_for_events = False
+        self._cluster: Any = None
+        self.args.mountpoint = os.path.realpath(self.args.mountpoint)
+        if self.args.logfile:
+            self.args.logfile = os.path.realpath(self.args.logfile)
+        try:
+            self._setup_logging()
+        except Exception as error:
+            self._give_up("cannot set up logging", error)
+        if self.args.unmount or self.args.unmount_all:
+            # Nothing is mounted, and no cluster is needed.
+            return
+        self._raise_nofile_limit()
+        try:
+            if getattr(self.args, "local", None):
+                self._start_local_cluster()
+            self._setup_api()
+            self._setup_mount()
+        except Exception as error:
+            self._stop_local_cluster()
+            self._give_up("cannot set up the mount", error)
+        except BaseException:
+            self._stop_local_cluster()
+            raise
+
+    def _give_up(self, what: str, error: BaseException) -> NoReturn:
+        self.logger.error("%s: %s", what, _explain(error), exc_info=self.args.debug)
+        exit(1)
+
+    def _raise_nofile_limit(self) -> None:
+        """Allow as many open files as the file cache may need: it uses an eighth of the limit."""
+        try:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            wanted = 10240
+            if self.args.file_cache:
+                wanted = int((self.args.file_cache / _BLOCK) * 8)
+            if soft < wanted:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+            if wanted > hard:
+                self.logger.warning(
+                    "a file cache of that size needs %s open files, but only %s are allowed: "
+                    "it will be smaller",
+                    wanted,
+                    hard,
+                )
+        except Exception as error:
+            self.logger.warning("unable to adjust the limit of open files: %s", error)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.logger.info(
+            "file cache holds at most %s bytes (RLIMIT_NOFILE is %s)", (limit[0] // 8) * _BLOCK, limit
+        )
+
+    def _start_local_cluster(self) -> None:
+        try:
+            from arvados_fuse.localcluster import LocalCluster
+        except ImportError as error:
+            raise Exception(
+                f"--local needs packages that are not installed ({error.name}): "
+                "pip install 'arvados_fuse[local]'"
+            ) from error
+        self.logger.info("starting a local cluster in %s", self.args.local)
+        self._cluster = LocalCluster(self.args.local)
+        self._cluster.start()
+        os.environ.update(self._cluster.env())
+        arvados.config.initialize()
+
+    def _stop_local_cluster(self) -> None:
+        cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            cluster.stop()
+
+    def __enter__(self) -> "Mount":
+        try:
+            return self._enter()
+        except BaseException:
+            self._stop_local_cluster()
+            raise
+
+    def _enter(self) -> "Mount":
+        if self.args.replace:
+            unmount(
+                path=self.args.mountpoint,
+                subtype=self.args.subtype,
+                timeout=self.args.unmount_timeout,
+            )
+        llfuse.init(self.operations, str(self.args.mountpoint), self._fuse_options())
+        if self.daemon:
+            self._daemonize()
+        # From here on there may be threads: none of them would have survived the fork.
+        if self.args.crunchstat_interval:
+            threading.Thread(
+                target=crunchstat.statlogger,
+                args=(self.args.crunchstat_interval, self.api.keep, self.operations),
+                name="crunchstat",
+                daemon=True,
+            ).start()
+        if self.listen_for_events and not self.args.disable_event_listening:
+            self.operations.listen_for_events()
+        self._loop_error: BaseException | None = None
+        self.llfuse_thread = threading.Thread(target=self._llfuse_main, name="llfuse", daemon=True)
+        self.llfuse_thread.start()
+        while not self.operations.initlock.wait(timeout=1):
+            if not self.llfuse_thread.is_alive():
+                raise RuntimeError(f"the FUSE loop did not start: {self._loop_error}")
+        return self
+
+    def _daemonize(self) -> None:
+        # Everything that is open stays open, and no descriptor needs to be looked at that is not.
+        keep = [int(fd) for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
+        daemon.DaemonContext(
+            working_directory=os.path.dirname(self.args.mountpoint), files_preserve=keep
+        ).open()
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        if self.operations.events:
+            self.operations.events.close(timeout=self.args.unmount_timeout)
+        if self.llfuse_thread.is_alive():
+            detach(self.args.mountpoint)
+            self.llfuse_thread.join(timeout=self.args.unmount_timeout)
+        if self.llfuse_thread.is_alive():
+            # Files are still open: end the conversation without their users.
+            llfuse.stop()
+            self.llfuse_thread.join(timeout=self.args.unmount_timeout)
+        self.api.keep.block_cache.clear()
+        self._stop_local_cluster()
+        if self.llfuse_thread.is_alive():
+            self.logger.warning(
+                "the FUSE loop is still running %s seconds after unmounting; leaving it behind",
+                self.args.unmount_timeout,
+            )
+
+    def run(self) -> None:
+        """Do what the command line asks for."""
+        if self.args.unmount or self.args.unmount_all:
+            self._run_unmount()
+        elif self.args.exec_args:
+            self._run_exec()
+        else:
+            self._run_standalone()
+
+    def _run_unmount(self) -> None:
+        unmount(
+            path=self.args.mountpoint,
+            subtype=self.args.subtype,
+            timeout=self.args.unmount_timeout,
+            recursive=self.args.unmount_all,
+        )
+
+    def _fuse_options(self) -> list[str]:
+        """Return the mount options; see mount.fuse(8)."""
+        options = [name for name in ("allow_other", "debug") if getattr(self.args, name)]
+        options += ["big_writes", f"max_read={_MAX_READ}"]
+        if self.args.subtype:
+            options.append("subtype=" + self.args.subtype)
+        return options
+
+    def _setup_logging(self) -> None:
+        if self.args.logfile:
+            handler = logging.FileHandler(self.args.logfile)
+            handler.setFormatter(
+                logging.Formatter(
+                    "%(asctime)s %(name)s[%(process)d] %(levelname)s: %(message)s",
+                    "%Y-%m-%d %H:%M:%S",
+                )
+            )
+            arvados.logger.removeHandler(arvados.log_handler)
+            arvados.logger.addHandler(handler)
+            # What the core says belongs there too.
+            for name in ("arvados_fuse", "llfuse", "fuser"):
+                logging.getLogger(name).addHandler(handler)
+        if self.args.debug:
+            arvados.logger.setLevel(logging.DEBUG)
+            for name in ("arvados.keep", "arvados.api", "arvados.collection"):
+                logging.getLogger(name).setLevel(logging.DEBUG)
+            self.logger.debug("arv-mount debugging enabled")
+        self.logger.info("%s %s started", sys.argv[0], __version__)
+        self.logger.info("enable write is %s", self.args.enable_write)
+
+    def _setup_api(self) -> None:
+        # A cache size of 0 has the SDK choose, by whether the cache is on disk.
+        block_cache = arvados.keep.KeepBlockCache(
+            cache_max=self.args.file_cache,
+            disk_cache=self.args.disk_cache,
+            disk_cache_dir=self.args.disk_cache_dir,
+        )
+        try:
+            self.api = arvados.safeapi.ThreadSafeApiCache(
+                apiconfig=arvados.config.settings(),
+                api_params={"num_retries": self.args.retries},
+                keep_params={"block_cache": block_cache, "num_retries": self.args.retries},
+                version="v1",
+            )
+        except KeyError as error:
+            raise Exception(
+                f"{error.args[0]} is not set: set ARVADOS_API_HOST and ARVADOS_API_TOKEN in the "
+                "environment or in ~/.config/arvados/settings.conf, or try --local"
+            ) from error
+        # Better to hear now that the cluster does not answer, or not to this token.
+        self.api.users().current().execute()
+
+    def _setup_mount(self) -> None:
+        self.operations = Operations(
+            os.getuid(),
+            os.getgid(),
+            api_client=self.api,
+            encoding=self.args.encoding,
+            inode_cache=InodeCache(cap=self.args.directory_cache),
+            enable_write=self.args.enable_write,
+            fsns=self.args.fsns,
+        )
+        user = self.api.users().current().execute(num_retries=self.args.retries)
+        storage_classes = self._storage_classes()
+        root = self._single_root(user, storage_classes)
+        if root is not None:
+            self.operations.inodes.add_entry(root)
+            self.listen_for_events = root.want_event_subscribe()
+        else:
+            self._add_layout(user, storage_classes)
+
+    def _storage_classes(self) -> list[str] | None:
+        if self.args.storage_classes is None:
+            return None
+        classes = self.args.storage_classes.replace(" ", "").split(",")
+        self.logger.info("storage classes for new collections: %s", ", ".join(classes))
+        return classes
+
+    def _dir_args(self, parent_inode: int) -> list[Any]:
+        return [
+            parent_inode,
+            self.operations.inodes,
+            self.api,
+            self.args.retries,
+            self.args.enable_write,
+            self.args.filters,
+        ]
+
+    def _single_root(self, user: dict, storage_classes: list[str] | None) -> Any:
+        """Return the directory that is the whole mount, or None for a layout of several."""
+        args = self.args
+        if args.collection is not None:
+            # Better to hear now that it cannot be read.
+            self.api.collections().get(uuid=args.collection).execute()
+            args.mode = "collection"
+        elif args.project is not None:
+            args.mode = "project"
+        custom = (
+            args.mount_by_id
+            or args.mount_by_pdh
+            or args.mount_by_tag
+            or args.mount_home
+            or args.mount_shared
+            or args.mount_tmp
+        )
+        if custom:
+            if args.mode is not None:
+                sys.exit(f"Cannot combine '{args.mode}' mode with custom --mount-* options.")
+            return None
+        if args.mode is None:
+            args.mode = "all"
+        common = self._dir_args(llfuse.ROOT_INODE)
+        poll = {"poll_time": args.refresh_time}
+        more = {"storage_classes": storage_classes, **poll}
+        if args.mode == "collection":
+            return CollectionDirectory(*common, args.collection, **poll)
+        if args.mode == "project":
+            project = self.api.groups().get(uuid=args.project).execute(num_retries=args.retries)
+            return ProjectDirectory(*common, project, **more)
+        if args.mode in ("by_id", "by_pdh"):
+            return MagicDirectory(*common, args.mode == "by_pdh", **more)
+        if args.mode == "by_tag":
+            return TagsDirectory(*common, **poll)
+        if args.mode == "shared":
+            return SharedDirectory(*common, user, **more)
+        if args.mode == "home":
+            return ProjectDirectory(*common, user, **more)
+        return None
+
+    def _add_layout(self, user: dict, storage_classes: list[str] | None) -> None:
+        args = self.args
+        readme = args.mode == "all"
+        if readme:
+            args.mount_by_id, args.mount_by_tag = ["by_id"], ["by_tag"]
+            args.mount_home, args.mount_shared = ["home"], ["shared"]
+        top = self.operations.inodes.add_entry(
+            Directory(
+                llfuse.ROOT_INODE, self.operations.inodes, args.enable_write, args.filters
+            )
+        )
+        common = self._dir_args(top.inode)
+        poll = {"poll_time": args.refresh_time}
+        more = {"storage_classes": storage_classes, **poll}
+        for name in args.mount_by_id:
+            self._add_mount(top, name, MagicDirectory(*common, pdh_only=False, **more))
+        for name in args.mount_by_pdh:
+            self._add_mount(top, name, MagicDirectory(*common, pdh_only=True, **poll))
+        for name in args.mount_by_tag:
+            self._add_mount(top, name, TagsDirectory(*common))
+        for name in args.mount_home:
+            self._add_mount(top, name, ProjectDirectory(*common, project_object=user, **more))
+        for name in args.mount_shared:
+            self._add_mount(top, name, SharedDirectory(*common, exclude=user, **more))
+        for name in args.mount_tmp:
+            scratch = TmpCollectionDirectory(*common, storage_classes=storage_classes)
+            self._add_mount(top, name, scratch)
+        if readme:
+            text = self._readme_text(arvados.config.get("ARVADOS_API_HOST"), user["email"])
+            # Not by _add_mount: a file has no events to listen for.
+            top._entries["README"] = self.operations.inodes.add_entry(
+                StringFile(top.inode, text, time.time())
+            )
+
+    def _add_mount(self, tld: Any, name: str, ent: Any) -> None:
+        if name in ("", ".", "..") or "/" in name:
+            sys.exit(f"Mount point '{name}' is not supported.")
+        tld._entries[name] = self.operations.inodes.add_entry(ent)
+        self.listen_for_events = self.listen_for_events or ent.want_event_subscribe()
+
+    def _readme_text(self, api_host: str, user_email: str) -> str:
+        return f"""
+This is what the Arvados installation at '{api_host}' shows to user
+'{user_email}', as files and directories:
+
+  by_id/     Collections and projects by uuid or portable data hash (see by_id/README).
+  by_tag/    Collections by the tags they carry.
+  home/      Your home project.
+  shared/    Projects that others share with you.
+
+"""
+
+    def _run_exec(self) -> None:
+        status = 255
+        try:
+            with self:
+                status = self._exec()
+        except Exception as error:
+            self._give_up("cannot mount", error)
+        exit(status or self._unsaved_status())
+
+    def _exec(self) -> int:
+        forwarded = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+        try:
+            child = subprocess.Popen(self.args.exec_args)
+            for number in forwarded:
+                signal.signal(number, lambda signum, frame: child.send_signal(signum))
+            try:
+                status = child.wait()
+            finally:
+                for number in forwarded:
+                    signal.signal(number, signal.SIG_DFL)
+        except Exception as error:
+            self.logger.error("cannot run %s: %s", self.args.exec_args, _explain(error))
+            return getattr(error, "errno", None) or 255
+        # As a shell has it, where a signal ended the command.
+        return status if status >= 0 else 128 - status
+
+    def _run_standalone(self) -> None:
+        self.daemon = not self.args.foreground
+        try:
+            with self:
+                self.llfuse_thread.join(timeout=None)
+        except Exception as error:
+            self.logger.error(
+                "cannot mount at %s: %s",
+                self.args.mountpoint,
+                _explain(error),
+                exc_info=self.args.debug,
+            )
+            exit(getattr(error, "errno", None) or 1)
+        exit(self._unsaved_status())
+
+    def _unsaved_status(self) -> int:
+        return 1 if self.operations.unsaved else 0
+
+    def _llfuse_main(self) -> None:
+        try:
+            llfuse.main(workers=10)
+        except BaseException as error:
+            self._loop_error = error
+            self.logger.error("the FUSE loop ended: %s", error)
+            llfuse.close()
+            return
+        self.operations.begin_shutdown()
+        llfuse.close()
+
+
+def _explain(error: BaseException) -> str:
+    """Say what went wrong, and what to do where that is known."""
+    status = http_status(error)
+    if status == 401:
+        return f"the API does not accept the token in ARVADOS_API_TOKEN: {error}"
+    if status is not None:
+        return f"the API answered {status}: {error}"
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return f"the API at {arvados.config.get('ARVADOS_API_HOST')} cannot be reached: {error}"
+    if isinstance(error, (apiclient_errors.Error, arvados.errors.ApiError)):
+        return f"the API failed: {error}"
+    return str(error) or type(error).__name__
+
+
+def main() -> None:
+    """Run `arv-mount`."""
+    args = ArgumentParser().parse_args()
+    try:
+        Mount(args).run()
+    except KeyboardInterrupt:
+        exit(130)
+    except SystemExit:
+        raise
+    except Exception as error:
+        if args.debug:
+            raise
+        sys.exit(f"arv-mount: {_explain(error)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""Statistics on stderr, in the form that crunchstat-summary reads."""
+
+import sys
+import time
+from collections import namedtuple
+from typing import Any, Iterable, NoReturn
+
+#: A figure: its name, and a function that tells it.
+Stat = namedtuple("Stat", ["name", "get"])
+
+
+def _figure(name: str, value: Any) -> str:
+    return f"{value:.6f} {name}" if isinstance(value, float) else f"{value} {name}"
+
+
+class StatWriter:
+    """Writes a line for a group of figures: what they are, and by how much they grew."""
+
+    def __init__(self, prefix: str, interval: float, stats: Iterable[Stat]) -> None:
+        self.prefix = prefix
+        self.interval = interval
+        self.stats = list(stats)
+        self.previous_stats: list[Any] = []
+        self.update_previous_stats()
+
+    def update_previous_stats(self) -> None:
+        """Remember the figures as they are, to count from there."""
+        self.previous_stats = [stat.get() for stat in self.stats]
+
+    def update(self) -> None:
+        """Write a line to stderr."""
+        values = [stat.get() for stat in self.stats]
+        now = [_figure(stat.name, value) for stat, value in zip(self.stats, values)]
+        grown = [
+            _figure(stat.name, value - before)
+            for stat, value, before in zip(self.stats, values, self.previous_stats)
+        ]
+        sys.stderr.write(
+            "crunchstat: {} {} -- interval {:.4f} seconds {}\n".format(
+                self.prefix, " ".join(now), self.interval, " ".join(grown)
+            )
+        )
+        self.previous_stats = values
+
+
+def _writers(interval: float, keep: Any, ops: Any) -> Iterable[StatWriter]:
+    groups = {
+        "keepcalls": {"put": keep.put_counter.get, "get": keep.get_counter.get},
+        "net:keep0": {"tx": keep.upload_counter.get, "rx": keep.download_counter.get},
+        "keepcache": {"hit": keep.hits_counter.get, "miss": keep.misses_counter.get},
+        "blkio:0:0": {"write": ops.write_counter.get, "read": ops.read_counter.get},
+        "fuseops": {"write": ops.write_ops_counter.get, "read": ops.read_ops_counter.get},
+    }
+    for name in ops.metric_op_names():
+        groups["fuseop:" + name] = {
+            "count": ops.metric_count_func(name),
+            "time": ops.metric_sum_func(name),
+        }
+    for prefix, figures in groups.items():
+        yield StatWriter(prefix, interval, [Stat(name, get) for name, get in figures.items()])
+
+
+def statlogger(interval: float, keep: Any, ops: Any) -> NoReturn:
+    """Write all figures every `interval` seconds, for ever."""
+    writers = list(_writers(interval, keep, ops))
+    while True:
+        time.sleep(interval)
+        for writer in writers:
+            writer.update()

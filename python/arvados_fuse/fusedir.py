@@ -1,0 +1,34 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""The kinds of directory, under the name that programs import them from."""
+
+from .collection_dir import CollectionDirectory, CollectionDirectoryBase, TmpCollectionDirectory
+from .directory import Directory
+from .fresh import FreshBase, check_update, convertTime, use_counter
+from .fusefile import FuncToJSONFile, FuseArvadosFile, ObjectFile, StringFile
+from .magic_dir import MagicDirectory
+from .project_dir import ProjectDirectory
+from .shared_dir import SharedDirectory
+from .tag_dirs import TagDirectory, TagsDirectory
+
+__all__ = [
+    "CollectionDirectory",
+    "CollectionDirectoryBase",
+    "Directory",
+    "FreshBase",
+    "FuncToJSONFile",
+    "FuseArvadosFile",
+    "MagicDirectory",
+    "ObjectFile",
+    "ProjectDirectory",
+    "SharedDirectory",
+    "StringFile",
+    "TagDirectory",
+    "TagsDirectory",
+    "TmpCollectionDirectory",
+    "check_update",
+    "convertTime",
+    "use_counter",
+]

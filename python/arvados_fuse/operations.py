@@ -1,0 +1,377 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""`Operations`: one mounted file system.
+
+Its handlers are thin Python functions over the core, so that programs can override, wrap and patch
+them as they could before. The kernel's requests only come this way where somebody did; otherwise
+the core answers them itself.
+"""
+
+import functools
+import itertools
+import logging
+import threading
+import weakref
+from typing import Any, Callable, Iterable, Iterator
+
+import arvados.events
+import llfuse
+from llfuse import _core
+from prometheus_client import Summary
+
+
+_logger = logging.getLogger("arvados.arvados_fuse")
+
+
+def catch_exceptions(orig_func: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a handler: what it raises becomes a `llfuse.FUSEError`.
+
+    `FUSEError` and `OSError` keep their errno, `NotImplementedError` is ENOTSUP, and anything else is
+    logged and EIO.
+    """
+
+    @functools.wraps(orig_func)
+    def catch_exceptions_wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return orig_func(self, *args, **kwargs)
+        except llfuse.FUSEError:
+            raise
+        except Exception as error:
+            raise llfuse.FUSEError(_core.errno_of_exception(error)) from error
+
+    return catch_exceptions_wrapper
+
+
+class OperationTime(Summary):
+    """A Summary that includes the requests which the core answered without Python."""
+
+    def collect(self) -> Any:
+        for operations in list(_OperationsType.live):
+            for values, child in list(self._metrics.items()):
+                count, seconds = operations._take_metric(values[0])
+                if count:
+                    child._count.inc(count)
+                    child._sum.inc(seconds)
+        return super().collect()
+
+
+class _OperationsType(type):
+    """Tells mounted objects of a class when one of its handlers is replaced."""
+
+    live: "weakref.WeakSet[Any]" = weakref.WeakSet()
+
+    def __setattr__(cls, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        cls._handlers_changed()
+
+    def __delattr__(cls, name: str) -> None:
+        super().__delattr__(name)
+        cls._handlers_changed()
+
+    def _handlers_changed(cls) -> None:
+        for operations in list(_OperationsType.live):
+            if isinstance(operations, cls):
+                operations._look_for_overrides()
+
+
+class Operations(_core.Operations, llfuse.Operations, metaclass=_OperationsType):
+    """A mounted file system: answers the requests of the kernel.
+
+    Handlers run under `llfuse.lock`; slow work inside them runs `with llfuse.lock_released`. Any of
+    them may be overridden in a subclass or replaced on the class or the object.
+
+    `uid` and `gid` own every file shown. Nothing can be changed unless `enable_write`. `fsns` stands for
+    a slash in names; without it, the cluster's configuration says.
+    """
+
+    fuse_time = OperationTime(
+        "arvmount_fuse_operations_seconds", "Time spent during FUSE operations", labelnames=["op"]
+    )
+    read_time = fuse_time.labels(op="read")
+    write_time = fuse_time.labels(op="write")
+    destroy_time = fuse_time.labels(op="destroy")
+    on_event_time = fuse_time.labels(op="on_event")
+    getattr_time = fuse_time.labels(op="getattr")
+    setattr_time = fuse_time.labels(op="setattr")
+    lookup_time = fuse_time.labels(op="lookup")
+    forget_time = fuse_time.labels(op="forget")
+    open_time = fuse_time.labels(op="open")
+    release_time = fuse_time.labels(op="release")
+    opendir_time = fuse_time.labels(op="opendir")
+    readdir_time = fuse_time.labels(op="readdir")
+    statfs_time = fuse_time.labels(op="statfs")
+    create_time = fuse_time.labels(op="create")
+    mkdir_time = fuse_time.labels(op="mkdir")
+    unlink_time = fuse_time.labels(op="unlink")
+    rmdir_time = fuse_time.labels(op="rmdir")
+    rename_time = fuse_time.labels(op="rename")
+    flush_time = fuse_time.labels(op="flush")
+
+    def __init__(
+        self,
+        uid: int,
+        gid: int,
+        api_client: Any,
+        encoding: str = "utf-8",
+        inode_cache: Any = None,
+        num_retries: int = 4,
+        enable_write: bool = False,
+        fsns: str | None = None,
+    ) -> None:
+        self._api_client = api_client
+        if not inode_cache:
+            inode_cache = _core.InodeCache(cap=256 * 1024 * 1024)
+        if fsns is None:
+            fsns = self._configured_fsns(api_client)
+        self._shutdown_started = threading.Event()
+        inodes = _core.Inodes(
+            inode_cache,
+            encoding=encoding,
+            fsns=fsns,
+            shutdown_started=self._shutdown_started,
+        )
+        self._set_up(inodes, uid, gid, num_retries, enable_write)
+        self._filehandles_counter = itertools.count(0)
+        # Set when the mount answers; whoever needs it waits for this.
+        self.initlock = threading.Event()
+        self.events: Any = None
+        # What could not be saved when the mount ended: (name or uuid, error).
+        self.unsaved: list[tuple[str, BaseException]] = []
+        _OperationsType.live.add(self)
+
+    @staticmethod
+    def _configured_fsns(api_client: Any) -> str | None:
+        try:
+            fsns = api_client.config()["Collections"]["ForwardSlashNameSubstitution"]
+        except KeyError:
+            # A cluster older than that setting.
+            return "_"
+        return None if fsns in ("", "/") else fsns
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if hasattr(llfuse.Operations, name):
+            self._look_for_overrides()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if hasattr(llfuse.Operations, name):
+            self._look_for_overrides()
+
+    def init(self) -> None:
+        self.initlock.set()
+
+    def metric_samples(self) -> Any:
+        """Return the samples of the operations' Summary."""
+        return self.fuse_time.collect()[0].samples
+
+    def metric_op_names(self) -> list[str]:
+        """Return the names of the operations that are counted."""
+        return list(dict.fromkeys(sample.labels["op"] for sample in self.metric_samples()))
+
+    def metric_value(self, opname: str, metric: str) -> float | None:
+        """Return the value of `metric` for an operation, or None where there is none."""
+        values = [
+            sample.value
+            for sample in self.metric_samples()
+            if sample.name == metric and sample.labels["op"] == opname
+        ]
+        return values[0] if len(values) == 1 else None
+
+    def metric_sum_func(self, opname: str) -> Callable[[], Any]:
+        """Return a function that tells how many seconds an operation took in all."""
+        return lambda: self.metric_value(opname, "arvmount_fuse_operations_seconds_sum")
+
+    def metric_count_func(self, opname: str) -> Callable[[], int]:
+        """Return a function that tells how often an operation was carried out."""
+        return lambda: int(self.metric_value(opname, "arvmount_fuse_operations_seconds_count") or 0)
+
+    def begin_shutdown(self) -> None:
+        """The mount is ending: finish removals, and ignore what the kernel still forgets."""
+        self._shutdown_started.set()
+        self._shutting_down()
+        self.inodes.begin_shutdown()
+
+    @destroy_time.time()
+    @catch_exceptions
+    def destroy(self) -> None:
+        with llfuse.lock_released:
+            self.begin_shutdown()
+        if self.events:
+            self.events.close()
+            self.events = None
+        for entry, error in self.inodes._clear():
+            name = str(entry.uuid() or entry.inode)
+            _logger.error("could not save %s before the mount ended: %s", name, error)
+            self.unsaved.append((name, error))
+
+    def access(self, inode: int, mode: int, ctx: Any = None) -> bool:
+        self._access(mode)
+        return True
+
+    def listen_for_events(self) -> None:
+        """Subscribe to the event bus: what changes there is looked at again here."""
+        self.events = arvados.events.subscribe(
+            self._api_client,
+            [["event_type", "in", ["create", "update", "delete"]]],
+            self.on_event,
+        )
+
+    @on_event_time.time()
+    @catch_exceptions
+    def on_event(self, ev: dict) -> None:
+        """Mark what an event is about as stale, and the projects it left and came to."""
+        if ev.get("event_type") not in ("create", "update", "delete"):
+            return
+        with llfuse.lock:
+            properties = ev.get("properties") or {}
+            old_owner = (properties.get("old_attributes") or {}).get("owner_uuid")
+            for uuid in (ev["object_uuid"], old_owner, ev.get("object_owner_uuid")):
+                for entry in self.inodes.find_by_uuid(uuid):
+                    entry.invalidate()
+                    self._forget_names(entry)
+
+    def _forget_names(self, entry: Any) -> None:
+        # The kernel keeps names and attributes for as long as they would have been fresh. It drops
+        # everything below a name along with it.
+        self.inodes.invalidate_inode(entry)
+        if entry.inode != llfuse.ROOT_INODE:
+            entry.kernel_invalidate()
+            return
+        for name in list(getattr(entry, "_entries", ())):
+            self.inodes.invalidate_entry(entry, name)
+
+    def _attributes(self, found: Any) -> Any:
+        # A subclass that answers getattr differently means it for lookups too.
+        if self._is_overridden("getattr"):
+            return self.getattr(found.st_ino)
+        return found
+
+    @getattr_time.time()
+    @catch_exceptions
+    def getattr(self, inode: int, ctx: Any = None) -> Any:
+        return self._getattr(inode)
+
+    @setattr_time.time()
+    @catch_exceptions
+    def setattr(
+        self, inode: int, attr: Any, fields: Any = None, fh: int | None = None, ctx: Any = None
+    ) -> Any:
+        return self._attributes(self._setattr(inode, attr, fields, fh))
+
+    @lookup_time.time()
+    @catch_exceptions
+    def lookup(self, parent_inode: int, name: bytes, ctx: Any = None) -> Any:
+        return self._attributes(self._lookup(parent_inode, name))
+
+    @forget_time.time()
+    @catch_exceptions
+    def forget(self, inodes: Iterable[tuple[int, int]]) -> None:
+        self._forget(inodes)
+
+    @open_time.time()
+    @catch_exceptions
+    def open(self, inode: int, flags: int, ctx: Any = None) -> int:
+        return self._open(inode, flags)
+
+    @read_time.time()
+    @catch_exceptions
+    def read(self, fh: int, off: int, size: int) -> bytes:
+        return self._read(fh, off, size)
+
+    @write_time.time()
+    @catch_exceptions
+    def write(self, fh: int, off: int, buf: bytes) -> int:
+        return self._write(fh, off, buf)
+
+    @release_time.time()
+    @catch_exceptions
+    def release(self, fh: int) -> None:
+        self._release(fh)
+
+    def releasedir(self, fh: int) -> None:
+        self.release(fh)
+
+    @opendir_time.time()
+    @catch_exceptions
+    def opendir(self, inode: int, ctx: Any = None) -> int:
+        return self._opendir(inode)
+
+    @readdir_time.time()
+    @catch_exceptions
+    def readdir(self, fh: int, off: int) -> Iterator[tuple[bytes, Any, int]]:
+        for name, found, after in self._readdir(fh, off):
+            yield (name, self._attributes(found), after)
+
+    @statfs_time.time()
+    @catch_exceptions
+    def statfs(self, ctx: Any = None) -> Any:
+        data = llfuse.StatvfsData()
+        data.f_bsize = 128 * 1024
+        data.f_namemax = 255
+        return data
+
+    @create_time.time()
+    @catch_exceptions
+    def create(
+        self, inode_parent: int, name: bytes, mode: int, flags: int, ctx: Any = None
+    ) -> tuple[int, Any]:
+        fh, found = self._create(inode_parent, name)
+        return (fh, self._attributes(found))
+
+    @mkdir_time.time()
+    @catch_exceptions
+    def mkdir(self, inode_parent: int, name: bytes, mode: int, ctx: Any = None) -> Any:
+        return self._attributes(self._mkdir(inode_parent, name))
+
+    @unlink_time.time()
+    @catch_exceptions
+    def unlink(self, inode_parent: int, name: bytes, ctx: Any = None) -> None:
+        self._unlink(inode_parent, name)
+
+    @rmdir_time.time()
+    @catch_exceptions
+    def rmdir(self, inode_parent: int, name: bytes, ctx: Any = None) -> None:
+        self._rmdir(inode_parent, name)
+
+    @rename_time.time()
+    @catch_exceptions
+    def rename(
+        self,
+        inode_parent_old: int,
+        name_old: bytes,
+        inode_parent_new: int,
+        name_new: bytes,
+        ctx: Any = None,
+    ) -> None:
+        self._rename(inode_parent_old, name_old, inode_parent_new, name_new)
+
+    @flush_time.time()
+    @catch_exceptions
+    def flush(self, fh: int) -> None:
+        self._flush(fh)
+
+    @catch_exceptions
+    def fsync(self, fh: int, datasync: bool) -> None:
+        self._fsync(fh)
+
+    @catch_exceptions
+    def fsyncdir(self, fh: int, datasync: bool) -> None:
+        self._fsync(fh)
+
+    @catch_exceptions
+    def mknod(self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: Any = None) -> Any:
+        return self._attributes(self._mknod(parent_inode, name, mode))
+
+    @catch_exceptions
+    def symlink(self, parent_inode: int, name: bytes, target: bytes, ctx: Any = None) -> Any:
+        self._unsupported()
+
+    @catch_exceptions
+    def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any = None) -> Any:
+        self._unsupported()
+
+
+Operations._declare_shipped()

@@ -1,0 +1,168 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""`shared`: projects that others share with the user, by who they are."""
+
+import threading
+from typing import Any
+
+import arvados.util
+import llfuse
+
+from .directory import Directory
+from .fresh import use_counter
+from .project_dir import ProjectDirectory
+
+
+class SharedDirectory(Directory):
+    """A directory of the users and groups that share projects with the user."""
+
+    def __init__(
+        self,
+        parent_inode: int,
+        inodes: Any,
+        api: Any,
+        num_retries: int,
+        enable_write: bool,
+        filters: Any,
+        exclude: Any,
+        poll_time: float = 60,
+        storage_classes: Any = None,
+    ) -> None:
+        super().__init__(parent_inode, inodes, enable_write, filters)
+        self.api = api
+        self.num_retries = num_retries
+        self.current_user = api.users().current().execute(num_retries=num_retries)
+        self._poll = True
+        self._poll_time = poll_time
+        self._updating_lock = threading.Lock()
+        self.storage_classes = storage_classes
+
+    @use_counter
+    def update(self) -> None:
+        with llfuse.lock_released:
+            self._updating_lock.acquire()
+        try:
+            if not self.stale():
+                return
+            with llfuse.lock_released:
+                contents = self._contents()
+            self.merge(
+                contents.items(),
+                lambda i: i[0],
+                lambda a, i: a.uuid() == i[1]["uuid"],
+                lambda i: ProjectDirectory(
+                    self.inode,
+                    self.inodes,
+                    self.api,
+                    self.num_retries,
+                    self._enable_write,
+                    self._filters,
+                    i[1],
+                    poll_time=self._poll_time,
+                    storage_classes=self.storage_classes,
+                ),
+            )
+        finally:
+            self._updating_lock.release()
+
+    def _contents(self) -> dict[str, dict]:
+        """Return what to list: names to records of users and projects."""
+        methods = self.api._rootDesc.get("resources")["groups"]["methods"]
+        if "httpMethod" in methods.get("shared", {}):
+            objects, roots, owners = self._shared()
+        else:
+            objects, roots, owners = self._shared_as_computed_here()
+        contents = {}
+        for uuid in owners:
+            owner = objects.get(uuid)
+            if owner is None:
+                continue
+            if owner.get("name"):
+                contents[owner["name"]] = owner
+            elif "first_name" in owner:
+                contents["{} {}".format(owner["first_name"], owner["last_name"])] = owner
+        for uuid in roots:
+            project = objects.get(uuid)
+            if project is not None and project["owner_uuid"] not in objects:
+                contents[project["name"]] = project
+        return contents
+
+    def _shared(self) -> tuple[dict[str, dict], list[str], set[str]]:
+        objects: dict[str, dict] = {}
+        roots: list[str] = []
+        owners: set[str] = set()
+        after: list = []
+        while True:
+            page = (
+                self.api.groups()
+                .shared(
+                    filters=[
+                        ["group_class", "in", ["project", "filter"]],
+                        *after,
+                        *self._filters_for("groups", qualified=False),
+                    ],
+                    order="uuid",
+                    limit=10000,
+                    count="none",
+                    include="owner_uuid",
+                )
+                .execute(num_retries=self.num_retries)
+            )
+            if not page["items"]:
+                return objects, roots, owners
+            after = [["uuid", ">", page["items"][-1]["uuid"]]]
+            for project in page["items"]:
+                objects[project["uuid"]] = project
+                roots.append(project["uuid"])
+            for owner in page["included"]:
+                objects[owner["uuid"]] = owner
+                owners.add(owner["uuid"])
+
+    def _shared_as_computed_here(self) -> tuple[dict[str, dict], list[str], set[str]]:
+        """For clusters whose API cannot tell what is shared."""
+
+        def every(method: Any, **query: Any) -> Any:
+            return arvados.util.keyset_list_all(
+                method, order_key="uuid", num_retries=self.num_retries, **query
+            )
+
+        projects = list(
+            every(
+                self.api.groups().list,
+                filters=[
+                    ["group_class", "in", ["project", "filter"]],
+                    *self._filters_for("groups", qualified=False),
+                ],
+                select=["uuid", "owner_uuid"],
+            )
+        )
+        objects = {project["uuid"]: project for project in projects}
+        roots = [
+            project["uuid"]
+            for project in projects
+            if project["owner_uuid"] != self.current_user["uuid"]
+            and project["owner_uuid"] not in objects
+        ]
+        owners = {objects[uuid]["owner_uuid"] for uuid in roots}
+        users = every(
+            self.api.users().list,
+            filters=[
+                ["uuid", "in", list(owners)],
+                *self._filters_for("users", qualified=False),
+            ],
+        )
+        groups = every(
+            self.api.groups().list,
+            filters=[
+                ["uuid", "in", list(owners) + roots],
+                *self._filters_for("groups", qualified=False),
+            ],
+        )
+        for found in (users, groups):
+            objects.update((record["uuid"], record) for record in found)
+        return objects, roots, owners
+
+    def want_event_subscribe(self) -> bool:
+        return True
