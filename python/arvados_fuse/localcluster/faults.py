@@ -1,0 +1,122 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""Test hooks: requests that fail on purpose, and a record of what was asked.
+
+A rule is a dict: `service` (api, keep, ws), `method` and `path` (regular expressions; any by
+default), `action` and its `value`, and `count` (how often; for ever by default). Actions:
+
+| action | what happens | value |
+| --- | --- | --- |
+| status | answered with this HTTP status | the status |
+| hangup | the connection is closed without an answer | |
+| delay | answered later | seconds |
+| stall | never answered, until the client leaves or the rules are cleared | |
+| wrong | a block's bytes are changed | |
+| short | a block's last bytes are missing | how many (1) |
+| long | a block has bytes too many | how many (1) |
+"""
+
+import asyncio
+import re
+from typing import Any
+
+from aiohttp import web
+
+_ACTIONS = ("status", "hangup", "delay", "stall", "wrong", "short", "long")
+
+
+class Hangup(Exception):
+    """Close the connection without an answer."""
+
+
+class Faults:
+    """The rules in force, and the requests that came."""
+
+    def __init__(self) -> None:
+        self.rules: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
+        self.recording = False
+        self._cleared = asyncio.Event()
+
+    def add(self, rule: dict[str, Any]) -> None:
+        """Put a rule into force, behind those there are."""
+        if rule.get("action") not in _ACTIONS:
+            raise ValueError(f"no such action: {rule.get('action')!r}")
+        self.rules.append(dict(rule))
+
+    def clear(self) -> None:
+        """Have no rules, and let go of whoever waits for an answer."""
+        self.rules.clear()
+        self._cleared.set()
+        self._cleared = asyncio.Event()
+
+    def note(self, service: str, method: str, path: str, status: int) -> None:
+        """Record a request."""
+        if self.recording:
+            self.requests.append(
+                {"service": service, "method": method, "path": path, "status": status}
+            )
+
+    def find(self, service: str, method: str, path: str) -> dict[str, Any] | None:
+        """Return the first rule for that request; it counts as applied."""
+        for rule in self.rules:
+            if (
+                rule.get("service", service) == service
+                and re.fullmatch(rule.get("method", ".*"), method)
+                and re.search(rule.get("path", ""), path)
+                and rule.get("count", 1) > 0
+            ):
+                if "count" in rule:
+                    rule["count"] -= 1
+                return rule
+        return None
+
+    async def before(self, service: str, request: web.Request) -> dict[str, Any] | None:
+        """Apply a rule to a request; return one that concerns the body of the answer.
+
+        Raises Hangup where there is to be no answer, HTTPException where it is an error.
+        """
+        rule = self.find(service, request.method, request.path)
+        if rule is None:
+            return None
+        action, value = rule["action"], rule.get("value")
+        if action == "status":
+            raise _http_error(int(value))
+        if action == "hangup":
+            raise Hangup()
+        if action == "delay":
+            await asyncio.sleep(float(value))
+            return None
+        if action == "stall":
+            await self._cleared.wait()
+            raise Hangup()
+        return rule
+
+
+def _http_error(status: int) -> web.HTTPException:
+    class Fault(web.HTTPException):
+        status_code = status
+
+    return Fault(
+        text=f'{{"errors": ["fault injected: {status}"]}}', content_type="application/json"
+    )
+
+
+def damaged(body: bytes, rule: dict[str, Any] | None) -> bytes:
+    """Return the body as a rule has it."""
+    if rule is None:
+        return body
+    count = int(rule.get("value") or 1)
+    if rule["action"] == "wrong":
+        return bytes([body[0] ^ 0xFF]) + body[1:] if body else b"?"
+    if rule["action"] == "short":
+        return body[:-count]
+    return body + b"?" * count
+
+
+def hang_up(request: web.Request) -> None:
+    """Close the connection of a request."""
+    if request.transport is not None:
+        request.transport.abort()

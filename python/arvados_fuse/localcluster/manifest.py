@@ -1,0 +1,85 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""Manifests as the API handles them: checked, stripped, normalised, hashed, counted."""
+
+import hashlib
+import re
+
+from .errors import invalid
+
+_LOCATOR = re.compile(r"[0-9a-f]{32}\+\d+(\+[A-Z][A-Za-z0-9@_-]*)*")
+_HINTS = re.compile(r"( [0-9a-f]{32}\+\d+)(?:\+[A-Z][A-Za-z0-9@_-]*)+")
+_FILE = re.compile(r"(\d+):(\d+):(\S+)")
+
+
+class Manifest:
+    """A manifest without hints: `text`, `portable_data_hash`, `locators`, `file_count`, `size`."""
+
+    def __init__(self, text: str) -> None:
+        """Raises APIError 422, naming the line, where the text is no manifest."""
+        self.given_locators: list[str] = []
+        self._names: list[tuple[str, list[str]]] = []
+        self.file_count = 0
+        self.size = 0
+        self._check(text)
+        stripped = _HINTS.sub(r"\1", text)
+        self.text = stripped if self._in_normal_form() else _normalised(stripped)
+        data = self.text.encode()
+        self.portable_data_hash = f"{hashlib.md5(data).hexdigest()}+{len(data)}"
+
+    def _check(self, text: str) -> None:
+        if text and not text.endswith("\n"):
+            raise invalid("Manifest invalid: last line does not end with newline")
+        seen: set[tuple[str, str]] = set()
+        for number, line in enumerate(text.split("\n")[:-1], 1):
+            self._check_stream(number, line, seen)
+
+    def _check_stream(self, number: int, line: str, seen: set[tuple[str, str]]) -> None:
+        def bad(why: str) -> Exception:
+            return invalid(f"Manifest invalid for stream {number}: {why}")
+
+        words = line.split(" ")
+        stream = words[0]
+        if stream != "." and not stream.startswith("./"):
+            raise bad("missing or invalid stream name")
+        locators, length, at = 0, 0, 1
+        while at < len(words) and _LOCATOR.fullmatch(words[at]):
+            self.given_locators.append(words[at])
+            length += int(words[at].split("+")[1])
+            locators += 1
+            at += 1
+        if not locators:
+            raise bad("missing block locator")
+        if at == len(words):
+            raise bad("no files in stream")
+        names = []
+        for word in words[at:]:
+            file = _FILE.fullmatch(word)
+            if file is None:
+                raise bad(f"invalid file token {word!r}")
+            if int(file[1]) + int(file[2]) > length:
+                raise bad(f"file token {word!r} goes past the end of the stream")
+            names.append(file[3])
+            self.size += int(file[2])
+            if file[3] not in (".", "\\056") and (stream, file[3]) not in seen:
+                seen.add((stream, file[3]))
+                self.file_count += 1
+        self._names.append((stream, names))
+
+    def _in_normal_form(self) -> bool:
+        streams = [stream for stream, _ in self._names]
+        if any(a >= b for a, b in zip(streams, streams[1:])):
+            return False
+        return all(
+            all(a <= b for a, b in zip(names, names[1:]))
+            and not any("/" in name for name in names)
+            for _, names in self._names
+        )
+
+
+def _normalised(text: str) -> str:
+    from arvados.collection import CollectionReader
+
+    return CollectionReader(text).manifest_text(strip=True, normalize=True)

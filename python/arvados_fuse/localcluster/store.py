@@ -1,0 +1,130 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""Records, in memory and in SQLite.
+
+Every record is a dict that is kept whole; what is asked of it is answered from memory. A change is
+in SQLite when the request that made it is answered.
+"""
+
+import json
+import secrets
+import sqlite3
+import string
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Iterator
+
+Record = dict[str, Any]
+
+#: Tables, with the part of a uuid that says which.
+TABLES = {
+    "users": "tpzed",
+    "groups": "j7d0g",
+    "collections": "4zz18",
+    "links": "o0j2j",
+    "api_client_authorizations": "gj3su",
+    "keep_services": "bi6l4",
+    "logs": "57u5n",
+}
+
+_ALPHABET = string.digits + string.ascii_lowercase
+
+
+def timestamp(when: float | None = None) -> str:
+    """Return a time (now by default) as the API writes it: UTC, nine digits of fraction."""
+    when = time.time() if when is None else when
+    whole = int(when)
+    fraction = int((when - whole) * 1e6)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{fraction:06d}000Z"
+
+
+class Store:
+    """All tables of a cluster."""
+
+    def __init__(self, path: Path, cluster_id: str) -> None:
+        self.cluster_id = cluster_id
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute(
+            "CREATE TABLE IF NOT EXISTS records"
+            " (kind TEXT NOT NULL, uuid TEXT NOT NULL, data TEXT NOT NULL,"
+            " PRIMARY KEY (kind, uuid)) WITHOUT ROWID"
+        )
+        self._tables: dict[str, dict[str, Record]] = {kind: {} for kind in TABLES}
+        self._by_hash: dict[str, set[str]] = defaultdict(set)
+        self._by_owner: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        self.last_log_id = 0
+        for kind, uuid, data in self._db.execute("SELECT kind, uuid, data FROM records"):
+            self._take(kind, uuid, json.loads(data))
+
+    def close(self) -> None:
+        """Close the database."""
+        self._db.close()
+
+    def new_uuid(self, kind: str) -> str:
+        """Return a uuid that no record of that table has."""
+        random = "".join(secrets.choice(_ALPHABET) for _ in range(15))
+        return f"{self.cluster_id}-{TABLES[kind]}-{random}"
+
+    def _take(self, kind: str, uuid: str, record: Record) -> None:
+        old = self._tables[kind].get(uuid)
+        if old is not None:
+            self._drop(kind, uuid, old)
+        self._tables[kind][uuid] = record
+        if kind == "collections":
+            self._by_hash[record["portable_data_hash"]].add(uuid)
+        if kind == "logs":
+            self.last_log_id = max(self.last_log_id, record["id"])
+        if record.get("owner_uuid"):
+            self._by_owner[record["owner_uuid"]].add((kind, uuid))
+
+    def _drop(self, kind: str, uuid: str, record: Record) -> None:
+        if kind == "collections":
+            self._by_hash[record["portable_data_hash"]].discard(uuid)
+        if record.get("owner_uuid"):
+            self._by_owner[record["owner_uuid"]].discard((kind, uuid))
+
+    def put(self, kind: str, record: Record) -> None:
+        """Keep a record, replacing the one of the same uuid."""
+        uuid = record["uuid"]
+        self._take(kind, uuid, record)
+        self._db.execute(
+            "INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, uuid, json.dumps(record))
+        )
+
+    def remove(self, kind: str, uuid: str) -> None:
+        """Forget a record."""
+        record = self._tables[kind].pop(uuid, None)
+        if record is not None:
+            self._drop(kind, uuid, record)
+            self._db.execute("DELETE FROM records WHERE kind = ? AND uuid = ?", (kind, uuid))
+
+    def clear(self) -> None:
+        """Forget every record."""
+        self._db.execute("DELETE FROM records")
+        for table in self._tables.values():
+            table.clear()
+        self._by_hash.clear()
+        self._by_owner.clear()
+
+    def get(self, kind: str, uuid: str) -> Record | None:
+        """Return the record of that uuid."""
+        return self._tables[kind].get(uuid)
+
+    def all(self, kind: str) -> Iterator[Record]:
+        """Iterate over a table, in no order."""
+        return iter(list(self._tables[kind].values()))
+
+    def by_hash(self, portable_data_hash: str) -> list[Record]:
+        """Return the collections that have these contents."""
+        uuids = sorted(self._by_hash.get(portable_data_hash, ()))
+        return [self._tables["collections"][uuid] for uuid in uuids]
+
+    def owned(self, owner_uuid: str) -> list[tuple[str, Record]]:
+        """Return what somebody owns: pairs of table and record."""
+        owned = sorted(self._by_owner.get(owner_uuid, ()))
+        return [(kind, self._tables[kind][uuid]) for kind, uuid in owned]
