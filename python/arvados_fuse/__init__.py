@@ -15,7 +15,6 @@ on a class or an object. What nobody overrides is answered in Rust, mostly witho
 `docs/architecture.md` says when.
 """
 
-
 import arvados
 import arvados.events
 import arvados.keep

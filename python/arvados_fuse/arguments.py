@@ -173,9 +173,7 @@ class ArgumentParser(argparse.ArgumentParser):
             help="Write statistics to stderr at this interval (default: never)",
         )
         reporting.add_argument("--debug", action="store_true", help="Log debug information")
-        reporting.add_argument(
-            "--logfile", help="Write the log to this file (default: to stderr)"
-        )
+        reporting.add_argument("--logfile", help="Write the log to this file (default: to stderr)")
 
     def _add_cache(self) -> None:
         cache = self.add_argument_group("Mount local cache setup")

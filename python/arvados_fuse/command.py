@@ -116,7 +116,9 @@ class Mount:
             self.logger.warning("unable to adjust the limit of open files: %s", error)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.logger.info(
-            "file cache holds at most %s bytes (RLIMIT_NOFILE is %s)", (limit[0] // 8) * _BLOCK, limit
+            "file cache holds at most %s bytes (RLIMIT_NOFILE is %s)",
+            (limit[0] // 8) * _BLOCK,
+            limit,
         )
 
     def _start_local_cluster(self) -> None:
@@ -293,7 +295,7 @@ class Mount:
         self.logger.info("storage classes for new collections: %s", ", ".join(classes))
         return classes
 
-    def _dir_args(self, parent_inode: int) -> list[Any]:
+    def _dir_args(self, parent_inode: int) -> Any:
         return [
             parent_inode,
             self.operations.inodes,
@@ -326,9 +328,9 @@ class Mount:
             return None
         if args.mode is None:
             args.mode = "all"
-        common = self._dir_args(llfuse.ROOT_INODE)
-        poll = {"poll_time": args.refresh_time}
-        more = {"storage_classes": storage_classes, **poll}
+        common: Any = self._dir_args(llfuse.ROOT_INODE)
+        poll: Any = {"poll_time": args.refresh_time}
+        more: Any = {"storage_classes": storage_classes, **poll}
         if args.mode == "collection":
             return CollectionDirectory(*common, args.collection, **poll)
         if args.mode == "project":
@@ -351,13 +353,11 @@ class Mount:
             args.mount_by_id, args.mount_by_tag = ["by_id"], ["by_tag"]
             args.mount_home, args.mount_shared = ["home"], ["shared"]
         top = self.operations.inodes.add_entry(
-            Directory(
-                llfuse.ROOT_INODE, self.operations.inodes, args.enable_write, args.filters
-            )
+            Directory(llfuse.ROOT_INODE, self.operations.inodes, args.enable_write, args.filters)
         )
         common = self._dir_args(top.inode)
-        poll = {"poll_time": args.refresh_time}
-        more = {"storage_classes": storage_classes, **poll}
+        poll: Any = {"poll_time": args.refresh_time}
+        more: Any = {"storage_classes": storage_classes, **poll}
         for name in args.mount_by_id:
             self._add_mount(top, name, MagicDirectory(*common, pdh_only=False, **more))
         for name in args.mount_by_pdh:

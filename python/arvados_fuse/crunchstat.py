@@ -7,7 +7,8 @@
 import sys
 import time
 from collections import namedtuple
-from typing import Any, Iterable, NoReturn
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 #: A figure: its name, and a function that tells it.
 Stat = namedtuple("Stat", ["name", "get"])

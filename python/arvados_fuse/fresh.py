@@ -10,7 +10,8 @@ what it leaves alone is answered by the core, without Python where the kernel as
 
 import calendar
 import functools
-from typing import Any, Callable, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import ciso8601
 from llfuse import _core

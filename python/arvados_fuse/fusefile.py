@@ -6,7 +6,8 @@
 
 import json
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import llfuse
 from llfuse import _core
@@ -42,9 +43,7 @@ class FuseArvadosFile(File):
 
     def readfrom(self, off: int, size: int, num_retries: int = 0) -> Any:
         with llfuse.lock_released:
-            return self.arvfile.readfrom(
-                off, size, num_retries, exact=True, return_memoryview=True
-            )
+            return self.arvfile.readfrom(off, size, num_retries, exact=True, return_memoryview=True)
 
     def writeto(self, off: int, buf: bytes, num_retries: int = 0) -> int:
         with llfuse.lock_released:

@@ -14,13 +14,13 @@ import itertools
 import logging
 import threading
 import weakref
-from typing import Any, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import arvados.events
 import llfuse
 from llfuse import _core
 from prometheus_client import Summary
-
 
 _logger = logging.getLogger("arvados.arvados_fuse")
 
@@ -47,9 +47,12 @@ def catch_exceptions(orig_func: Callable[..., Any]) -> Callable[..., Any]:
 class OperationTime(Summary):
     """A Summary that includes the requests which the core answered without Python."""
 
+    def _children(self) -> Any:
+        return self._metrics.items()
+
     def collect(self) -> Any:
         for operations in list(_OperationsType.live):
-            for values, child in list(self._metrics.items()):
+            for values, child in list(self._children()):
                 count, seconds = operations._take_metric(values[0])
                 if count:
                     child._count.inc(count)

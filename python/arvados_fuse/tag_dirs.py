@@ -79,10 +79,10 @@ class TagsDirectory(Directory):
     @use_counter
     @check_update
     def __getitem__(self, item: str) -> Any:
-        if not super().__contains__(item):
-            if self._tag_links(["name", "=", item], limit=1)["items"]:
-                self._extra.add(item)
-                self.update()
+        listed = super().__contains__(item)
+        if not listed and self._tag_links(["name", "=", item], limit=1)["items"]:
+            self._extra.add(item)
+            self.update()
         return super().__getitem__(item)
 
     @final_when_fresh

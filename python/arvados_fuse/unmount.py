@@ -85,9 +85,7 @@ def safer_realpath(path: str, loop: bool = True) -> tuple[str, bool]:
         path = path.rstrip("/")
         dirname, basename = os.path.split(path)
         try:
-            path, resolved = safer_realpath(
-                os.path.join(dirname, os.readlink(path)), loop=False
-            )
+            path, resolved = safer_realpath(os.path.join(dirname, os.readlink(path)), loop=False)
         except OSError as error:
             # No symbolic link (EINVAL), or nothing that can be looked at.
             dirname, resolved = safer_realpath(dirname, loop=loop)
@@ -150,9 +148,8 @@ def unmount(
     it cannot be unmounted within `timeout` seconds.
     """
     path, _ = safer_realpath(path)
-    if subtype is None:
-        mnttype = None
-    else:
+    mnttype = None
+    if subtype is not None:
         mnttype = "fuse." + subtype if subtype else "fuse"
     if recursive:
         paths = paths_to_unmount(path, mnttype)

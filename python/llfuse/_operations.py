@@ -12,7 +12,8 @@ import errno
 import logging
 import sys
 import traceback
-from typing import Any, Iterable, NoReturn
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from ._errors import FUSEError
 

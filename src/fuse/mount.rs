@@ -8,14 +8,14 @@
 //! hands the opened device over a socket (fuse3's util/fusermount.c).
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::mount::{MntFlags, mount, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
 };
@@ -225,13 +225,34 @@ pub fn detach(path: &Path, minor: Option<u64>) {
 }
 
 /// Ends the conversation with the kernel: whoever waits for an answer gets ECONNABORTED.
-pub fn abort(minor: u64) {
-    let control = format!("/sys/fs/fuse/connections/{minor}/abort");
-    if let Ok(file) = File::options().write(true).open(control) {
-        use std::io::Write;
-        let mut file = file;
-        let _ = file.write_all(b"1");
+///
+/// # Errors
+/// Where the control file system is not to be had.
+pub fn abort(minor: u64) -> io::Result<()> {
+    let control = Path::new("/sys/fs/fuse/connections");
+    match write_abort(control, minor) {
+        // Not mounted here, as in many containers: whoever may mount has a look of its own.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let own = std::env::temp_dir().join(format!("fusectl-{}", std::process::id()));
+            std::fs::create_dir(&own)?;
+            let aborted =
+                mount(Some("fusectl"), &own, Some("fusectl"), MsFlags::empty(), None::<&str>)
+                    .map_err(io::Error::from)
+                    .and_then(|()| {
+                        let aborted = write_abort(&own, minor);
+                        let _ = umount2(&own, MntFlags::MNT_DETACH);
+                        aborted
+                    });
+            let _ = std::fs::remove_dir(&own);
+            aborted
+        }
+        result => result,
     }
+}
+
+fn write_abort(control: &Path, minor: u64) -> io::Result<()> {
+    let file = control.join(minor.to_string()).join("abort");
+    File::options().write(true).open(file)?.write_all(b"1")
 }
 
 #[cfg(test)]

@@ -52,12 +52,16 @@ impl Stopper {
         while !phase.ended {
             if self.changed.wait_until(&mut phase, deadline).timed_out() {
                 drop(phase);
-                if let Some(minor) = self.minor {
-                    log::info!(
-                        "cutting the connection of {}: files are still open",
+                log::info!("cutting the connection of {}: files are open", self.path.display());
+                let aborted = match self.minor {
+                    Some(minor) => mount::abort(minor),
+                    None => Err(io::Error::other("its number is not known")),
+                };
+                if let Err(error) = aborted {
+                    log::warn!(
+                        "cannot cut the connection of {}: {error}; it ends when the files that are open in it are closed",
                         self.path.display()
                     );
-                    mount::abort(minor);
                 }
                 return;
             }

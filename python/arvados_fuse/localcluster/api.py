@@ -6,7 +6,8 @@
 
 import json
 import logging
-from typing import Any, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -117,7 +118,9 @@ class API:
             return body
         return dict(await request.post())
 
-    def _one(self, kind: str, record: Record, user: Record, token: str, params: dict) -> web.Response:
+    def _one(
+        self, kind: str, record: Record, user: Record, token: str, params: dict
+    ) -> web.Response:
         shown = self._service.shown(kind, record, user, token, full=True)
         return _json(_selected(shown, params, always=("kind", "etag", "uuid")))
 

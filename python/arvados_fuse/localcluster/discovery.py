@@ -215,7 +215,9 @@ def _resource(kind: str) -> dict[str, Any]:
             methods[name] = _method(kind, name, "POST", f"{one}/{name}", parameters, False)
     if kind == "groups":
         for name in ("contents", "shared"):
-            methods[name] = _method(kind, name, "GET", f"{kind}/{name}", _CONTENTS_PARAMETERS, False)
+            methods[name] = _method(
+                kind, name, "GET", f"{kind}/{name}", _CONTENTS_PARAMETERS, False
+            )
     if kind in ("users", "api_client_authorizations"):
         methods["current"] = _method(kind, "current", "GET", f"{kind}/current", {}, False)
     if kind == "keep_services":

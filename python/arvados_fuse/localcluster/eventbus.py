@@ -11,7 +11,8 @@ A client sends `{"method": "subscribe", "filters": [...], "last_log_id": N}`, is
 
 import asyncio
 import json
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
@@ -63,9 +64,10 @@ class EventBus:
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """Serve one client."""
-        token = request.query.get("api_token") or request.headers.get(
-            "Authorization", ""
-        ).rpartition(" ")[2]
+        token = (
+            request.query.get("api_token")
+            or request.headers.get("Authorization", "").rpartition(" ")[2]
+        )
         user, _ = self._service.authenticate(token)
         socket = web.WebSocketResponse(heartbeat=30)
         await socket.prepare(request)

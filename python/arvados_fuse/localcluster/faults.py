@@ -81,7 +81,7 @@ class Faults:
         rule = self.find(service, request.method, request.path)
         if rule is None:
             return None
-        action, value = rule["action"], rule.get("value")
+        action, value = rule["action"], rule.get("value", 0)
         if action == "status":
             raise _http_error(int(value))
         if action == "hangup":

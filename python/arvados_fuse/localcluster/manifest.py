@@ -73,8 +73,7 @@ class Manifest:
         if any(a >= b for a, b in zip(streams, streams[1:])):
             return False
         return all(
-            all(a <= b for a, b in zip(names, names[1:]))
-            and not any("/" in name for name in names)
+            all(a <= b for a, b in zip(names, names[1:])) and not any("/" in name for name in names)
             for _, names in self._names
         )
 

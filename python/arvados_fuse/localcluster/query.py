@@ -6,7 +6,8 @@
 
 import json
 import re
-from typing import Any, Callable, Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from .errors import invalid
 from .store import TABLES, Record
@@ -196,5 +197,3 @@ def page(records: Iterable[Record], params: dict[str, Any], default_order: str) 
     if parameter(params, "count", "exact") != "none":
         answer["items_available"] = len(chosen)
     return answer
-
-

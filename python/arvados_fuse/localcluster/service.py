@@ -8,7 +8,8 @@ import hashlib
 import json
 import secrets
 import time
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from . import query
 from .blobsign import Signer, secret_of

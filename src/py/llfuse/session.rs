@@ -125,7 +125,11 @@ fn serve(ready: Ready, workers: usize, handle_signals: bool) -> std::io::Result<
     let Ready { mount, options, fs } = ready;
     let wakeup = Arc::new(Wakeup::new()?);
     let handlers = if handle_signals { Some(Handlers::install(wakeup.writer()?)?) } else { None };
-    let session = Session::begin(mount, &options, fs, workers)?;
+    let session = match Session::begin(mount, &options, fs, workers) {
+        // Unmounted before anybody served it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotConnected => return Ok(None),
+        session => session?,
+    };
     let stopper = session.stopper();
     STATE.lock().stopper = Some(Arc::clone(&stopper));
     let sender = Sender::start(session.notifier())?;

@@ -1,0 +1,66 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export CARGO_TARGET_DIR := $(CURDIR)/target
+export PYTHONDONTWRITEBYTECODE := 1
+BIN := $(CURDIR)/.venv/bin
+# What tests and the demo write goes here, caches of the SDK included.
+export TMPDIR := $(CURDIR)/target/tmp
+PYTEST_ARGS ?=
+
+.PHONY: help setup build build-release demo test test-rust test-python lint wheel clean
+
+help: ## Say what there is to make
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+
+setup: ## Install what building and testing need (Debian packages, .venv)
+	@scripts/setup.sh
+	@mkdir -p $(TMPDIR)
+
+build: setup
+	@echo "== building for tests"
+	@$(BIN)/maturin develop -q --features fault-injection
+
+build-release: setup
+	@echo "== building"
+	@$(BIN)/maturin develop -q --release
+
+demo: build-release ## Load this machine's files into a local cluster, mount, read back, compare
+	@$(BIN)/python scripts/demo.py
+
+test: lint test-rust wheel build test-python ## Run all tests
+	@echo "== all tests passed"
+
+test-rust: setup
+	@echo "== testing the core"
+	cargo test -q --no-default-features --features fault-injection
+
+test-python: setup
+	@echo "== testing through mounts"
+	$(BIN)/python -m pytest tests/python $(PYTEST_ARGS)
+
+lint: setup ## Check format, clippy, the core without Python, ruff, the type stubs
+	@echo "== checking format and style"
+	cargo fmt --check
+	cargo clippy -q --all-targets -- -D warnings
+	cargo clippy -q --all-targets --no-default-features -- -D warnings
+	cargo test -q --no-default-features
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory build
+	$(BIN)/python -m mypy.stubtest llfuse._core --allowlist scripts/stubtest-allowlist.txt
+	$(BIN)/python -m mypy python/llfuse python/arvados_fuse
+
+wheel: setup ## Build the wheel into dist/
+	@echo "== building the wheel"
+	@rm -rf dist
+	@$(BIN)/maturin build -q --release --out dist
+	@ls dist
+
+clean: ## Remove everything that was made
+	rm -rf target dist .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find python tests scripts -name __pycache__ -prune -exec rm -rf {} +
+	rm -f python/llfuse/_core*.so

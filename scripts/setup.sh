@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+#
+# Installs what building and testing need: Debian packages where they are missing (as root or with
+# sudo), and a Python environment in .venv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '== %s\n' "$*"; }
+
+# What each package is for: venv and headers for the environment, fuse3 for fusermount3 (mounting
+# without root, unmounting), libfuse and pkg-config to build arvados-llfuse beside which the wheel is
+# tested, the rest are the programs that tests run on a mount.
+wanted=(python3-venv fuse3 libfuse-dev pkg-config attr rsync sqlite3 git gcc procps)
+missing=()
+for package in "${wanted[@]}"; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+done
+# A Python or git that is not Debian's does as well.
+drop() { local keep=(); for p in "${missing[@]}"; do [ "$p" = "$1" ] || keep+=("$p"); done; missing=("${keep[@]}"); }
+python3 -c 'import venv, ensurepip' 2>/dev/null && drop python3-venv
+command -v git >/dev/null && drop git
+command -v gcc >/dev/null && drop gcc
+if [ "${#missing[@]}" -gt 0 ]; then
+    if [ "$(id -u)" = 0 ]; then sudo=(); else sudo=(sudo); fi
+    say "installing Debian packages: ${missing[*]}"
+    "${sudo[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+command -v cargo >/dev/null || { echo "cargo is missing: install a Rust toolchain (rustup.rs) first" >&2; exit 1; }
+[ -e /dev/fuse ] || { echo "/dev/fuse is missing: load the kernel module fuse, or give the container the device" >&2; exit 1; }
+
+stamp=.venv/.requirements
+if ! cmp -s scripts/requirements-dev.txt "$stamp" 2>/dev/null; then
+    say "making the Python environment .venv"
+    python3 -m venv .venv
+    .venv/bin/pip install -q --disable-pip-version-check -r scripts/requirements-dev.txt
+    cp scripts/requirements-dev.txt "$stamp"
+fi

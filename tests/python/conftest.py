@@ -1,0 +1,177 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""What the tests run on: a local cluster, real mounts, and a look at what they leave behind."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRATCH = ROOT / "target" / "tmp"
+SCRATCH.mkdir(parents=True, exist_ok=True)
+
+# Everything that the SDK and the tests write stays in the checkout.
+HOME = SCRATCH / "home"
+HOME.mkdir(exist_ok=True)
+os.environ["TMPDIR"] = str(SCRATCH)
+os.environ["HOME"] = str(HOME)
+for _name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KEEP_LOCAL_STORE"):
+    os.environ.pop(_name, None)
+
+from arvados_fuse.localcluster import LocalCluster  # noqa: E402
+from arvados_fuse.unmount import mountinfo  # noqa: E402
+
+ARV_MOUNT = [sys.executable, str(ROOT / "bin" / "arv-mount")]
+
+
+def poll(what: str, condition: Callable[[], object], timeout: float = 20) -> object:
+    """Wait until a condition holds; return its value."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        time.sleep(0.02)
+
+
+def is_mounted(path: object) -> bool:
+    return any(mount.path == str(path) for mount in mountinfo())
+
+
+def force_unmount(path: object) -> None:
+    while is_mounted(path):
+        done = subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True)
+        if done.returncode:
+            subprocess.run(["umount", "-l", str(path)], capture_output=True)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    missing = [p for p in ("fusermount3", "git", "rsync", "sqlite3") if not shutil.which(p)]
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        missing.append("/dev/fuse")
+    if missing:
+        pytest.exit(f"the tests cannot run without {', '.join(missing)}: run `make setup`", 3)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    left = [mount.path for mount in mountinfo() if mount.path.startswith(str(SCRATCH))]
+    for path in left:
+        force_unmount(path)
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
+    running = [
+        line
+        for line in listed.splitlines()
+        if str(SCRATCH) in line and ("arv-mount" in line or "localcluster" in line)
+    ]
+    if left or running:
+        session.exitstatus = 1
+        print(f"\nLEFT BEHIND by the tests: mounts {left}, processes {running}")
+
+
+def pytest_terminal_summary(terminalreporter: object) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])  # type: ignore[attr-defined]
+    if skipped and os.environ.get("CI"):
+        terminalreporter.write_line("A test was skipped, which CI does not allow.")  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.skipped and os.environ.get("CI"):
+        report.outcome = "failed"
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A cluster with test hooks, shared by all tests; `fresh_cluster` empties it."""
+    with LocalCluster(tmp_path_factory.mktemp("cluster"), test_hooks=True) as running:
+        os.environ.update(running.env())
+        yield running
+
+
+@pytest.fixture
+def fresh_cluster(cluster: LocalCluster) -> LocalCluster:
+    """The cluster, as new."""
+    cluster.reset()
+    return cluster
+
+
+class Mounted:
+    """A running arv-mount."""
+
+    def __init__(self, process: subprocess.Popen | None, path: Path, log: Path) -> None:
+        self.process = process
+        self.path = path
+        self.log = log
+
+    def unmount(self, timeout: float = 20) -> int | None:
+        """Unmount; return the exit status of a foreground mount."""
+        force_unmount(self.path)
+        return self.process.wait(timeout) if self.process else None
+
+    def memory(self) -> int:
+        """Resident memory of the mount's process, in bytes."""
+        status = Path(f"/proc/{self.pid()}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) * 1024
+
+    def pid(self) -> int:
+        if self.process:
+            return self.process.pid
+        listed = subprocess.run(
+            ["pgrep", "-f", f"arv-mount.*{self.path}"], capture_output=True, text=True
+        ).stdout.split()
+        assert len(listed) == 1, listed
+        return int(listed[0])
+
+
+@pytest.fixture
+def arv_mount(cluster: LocalCluster, tmp_path: Path) -> Iterator[Callable[..., Mounted]]:
+    """Runs `arv-mount` with some options, in the foreground or as a daemon, until the test ends."""
+    with contextlib.ExitStack() as cleanup:
+        count = iter(range(100))
+
+        def start(
+            *options: str, daemon: bool = False, env: dict[str, str] | None = None, **popen: object
+        ) -> Mounted:
+            path = tmp_path / f"mnt{next(count)}"
+            path.mkdir()
+            log = path.with_suffix(".log")
+            environment = {**os.environ, **cluster.env(), **(env or {})}
+            command = [*ARV_MOUNT, "--logfile", str(log), *options]
+            if daemon:
+                subprocess.run([*command, str(path)], env=environment, check=True, timeout=60)
+                mounted = Mounted(None, path, log)
+            else:
+                process = subprocess.Popen(
+                    [*command, "--foreground", str(path)],
+                    env=environment,
+                    stderr=open(path.with_suffix(".stderr"), "w"),  # noqa: SIM115
+                    **popen,  # type: ignore[call-overload]
+                )
+                mounted = Mounted(process, path, log)
+                cleanup.callback(process.wait, 20)
+            cleanup.callback(force_unmount, path)
+
+            def ready() -> bool:
+                if mounted.process and mounted.process.poll() is not None:
+                    output = path.with_suffix(".stderr").read_text() + log.read_text()
+                    raise AssertionError(f"arv-mount exited {mounted.process.returncode}: {output}")
+                return is_mounted(path)
+
+            poll("mounted", ready)
+            os.stat(path)
+            return mounted
+
+        yield start
