@@ -99,12 +99,23 @@ class CollectionDirectoryBase(Directory):
             self.inodes.invalidate_entry(self, name)
             self.inodes.del_entry(entry)
         elif event == arvados.collection.MOD:
-            _, changed = item
-            entry = getattr(changed, "fuse_entry", None) or self._entries.get(name)
-            if entry is not None:
-                entry.invalidate()
-                self.inodes.invalidate_inode(entry)
+            self._modified(name, item[1])
         self._record_changed()
+
+    def _modified(self, name: str, item: Any) -> None:
+        """Follow that `item` is what the name stands for now: changed, or another than before."""
+        entry = self._entries.get(name)
+        shown = getattr(entry, "arvfile", None) or getattr(entry, "collection", None)
+        if entry is not None and shown is not item and isinstance(entry, _SHOWN):
+            del self._entries[name]
+            self.inodes.invalidate_entry(self, name)
+            self.inodes.del_entry(entry)
+            entry = None
+        if entry is None:
+            self.new_entry(name, item, self.mtime())
+            entry = self._entries[name]
+        entry.invalidate()
+        self.inodes.invalidate_inode(entry)
 
     def _record_changed(self) -> None:
         if self.collection_record_file is not None:
@@ -174,9 +185,13 @@ class CollectionDirectoryBase(Directory):
         self._must_be_writable()
         if not isinstance(src, CollectionDirectoryBase):
             raise llfuse.FUSEError(errno.EPERM)
-        if name_new in self:
-            self._check_replacing(src[name_old], self[name_new])
+        replaced = self[name_new] if name_new in self else None
+        if replaced is not None:
+            self._check_replacing(src[name_old], replaced)
         with llfuse.lock_released:
+            if isinstance(replaced, CollectionDirectoryBase):
+                # The SDK would move into a directory that is there, not over it.
+                self.collection.remove(name_new)
             self.collection.rename(
                 name_old, name_new, source_collection=src.collection, overwrite=True
             )
@@ -204,6 +219,10 @@ class CollectionDirectoryBase(Directory):
     def objsize(self) -> int:
         # The whole collection is counted at its root.
         return 0
+
+
+#: Kinds of entry that stand for an item of a collection.
+_SHOWN = (CollectionDirectoryBase, FuseArvadosFile)
 
 
 class CollectionDirectory(CollectionDirectoryBase):

@@ -356,7 +356,12 @@ impl<N: Node> Inodes<N> {
 
 impl<N: Node> Remover<N> for Inodes<N> {
     fn remove(&self, node: N) {
-        self.remove_reported(&node);
+        let mut returned = Ok(None);
+        self.above.run(&mut || returned = node.parent_inode());
+        // One that was moved was deleted in one place to be added in another.
+        if !matches!(returned, Ok(Some(_))) {
+            self.remove_reported(&node);
+        }
     }
 
     fn evict(&self) -> bool {

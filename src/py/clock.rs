@@ -18,6 +18,7 @@ use super::gil::with_python;
 use crate::fs::Outcome;
 
 static ORIGINAL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static MODULE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static REPLACED: AtomicBool = AtomicBool::new(false);
 
 /// Remembers the `time.time` of an unpatched interpreter; called when the module is imported.
@@ -33,14 +34,21 @@ pub fn remember(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// `time.time` as it is at present, and whether it is the original.
+fn current(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, bool)> {
+    let module = MODULE.get_or_try_init(py, || py.import("time").map(|m| m.into_any().unbind()))?;
+    let function = module.bind(py).getattr("time")?;
+    let original = ORIGINAL.get(py).is_some_and(|o| o.is(&function));
+    REPLACED.store(!original, Ordering::Relaxed);
+    Ok((function, original))
+}
+
 /// Seconds since the epoch, from whatever `time.time` is at present.
 ///
 /// # Errors
 /// What a replacement raises.
 pub fn now(py: Python<'_>) -> PyResult<f64> {
-    let function = py.import("time")?.getattr("time")?;
-    let original = ORIGINAL.get(py).is_some_and(|o| o.is(&function));
-    REPLACED.store(!original, Ordering::Relaxed);
+    let (function, original) = current(py)?;
     if original { Ok(system()) } else { function.call0()?.extract() }
 }
 
@@ -57,10 +65,7 @@ pub fn read() -> Outcome<f64> {
 /// # Errors
 /// Where the module `time` cannot be imported.
 pub fn look(py: Python<'_>) -> PyResult<()> {
-    let function = py.import("time")?.getattr("time")?;
-    let original = ORIGINAL.get(py).is_some_and(|o| o.is(&function));
-    REPLACED.store(!original, Ordering::Relaxed);
-    Ok(())
+    current(py).map(drop)
 }
 
 fn system() -> f64 {

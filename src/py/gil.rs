@@ -58,6 +58,7 @@ pub fn raised(error: PyErr) -> Halt {
 /// # Errors
 /// The exception that was raised on the way, or `FUSEError` with the errno.
 pub fn for_python<T>(py: Python<'_>, body: impl FnOnce() -> Outcome<T>) -> PyResult<T> {
+    super::clock::look(py)?;
     let company = Company::enter(py);
     let outcome = body();
     drop(company);

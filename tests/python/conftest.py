@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ SCRATCH.mkdir(parents=True, exist_ok=True)
 # Everything that the SDK and the tests write stays in the checkout.
 HOME = SCRATCH / "home"
 HOME.mkdir(exist_ok=True)
-os.environ["TMPDIR"] = str(SCRATCH)
+os.environ["TMPDIR"] = tempfile.tempdir = str(SCRATCH)
 os.environ["HOME"] = str(HOME)
 for _name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KEEP_LOCAL_STORE"):
     os.environ.pop(_name, None)
