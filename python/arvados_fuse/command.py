@@ -276,6 +276,7 @@ class Mount:
             api_client=self.api,
             encoding=self.args.encoding,
             inode_cache=InodeCache(cap=self.args.directory_cache),
+            num_retries=self.args.retries,
             enable_write=self.args.enable_write,
             fsns=self.args.fsns,
         )

@@ -1,0 +1,164 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""An API or Keep that fails is EIO, never an empty listing or a missing file; then it recovers."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import arvados.collection
+import pytest
+from arvados_fuse.localcluster import LocalCluster
+from conftest import poll
+
+FAULTS = [
+    {"action": "status", "value": 500},
+    {"action": "status", "value": 401},
+    {"action": "status", "value": 503},
+    {"action": "hangup"},
+]
+
+
+def save(cluster: LocalCluster, name: str, text: str = "text") -> str:
+    collection = arvados.collection.Collection(api_client=cluster.api())
+    with collection.open("f", "w") as file:
+        file.write(text)
+    collection.save_new(name)
+    return collection.manifest_locator()
+
+
+def assert_eio(do: Callable[[], object]) -> None:
+    with pytest.raises(OSError) as error:
+        print("no error, but", do())
+    assert error.value.errno == errno.EIO
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault['action']}{fault.get('value', '')}")
+def test_a_failing_api_is_eio(
+    fresh_cluster: LocalCluster, arv_mount: Callable, fault: dict
+) -> None:
+    uuid = save(fresh_cluster, "c")
+    mount = arv_mount("--retries=0", "--refresh-time=1", "--disable-event-listening")
+    top = mount.path
+    assert (top / "README").read_text()
+    fresh_cluster.faults.add(service="api", **fault)
+    for do in (
+        lambda: os.listdir(top / "home"),
+        lambda: os.stat(top / "home" / "c"),
+        lambda: os.stat(top / "home" / "nothing"),
+        lambda: os.listdir(top / "shared"),
+        lambda: os.listdir(top / "by_tag"),
+        lambda: os.stat(top / "by_tag" / "t"),
+        lambda: os.stat(top / "by_id" / uuid),
+        lambda: os.listdir(top / "by_id" / uuid),
+        lambda: os.stat(top / "by_id" / "xlocl-j7d0g-000000000000000"),
+    ):
+        assert_eio(do)
+    assert (top / "README").read_text(), "the mount lives on"
+    fresh_cluster.faults.clear()
+    assert os.listdir(top / "home") == ["c"]
+    assert (top / "by_id" / uuid / "f").read_text() == "text"
+    assert os.listdir(top / "shared") == [] and os.listdir(top / "by_tag") == []
+    with pytest.raises(FileNotFoundError):
+        os.stat(top / "home" / "nothing")
+    with pytest.raises(FileNotFoundError):
+        os.stat(top / "by_id" / "xlocl-4zz18-000000000000000")
+    # What was loaded before goes stale and cannot be refreshed: that is an error, too.
+    fresh_cluster.faults.add(service="api", **fault)
+    poll("staleness", lambda: _errno(lambda: os.listdir(top / "home")) == errno.EIO)
+    fresh_cluster.faults.clear()
+    assert os.listdir(top / "home") == ["c"]
+    assert mount.unmount() == 0
+
+
+def _errno(do: Callable[[], object]) -> int:
+    try:
+        do()
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def test_the_configured_retries_are_made(fresh_cluster: LocalCluster, arv_mount: Callable) -> None:
+    save(fresh_cluster, "c")
+    mount = arv_mount("--retries=3", "--disable-event-listening")
+    fresh_cluster.faults.add(service="api", action="status", value=503, count=2)
+    assert os.listdir(mount.path / "home") == ["c"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"action": "status", "value": 500},
+        {"action": "status", "value": 404},
+        {"action": "hangup"},
+        {"action": "wrong"},
+        {"action": "short"},
+        {"action": "long"},
+    ],
+    ids=lambda fault: f"{fault['action']}{fault.get('value', '')}",
+)
+def test_failing_keep_is_eio(fresh_cluster: LocalCluster, arv_mount: Callable, fault: dict) -> None:
+    text = f"contents for {fault}"
+    save(fresh_cluster, "c", text)
+    mount = arv_mount("--retries=0", "--ram-cache", "--disable-event-listening")
+    file = mount.path / "home" / "c" / "f"
+    assert os.stat(file).st_size == len(text)
+    fresh_cluster.faults.add(service="keep", method="GET", **fault)
+    assert_eio(lambda: file.read_bytes())
+    fresh_cluster.faults.clear()
+    assert file.read_text() == text
+    # One service fails, the other has the block.
+    save(fresh_cluster, "d", text + " more")
+    fresh_cluster.faults.add(service="keep", method="GET", count=1, **fault)
+    assert (mount.path / "home" / "d" / "f").read_text() == text + " more"
+
+
+def test_a_failed_save_is_reported_and_can_be_repeated(
+    fresh_cluster: LocalCluster, arv_mount: Callable, tmp_path: Path
+) -> None:
+    save(fresh_cluster, "c")
+    mount = arv_mount("--read-write", "--retries=0", "--disable-event-listening")
+    path = mount.path / "home" / "c" / "new"
+    fresh_cluster.faults.add(service="api", method="PUT|PATCH", action="status", value=500)
+    file = open(path, "wb", buffering=0)  # noqa: SIM115
+    file.write(b"first")
+    assert_eio(lambda: os.fsync(file.fileno()))
+    assert path.read_bytes() == b"first", "the mount lives on and nothing is lost"
+    fresh_cluster.faults.clear()
+    os.fsync(file.fileno())
+    fresh_cluster.faults.add(service="keep", method="PUT", action="status", value=500)
+    file.write(b" second")
+    assert_eio(file.close)
+    assert path.read_bytes() == b"first second"
+    fresh_cluster.faults.clear()
+    with open(path, "ab") as again:
+        again.write(b" third")
+    assert mount.unmount() == 0
+    read = arv_mount("--home").path / "c" / "new"
+    assert read.read_bytes() == b"first second third"
+
+
+def test_what_could_not_be_saved_is_named_and_the_exit_status_tells(
+    fresh_cluster: LocalCluster, arv_mount: Callable
+) -> None:
+    uuid = save(fresh_cluster, "c")
+    mount = arv_mount("--read-write", "--retries=0", "--disable-event-listening")
+    fresh_cluster.faults.add(service="api", method="PUT|PATCH", action="status", value=500)
+    with pytest.raises(OSError), open(mount.path / "home" / "c" / "lost", "w") as file:
+        file.write("never saved")
+    assert mount.unmount() == 1
+    log = mount.log.read_text()
+    assert f"could not save {uuid}" in log
+    assert fresh_cluster.token() not in log
+
+
+def test_a_name_that_is_taken_is_eexist(fresh_cluster: LocalCluster, arv_mount: Callable) -> None:
+    mount = arv_mount("--read-write", "--home", "--disable-event-listening")
+    assert os.listdir(mount.path) == []
+    save(fresh_cluster, "taken")
+    with pytest.raises(FileExistsError):
+        os.mkdir(mount.path / "taken")
