@@ -20,6 +20,7 @@ from .apierrors import is_not_found
 from .directory import Directory
 from .fresh import check_update, convertTime, use_counter
 from .fusefile import FuncToJSONFile, FuseArvadosFile
+from .saving import retry_failed_uploads, save
 
 _logger = logging.getLogger("arvados.arvados_fuse")
 
@@ -302,7 +303,7 @@ class CollectionDirectory(CollectionDirectoryBase):
                 if collection.committed() or not self.writable():
                     collection.update()
                 else:
-                    collection.save()
+                    save(collection)
                 self.new_collection_record(collection.api_response())
 
     def want_event_subscribe(self) -> bool:
@@ -369,6 +370,8 @@ class CollectionDirectory(CollectionDirectoryBase):
     def _fetch(self) -> tuple[dict, Any]:
         """Return the record, and a new collection object unless there is one already."""
         if self.collection is not None:
+            if not self.collection.committed():
+                retry_failed_uploads(self.collection)
             self.collection.update()
             return self.collection.api_response(), None
         kind = (
@@ -426,7 +429,7 @@ class CollectionDirectory(CollectionDirectoryBase):
         if self.collection is None:
             return
         if self.writable() and not self.collection.committed():
-            self.collection.save()
+            save(self.collection)
         self.collection.stop_threads()
 
     def clear(self) -> None:

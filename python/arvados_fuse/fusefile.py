@@ -13,6 +13,7 @@ import llfuse
 from llfuse import _core
 
 from .fresh import FreshBase, check_update, convertTime
+from .saving import save
 
 
 class File(_core.FileNode, FreshBase):
@@ -55,7 +56,7 @@ class FuseArvadosFile(File):
     def flush(self) -> None:
         with llfuse.lock_released:
             if self.writable():
-                self.arvfile.parent.root_collection().save()
+                save(self.arvfile.parent.root_collection())
 
     def clear(self) -> None:
         # Only one that was deleted lets go of its file; another would lose it.
