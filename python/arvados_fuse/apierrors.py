@@ -34,3 +34,8 @@ def errno_of_refusal(error: BaseException) -> int:
     return {401: errno.EACCES, 403: errno.EACCES, 404: errno.ENOENT, 409: errno.EEXIST}.get(
         status or 0, errno.EIO
     )
+
+
+def secret_part(token: str) -> str:
+    """Return the part of a token that nobody else may see."""
+    return token.rpartition("/")[2]

@@ -36,7 +36,7 @@ from arvados_fuse import (
     crunchstat,
 )
 from arvados_fuse._version import __version__
-from arvados_fuse.apierrors import http_status
+from arvados_fuse.apierrors import http_status, secret_part
 from arvados_fuse.arguments import ArgumentParser
 from arvados_fuse.unmount import detach, unmount
 
@@ -52,6 +52,18 @@ _MAX_READ = 1024 * 1024
 def exit(status: Any = None) -> NoReturn:
     """Leave, as `sys.exit` does."""
     raise SystemExit(status)
+
+
+class _WithoutToken(logging.Filter):
+    """Keeps the token out of the log: libraries write whole requests when they debug."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        secret = secret_part(arvados.config.get("ARVADOS_API_TOKEN") or "")
+        if secret:
+            message = record.getMessage()
+            if secret in message:
+                record.msg, record.args = message.replace(secret, "..."), ()
+        return True
 
 
 class Mount:
@@ -234,11 +246,14 @@ class Mount:
                     "%Y-%m-%d %H:%M:%S",
                 )
             )
+            handler.addFilter(_WithoutToken())
             arvados.logger.removeHandler(arvados.log_handler)
             arvados.logger.addHandler(handler)
             # What the core says belongs there too.
             for name in ("arvados_fuse", "llfuse", "fuser"):
                 logging.getLogger(name).addHandler(handler)
+        else:
+            arvados.log_handler.addFilter(_WithoutToken())
         if self.args.debug:
             arvados.logger.setLevel(logging.DEBUG)
             for name in ("arvados.keep", "arvados.api", "arvados.collection"):

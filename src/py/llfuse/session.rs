@@ -123,6 +123,7 @@ pub fn main(py: Python<'_>, workers: Option<usize>, handle_signals: bool) -> PyR
 
 fn serve(ready: Ready, workers: usize, handle_signals: bool) -> std::io::Result<Option<u8>> {
     let Ready { mount, options, fs } = ready;
+    keep_large_buffers_apart();
     let wakeup = Arc::new(Wakeup::new()?);
     let handlers = if handle_signals { Some(Handlers::install(wakeup.writer()?)?) } else { None };
     let session = match Session::begin(mount, &options, fs, workers) {
@@ -150,6 +151,22 @@ fn serve(ready: Ready, workers: usize, handle_signals: bool) -> std::io::Result<
     wakeup.close();
     let signal = listener.join().unwrap_or(None);
     served.map(|()| signal)
+}
+
+/// Has glibc give large buffers back to the system when they are freed.
+///
+/// Each worker has a request buffer of 16 MiB, of which only what a request needs is ever touched.
+/// glibc by itself starts to recycle buffers of a size that was freed before, and clears the whole
+/// of one that it recycles: every mount after the first would take all of that memory.
+fn keep_large_buffers_apart() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: mallopt(3) takes two integers and may be called at any time.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, 4 << 20);
+        }
+    }
 }
 
 /// Ends `main`, from another thread; the mount goes. Returns when it has ended, or when its
