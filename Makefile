@@ -22,11 +22,11 @@ setup: ## Install what building and testing need (Debian packages, .venv)
 
 build: setup
 	@echo "== building for tests"
-	@$(BIN)/maturin develop -q --features fault-injection
+	@scripts/quietly.sh $(BIN)/maturin develop --features fault-injection
 
 build-release: setup
 	@echo "== building"
-	@$(BIN)/maturin develop -q --release
+	@scripts/quietly.sh $(BIN)/maturin develop --release
 
 demo: build-release ## Load this machine's files into a local cluster, mount, read back, compare
 	@$(BIN)/python scripts/demo.py
@@ -57,7 +57,7 @@ lint: setup ## Check format, clippy, the core without Python, ruff, the type stu
 wheel: setup ## Build the wheel into dist/
 	@echo "== building the wheel"
 	@rm -rf dist
-	@$(BIN)/maturin build -q --release --out dist
+	@scripts/quietly.sh $(BIN)/maturin build --release --out dist
 	@ls dist
 
 clean: ## Remove everything that was made

@@ -55,7 +55,7 @@ class CollectionDirectoryBase(Directory):
 
     def new_entry(self, name: str, item: Any, mtime: float) -> None:
         """Give `item` of the collection an entry; one that moved here keeps the entry it had."""
-        name = self.sanitize_filename(name)
+        name = self.sanitize_filename(name) or ""
         moved = getattr(item, "fuse_entry", None)
         if moved is not None:
             if moved.parent_inode is not None:
@@ -90,7 +90,7 @@ class CollectionDirectoryBase(Directory):
         """Follow a change that the collection tells of."""
         if collection != self.collection:
             return
-        name = self.sanitize_filename(name)
+        name = self.sanitize_filename(name) or ""
         if event == arvados.collection.ADD:
             self.new_entry(name, item, self.mtime())
             # The kernel may have been told that there is no such name.
@@ -186,7 +186,9 @@ class CollectionDirectoryBase(Directory):
         self._must_be_writable()
         if not isinstance(src, CollectionDirectoryBase):
             raise llfuse.FUSEError(errno.EPERM)
-        replaced = self[name_new] if name_new in self else None
+        replaced = None
+        if name_new in self:
+            replaced = self[name_new]
         if replaced is not None:
             self._check_replacing(src[name_old], replaced)
         with llfuse.lock_released:

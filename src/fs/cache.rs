@@ -175,11 +175,12 @@ impl<N: Node> InodeCache<N> {
         }
     }
 
-    /// Up to `count` entries from the longest unused on, after the first `skip` of them.
+    /// Up to `count` entries, with their numbers, from the longest unused on, after the first `skip` of them.
     #[must_use]
-    pub fn oldest(&self, skip: usize, count: usize) -> Vec<N> {
+    pub fn oldest(&self, skip: usize, count: usize) -> Vec<(u64, N)> {
         let entries = self.entries.lock();
-        entries.iter().rev().skip(skip).take(count).map(|(_, m)| m.node.clone()).collect()
+        let oldest = entries.iter().rev().skip(skip).take(count);
+        oldest.map(|(inode, managed)| (*inode, managed.node.clone())).collect()
     }
 
     /// Inode numbers of the managed entries, from the longest unused on.

@@ -276,15 +276,12 @@ impl<N: Node> Inodes<N> {
             if batch.is_empty() {
                 return freed;
             }
-            for node in batch {
+            for (inode, node) in batch {
                 if self.cache.satisfied() {
                     return true;
                 }
-                let inode = node.inode();
                 freed |= self.remove_reported(&node);
-                if let Ok(Some(inode)) = inode
-                    && self.cache.contains(inode)
-                {
+                if self.cache.contains(inode) {
                     passed += 1;
                 }
             }

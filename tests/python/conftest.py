@@ -158,7 +158,7 @@ def arv_mount(cluster: LocalCluster, tmp_path: Path) -> Iterator[Callable[..., M
                 process = subprocess.Popen(
                     [*command, "--foreground", str(path)],
                     env=environment,
-                    stderr=open(path.with_suffix(".stderr"), "w"),  # noqa: SIM115
+                    stderr=open(path.with_suffix(".stderr"), "w"),
                     **popen,  # type: ignore[call-overload]
                 )
                 mounted = Mounted(process, path, log)

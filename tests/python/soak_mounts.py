@@ -20,7 +20,11 @@ import llfuse
 
 def once(path: str) -> None:
     operations = arvados_fuse.Operations(
-        os.getuid(), os.getgid(), api_client=None, inode_cache=arvados_fuse.InodeCache(1 << 20), fsns="_"
+        os.getuid(),
+        os.getgid(),
+        api_client=None,
+        inode_cache=arvados_fuse.InodeCache(1 << 20),
+        fsns="_",
     )
     inodes = operations.inodes
     root = inodes.add_entry(arvados_fuse.Directory(1, inodes, False, None))

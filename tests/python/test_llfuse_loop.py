@@ -211,7 +211,7 @@ def test_the_loop_ends_however_the_mount_goes(tmp_path: Path, how: object) -> No
 def test_a_signal_ends_the_loop_although_a_file_is_open(tmp_path: Path) -> None:
     with mounted(MemoryFS(), tmp_path / "mnt") as path:
         (path / "f").write_text("x")
-        held = open(path / "f")  # noqa: SIM115
+        held = open(path / "f")
         llfuse.stop()
         assert not is_mounted(path)
         with pytest.raises(OSError) as error:

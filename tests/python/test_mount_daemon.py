@@ -91,10 +91,14 @@ def test_memory_stays_flat(fresh_cluster: LocalCluster, arv_mount: Callable, dae
 
 
 @both
-def test_remote_changes_appear(fresh_cluster: LocalCluster, arv_mount: Callable, daemon: bool) -> None:
+def test_remote_changes_appear(
+    fresh_cluster: LocalCluster, arv_mount: Callable, daemon: bool
+) -> None:
     uuid = save(fresh_cluster, "c", "one")
     with_events = arv_mount("--refresh-time=60", daemon=daemon).path / "home"
-    without = arv_mount("--refresh-time=2", "--disable-event-listening", daemon=daemon).path / "home"
+    without = (
+        arv_mount("--refresh-time=2", "--disable-event-listening", daemon=daemon).path / "home"
+    )
     for home in (with_events, without):
         assert os.listdir(home) == ["c"]
         assert (home / "c" / "f").read_text() == "one"
@@ -106,7 +110,10 @@ def test_remote_changes_appear(fresh_cluster: LocalCluster, arv_mount: Callable,
     start = time.monotonic()
 
     def seen(home: Path) -> bool:
-        return (home / "c" / "f").read_text() == "another" and sorted(os.listdir(home)) == ["c", "d"]
+        return (home / "c" / "f").read_text() == "another" and sorted(os.listdir(home)) == [
+            "c",
+            "d",
+        ]
 
     poll("the change, by an event", lambda: seen(with_events), timeout=10)
     by_event = time.monotonic() - start

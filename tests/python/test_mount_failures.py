@@ -36,7 +36,9 @@ def assert_eio(do: Callable[[], object]) -> None:
     assert error.value.errno == errno.EIO
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault['action']}{fault.get('value', '')}")
+@pytest.mark.parametrize(
+    "fault", FAULTS, ids=lambda fault: f"{fault['action']}{fault.get('value', '')}"
+)
 def test_a_failing_api_is_eio(
     fresh_cluster: LocalCluster, arv_mount: Callable, fault: dict
 ) -> None:
@@ -124,7 +126,7 @@ def test_a_failed_save_is_reported_and_can_be_repeated(
     mount = arv_mount("--read-write", "--retries=0", "--disable-event-listening")
     path = mount.path / "home" / "c" / "new"
     fresh_cluster.faults.add(service="api", method="PUT|PATCH", action="status", value=500)
-    file = open(path, "wb", buffering=0)  # noqa: SIM115
+    file = open(path, "wb", buffering=0)
     file.write(b"first")
     assert_eio(lambda: os.fsync(file.fileno()))
     assert path.read_bytes() == b"first", "the mount lives on and nothing is lost"

@@ -125,7 +125,15 @@ def test_git_clone_into_scratch_space(
     run(*git, "commit", "-q", "-m", "first")
     mount = arv_mount("--read-write", "--mount-tmp", "scratch")
     clone = mount.path / "scratch" / "clone"
-    run("git", "clone", "-q", "--no-hardlinks", source, clone, env={**os.environ, "GIT_CONFIG_NOSYSTEM": "1"})
+    run(
+        "git",
+        "clone",
+        "-q",
+        "--no-hardlinks",
+        source,
+        clone,
+        env={**os.environ, "GIT_CONFIG_NOSYSTEM": "1"},
+    )
     assert contents(clone) == contents(source)
     assert run("git", "-c", f"safe.directory={clone}", "-C", clone, "status", "--porcelain") == ""
     run("git", "-c", f"safe.directory={clone}", "-C", clone, "fsck", "--strict")
@@ -133,7 +141,7 @@ def test_git_clone_into_scratch_space(
 
 def test_renaming_and_removing(fresh_cluster: LocalCluster, arv_mount: Callable) -> None:
     mount = arv_mount("--read-write", "--home")
-    (mount.path / "c" ).mkdir()
+    (mount.path / "c").mkdir()
     tree = mount.path / "c"
     (tree / "a").mkdir()
     (tree / "a" / "f").write_text("one")

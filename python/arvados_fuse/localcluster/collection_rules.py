@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import query
 from .blobsign import LOCATOR
 from .errors import APIError, forbidden, invalid
-from .manifest import Manifest
+from .manifest import Manifest, offline_collection
 from .permissions import READ
 from .store import Record
 
@@ -108,16 +108,14 @@ class CollectionRules:
     ) -> str:
         """Return the manifest with files and directories replaced: `{target: source}`, where a
         source is empty (remove), `current/PATH`, `manifest_text/PATH` or `PDH/PATH`."""
-        from arvados.collection import Collection
-
         if not isinstance(replace, dict):
             raise invalid("replace_files must be an object")
         old_text = record.get("manifest_text", "")
-        old = Collection(old_text)
-        given = Collection(text or "")
+        old = offline_collection(old_text)
+        given = offline_collection(text or "")
         if text:
             self._check_signatures(Manifest(text), user, token)
-        new = Collection(old_text)
+        new = offline_collection(old_text)
         for target in sorted(replace):
             if not target.startswith("/"):
                 raise invalid(f"replace_files target {target!r} does not start with /")
@@ -125,7 +123,7 @@ class CollectionRules:
             if path and new.exists(path):
                 new.remove(path, recursive=True)
             elif not path:
-                new = Collection("")
+                new = offline_collection("")
             if not source:
                 continue
             origin, _, inside = source.partition("/")
@@ -137,9 +135,9 @@ class CollectionRules:
                 found = self.by_hash(origin, user)
                 if found is None:
                     raise APIError(404, f"collection {origin} not found")
-                container = Collection(found["manifest_text"])
+                container = offline_collection(found["manifest_text"])
             if not path and not inside:
-                new = Collection(container.manifest_text(strip=True))
+                new = offline_collection(container.manifest_text(strip=True))
                 continue
             if inside and not container.exists(inside):
                 raise APIError(404, f"{source} not found")

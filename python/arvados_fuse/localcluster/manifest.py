@@ -6,6 +6,7 @@
 
 import hashlib
 import re
+from typing import Any
 
 from .errors import invalid
 
@@ -79,6 +80,19 @@ class Manifest:
 
 
 def _normalised(text: str) -> str:
-    from arvados.collection import CollectionReader
+    return offline_collection(text).manifest_text(strip=True, normalize=True)
 
-    return CollectionReader(text).manifest_text(strip=True, normalize=True)
+
+class _NoCluster:
+    """In the place of an API client, for collections that are only rearranged."""
+
+    _rootDesc: dict = {}
+    keep = None
+    num_prefetch_threads = 0
+
+
+def offline_collection(text: str) -> Any:
+    """Return the SDK's collection object for a manifest, without a cluster behind it."""
+    from arvados.collection import Collection
+
+    return Collection(text, api_client=_NoCluster(), keep_client=_NoCluster())

@@ -1,0 +1,88 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""The wheel in an environment that has the release: it takes its place, and gives it back."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SCRATCH
+
+RELEASE = ["arvados_fuse==3.2.1", "arvados-llfuse>=1.5.1"]
+
+
+class Environment:
+    def __init__(self, path: Path) -> None:
+        self.bin = path / "bin"
+
+    def run(self, *command: object, check: bool = True) -> str:
+        words = [str(self.bin / str(command[0])), *map(str, command[1:])]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=SCRATCH)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def pip(self, *words: object) -> str:
+        return self.run("python", "-m", "pip", "--disable-pip-version-check", *words)
+
+    def python(self, code: str) -> str:
+        return self.run("python", "-c", code).strip()
+
+
+@pytest.fixture(scope="module")
+def wheel() -> Path:
+    wheels = list((ROOT / "dist").glob("arvados_fuse-*.whl"))
+    assert len(wheels) == 1, "run `make wheel` first"
+    return wheels[0]
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
+    path = tmp_path_factory.mktemp("venv")
+    subprocess.run([sys.executable, "-m", "venv", str(path)], check=True)
+    environment = Environment(path)
+    environment.pip("install", "-q", "setuptools<81", *RELEASE)
+    yield environment
+
+
+@pytest.mark.timeout(900)
+def test_it_replaces_the_release_and_gives_way_to_it(released: Environment, wheel: Path) -> None:
+    kind = "import llfuse; print(hasattr(llfuse, '_core'))"
+    assert released.python(kind) == "False"
+
+    released.pip("install", "-q", wheel)
+    assert "3.2.1.post1" in released.pip("show", "arvados_fuse")
+    assert "No broken requirements" in released.pip("check")
+    assert "arvados-llfuse" in released.pip("list"), "the other llfuse is still installed"
+    for imports in ("import llfuse, arvados_fuse", "import arvados_fuse, llfuse"):
+        assert released.python(f"{imports}; print(hasattr(llfuse, '_core'))") == "True"
+    assert released.run("arv-mount", "--version").strip().endswith("3.2.1.post1")
+    help_text = released.run("arv-mount", "--help")
+    assert "--local" in help_text and "--mount-tmp" in help_text
+    fault_injection = "from llfuse import _core; print(_core.HAS_FAULT_INJECTION)"
+    assert released.python(fault_injection) == "False"
+
+    released.pip("uninstall", "-q", "-y", "arvados_fuse")
+    released.pip("install", "-q", *RELEASE)
+    assert released.python(kind) == "False"
+    assert released.run("arv-mount", "--version").strip().endswith(" 3.2.1")
+    version = "import arvados_fuse.command as c; print(c.__version__)"
+    assert released.python(version) == "3.2.1"
+
+
+def test_every_option_of_the_release_is_there(released: Environment) -> None:
+    script = (
+        "import arvados_fuse.command as c\n"
+        "for a in c.ArgumentParser()._actions:\n"
+        "    print(sorted(a.option_strings), a.dest, a.default, a.nargs, a.const, sep='|')\n"
+    )
+    theirs = set(released.python(script).splitlines())
+    ours = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert theirs - set(ours) == set()
+    added = {line.split("|")[1] for line in set(ours) - theirs}
+    assert added == {"local"}

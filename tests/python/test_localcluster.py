@@ -1,0 +1,285 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""The local cluster, with unmodified clients."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import arvados.collection
+import arvados.events
+import arvados.util
+import pytest
+from arvados_fuse.localcluster import ClusterError, LocalCluster
+from conftest import SCRATCH, poll
+from googleapiclient.errors import HttpError
+
+BIN = Path(sys.executable).parent
+
+
+def save(api: Any, name: str, text: str = "text", **options: Any) -> str:
+    collection = arvados.collection.Collection(api_client=api)
+    with collection.open("f", "w") as file:
+        file.write(text)
+    collection.save_new(name, **options)
+    return collection.manifest_locator()
+
+
+def status_of(request: Any) -> int:
+    with pytest.raises(HttpError) as error:
+        request.execute(num_retries=0)
+    assert b"errors" in error.value.content
+    return int(error.value.resp.status)
+
+
+def test_arv_put_arv_ls_arv_get(fresh_cluster: LocalCluster, tmp_path: Path) -> None:
+    env = {**os.environ, **fresh_cluster.env()}
+    (tmp_path / "a b").write_bytes(os.urandom(3 << 20))
+    put = subprocess.run(
+        [BIN / "arv-put", "--no-resume", "--no-progress", "--name", "c", tmp_path / "a b"],
+        env=env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    uuid = put.stdout.strip()
+    listed = subprocess.run([BIN / "arv-ls", uuid], env=env, capture_output=True, text=True)
+    assert listed.stdout.strip() == "./a b"
+    subprocess.run([BIN / "arv-get", f"{uuid}/a b", tmp_path / "back"], env=env, check=True)
+    assert (tmp_path / "back").read_bytes() == (tmp_path / "a b").read_bytes()
+
+
+def test_collections(fresh_cluster: LocalCluster) -> None:
+    api = fresh_cluster.api()
+    uuid = save(api, "c", "hello")
+    record = api.collections().get(uuid=uuid).execute()
+    manifest = ". 5d41402abc4b2a76b9719d911017c592+5 0:5:f\n"
+    assert record["unsigned_manifest_text"] == manifest
+    assert (
+        record["portable_data_hash"]
+        == f"{hashlib.md5(manifest.encode()).hexdigest()}+{len(manifest)}"
+    )
+    assert (record["file_count"], record["file_size_total"], record["version"]) == (1, 5, 1)
+    assert "+A" in record["manifest_text"]
+    by_hash = api.collections().get(uuid=record["portable_data_hash"]).execute()
+    assert by_hash["unsigned_manifest_text"] == manifest
+    assert status_of(api.collections().create(body={"collection": {"name": "c"}})) == 422
+    again = api.collections().create(body={"collection": {"name": "c"}}, ensure_unique_name=True)
+    assert again.execute()["name"].startswith("c (")
+    update = {"collection": {"properties": {"kind": "x"}}}
+    assert api.collections().update(uuid=uuid, body=update).execute()["properties"] == {"kind": "x"}
+    bad = {"collection": {"manifest_text": "no manifest\n"}}
+    assert status_of(api.collections().create(body=bad)) == 422
+    unsorted = {
+        "collection": {"manifest_text": ". d41d8cd98f00b204e9800998ecf8427e+0 0:0:b 0:0:a\n"}
+    }
+    normal = api.collections().create(body=unsorted).execute()["unsigned_manifest_text"]
+    assert normal == ". d41d8cd98f00b204e9800998ecf8427e+0 0:0:a 0:0:b\n"
+    replace = {"/g": f"{record['portable_data_hash']}/f", "/f": ""}
+    body = {"collection": {}}
+    changed = api.collections().update(uuid=uuid, body=body, replace_files=replace).execute()
+    assert changed["unsigned_manifest_text"].endswith(" 0:5:g\n")
+    preserve = {"collection": {"preserve_version": True}}
+    assert status_of(api.collections().update(uuid=uuid, body=preserve)) == 422
+    api.collections().delete(uuid=uuid).execute()
+    assert status_of(api.collections().get(uuid=uuid)) == 404
+    assert api.collections().get(uuid=uuid, include_trash=True).execute()["is_trashed"]
+    api.collections().untrash(uuid=uuid).execute()
+    assert not api.collections().get(uuid=uuid).execute()["is_trashed"]
+
+
+def test_filters_order_and_paging(fresh_cluster: LocalCluster) -> None:
+    api = fresh_cluster.api()
+    for name in ("alpha", "beta", "gamma"):
+        properties = {"letter": name[0], "length": len(name)}
+        record = {"collection": {"name": name, "properties": properties}}
+        api.collections().create(body=record).execute()
+
+    def names(*filters: list, **options: Any) -> list[str]:
+        found = api.collections().list(filters=list(filters), order="name", **options).execute()
+        return [item["name"] for item in found["items"]]
+
+    assert names(["name", "=", "beta"]) == ["beta"]
+    assert names(["name", "!=", "beta"]) == ["alpha", "gamma"]
+    assert names(["name", ">", "alpha"], ["name", "<", "gamma"]) == ["beta"]
+    assert names(["name", "in", ["alpha", "x"]]) == ["alpha"]
+    assert names(["name", "not in", ["alpha", "beta"]]) == ["gamma"]
+    assert names(["name", "like", "%a%m%"]) == ["gamma"]
+    assert names(["name", "ilike", "AL%"]) == ["alpha"]
+    assert names(["uuid", "is_a", "arvados#collection"]) == ["alpha", "beta", "gamma"]
+    assert names(["uuid", "is_a", "arvados#group"]) == []
+    assert names(["properties.letter", "=", "g"]) == ["gamma"]
+    assert names(["properties", "exists", "letter"]) == ["alpha", "beta", "gamma"]
+    assert names(["collections.name", "=", "alpha"]) == ["alpha"]
+    assert names(limit=1, offset=1) == ["beta"]
+    found = api.collections().list(limit=2, select=["name"], count="none").execute()
+    assert "items_available" not in found and set(found["items"][0]) == {"name", "kind"}
+    every = arvados.util.keyset_list_all(api.collections().list, order_key="uuid", limit=1)
+    assert len(list(every)) == 3
+    assert status_of(api.collections().list(filters=[["nonsense", "=", 1]])) == 422
+    assert status_of(api.collections().list(filters=[["name", "~~", 1]])) == 422
+    long = [["name", "in", ["x" * 50] * 200 + ["beta"]]]
+    assert [i["name"] for i in api.collections().list(filters=long).execute()["items"]] == ["beta"]
+
+
+def test_permissions_between_users(fresh_cluster: LocalCluster) -> None:
+    api = fresh_cluster.api()
+    me = api.users().current().execute()
+    _, token = fresh_cluster.create_user("Ada Lovelace")
+    hers = fresh_cluster.api(token=token)
+    project = hers.groups().create(
+        body={"group": {"name": "p", "group_class": "project"}}
+    ).execute()  # fmt: skip
+    uuid = save(hers, "c", owner_uuid=project["uuid"])
+    assert status_of(api.collections().get(uuid=uuid)) == 404
+    assert api.groups().shared(include="owner_uuid").execute()["items"] == []
+    link = {
+        "link_class": "permission", "name": "can_read",
+        "tail_uuid": me["uuid"], "head_uuid": project["uuid"],
+    }  # fmt: skip
+    assert status_of(api.links().create(body={"link": link})) in (403, 422)
+    granted = hers.links().create(body={"link": link}).execute()
+    assert api.collections().get(uuid=uuid).execute()["name"] == "c"
+    shared = api.groups().shared(include="owner_uuid").execute()
+    assert [p["name"] for p in shared["items"]] == ["p"]
+    assert [u["first_name"] for u in shared["included"]] == ["Ada"]
+    assert not api.groups().get(uuid=project["uuid"]).execute()["can_write"]
+    rename = {"collection": {"name": "d"}}
+    assert status_of(api.collections().update(uuid=uuid, body=rename)) == 403
+    hers.links().update(uuid=granted["uuid"], body={"link": {"name": "can_write"}}).execute()
+    assert api.collections().update(uuid=uuid, body=rename).execute()["name"] == "d"
+    contents = api.groups().contents(uuid=project["uuid"]).execute()["items"]
+    assert [item["name"] for item in contents] == ["d"]
+    hers.links().delete(uuid=granted["uuid"]).execute()
+    assert status_of(api.collections().get(uuid=uuid)) == 404
+    assert fresh_cluster.api("admin").collections().get(uuid=uuid).execute()["name"] == "d"
+    stranger = fresh_cluster.api(token="v2/xlocl-gj3su-000000000000000/nonsense")
+    assert status_of(stranger.users().current()) == 401
+
+
+def test_signatures(fresh_cluster: LocalCluster) -> None:
+    api = fresh_cluster.api()
+    uuid = save(api, "c", "secret")
+    signed = api.collections().get(uuid=uuid).execute()["manifest_text"]
+    _, token = fresh_cluster.create_user("Eve")
+    hers = fresh_cluster.api(token=token)
+    assert (
+        status_of(hers.collections().create(body={"collection": {"manifest_text": signed}})) == 403
+    )
+    locator = signed.split()[1]
+    keep = hers.keep_services().accessible().execute()["items"][0]
+    base = f"http://{keep['service_host']}:{keep['service_port']}/"
+
+    def fetch(locator: str, token: str) -> int:
+        request = urllib.request.Request(
+            base + locator, headers={"Authorization": f"Bearer {token}"}
+        )
+        try:
+            return urllib.request.urlopen(request).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert fetch(locator, fresh_cluster.token()) == 200
+    assert fetch(locator, token) == 403
+    assert fetch(locator.split("+A")[0], fresh_cluster.token()) == 403
+    expired = locator.split("@")[0] + "@00000001"
+    assert fetch(expired, fresh_cluster.token()) == 403
+
+
+def test_events_and_catching_up(fresh_cluster: LocalCluster) -> None:
+    api = fresh_cluster.api()
+    heard: list[dict] = []
+    client = arvados.events.subscribe(
+        api,
+        [["event_type", "in", ["create", "update", "delete"]]],
+        heard.append,
+        poll_fallback=False,
+    )
+    poll("subscribed", lambda: {"status": 200} in heard)
+    uuid = save(api, "c")
+    _, token = fresh_cluster.create_user("Other")
+    save(fresh_cluster.api(token=token), "not for us")
+    api.collections().update(uuid=uuid, body={"collection": {"name": "d"}}).execute()
+    poll("two events", lambda: len(heard) >= 3)
+    create, update = heard[1:3]
+    assert (create["event_type"], create["object_uuid"]) == ("create", uuid)
+    assert update["properties"]["old_attributes"]["name"] == "c"
+    assert update["properties"]["new_attributes"]["name"] == "d"
+    client.close()
+    api.collections().delete(uuid=uuid).execute()
+    missed: list[dict] = []
+    later = arvados.events.EventClient(
+        f"{api._rootDesc['websocketUrl']}?api_token={fresh_cluster.token()}",
+        [], missed.append, last_log_id=create["id"],
+    )  # fmt: skip
+    poll("what was missed", lambda: len(missed) >= 3)
+    later.close()
+    assert [event.get("event_type") for event in missed] == [None, "update", "update"]
+
+
+def test_it_restarts_with_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalCluster(tmp_path / "c") as cluster:
+        # Another authority than the cluster's that the other tests use.
+        monkeypatch.setenv("SSL_CERT_FILE", cluster.env()["SSL_CERT_FILE"])
+        uuid, host = save(cluster.api(), "kept"), cluster.api_host
+        token = cluster.token()
+        with pytest.raises(ClusterError, match="another cluster is running"):
+            LocalCluster(tmp_path / "c").start()
+    with LocalCluster(tmp_path / "c") as cluster:
+        assert (cluster.api_host, cluster.token()) == (host, token)
+        collection = arvados.collection.Collection(uuid, api_client=cluster.api())
+        assert collection.open("f").read() == "text"
+
+
+def test_the_command_runs_another_and_stops(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "arvados_fuse.localcluster", "--data", str(tmp_path / "c")]
+    run = "echo $ARVADOS_API_HOST; exit 3"
+    done = subprocess.run([*command, "--exec", "sh", "-c", run], capture_output=True, text=True)
+    assert done.returncode == 3 and done.stdout.startswith("127.0.0.1:")
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    assert server.stdout.readline().startswith("export ARVADOS_API_HOST=")
+    server.terminate()
+    assert server.wait(5) == 0
+    taken = subprocess.run(
+        [*command, "--port", "1", "--host", "192.0.2.1"], capture_output=True, text=True
+    )
+    assert taken.returncode == 1 and taken.stderr.startswith("local cluster:")
+
+
+def test_faults_are_caused_and_requests_recorded(fresh_cluster: LocalCluster) -> None:
+    api = fresh_cluster.api()
+    fresh_cluster.faults.add(service="api", path="/users/", action="status", value=503, count=1)
+    assert status_of(api.users().current()) == 503
+    api.users().current().execute()
+    fresh_cluster.record_requests()
+    save(api, "c")
+    kinds = {(r["service"], r["method"]) for r in fresh_cluster.writes()}
+    assert kinds == {("keep", "PUT"), ("api", "POST")}
+    fresh_cluster.faults.add(service="api", action="delay", value=0.3, count=1)
+    start = time.monotonic()
+    api.users().current().execute()
+    assert time.monotonic() - start >= 0.3
+    fresh_cluster.faults.add(service="api", action="stall")
+    stalled = threading.Thread(target=lambda: status_or_none(api))
+    stalled.start()
+    assert stalled.is_alive()
+    fresh_cluster.faults.clear()
+    stalled.join(20)
+    assert not stalled.is_alive()
+
+
+def status_or_none(api: Any) -> None:
+    try:
+        api.users().current().execute(num_retries=0)
+    except Exception:
+        pass
+
+
+def test_nothing_is_written_outside(fresh_cluster: LocalCluster) -> None:
+    assert str(fresh_cluster.data).startswith(str(SCRATCH))
