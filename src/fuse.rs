@@ -9,6 +9,7 @@
 //! program may fork into the background between them.
 
 pub mod adapter;
+mod convert;
 pub mod mount;
 pub mod notifier;
 pub mod options;

@@ -253,7 +253,7 @@ def test_the_command_runs_another_and_stops(tmp_path: Path) -> None:
 
 
 def test_faults_are_caused_and_requests_recorded(fresh_cluster: LocalCluster) -> None:
-    api = fresh_cluster.api()
+    api = fresh_cluster.api(num_retries=0)
     fresh_cluster.faults.add(service="api", path="/users/", action="status", value=503, count=1)
     assert status_of(api.users().current()) == 503
     api.users().current().execute()

@@ -1,0 +1,138 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Between fuser's types and ours.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyXattr, Request, TimeOrNow,
+};
+
+use crate::fs::{Attr, Caller, Errno, Fh, Ino, Opened, Result, Timestamp};
+
+pub(super) fn errno(errno: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(errno.raw())
+}
+
+pub(super) fn caller(request: &Request, umask: u32) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid(), pid: request.pid(), umask }
+}
+
+pub(super) fn ino(number: INodeNo) -> Ino {
+    Ino(number.0)
+}
+
+pub(super) fn fh(handle: FileHandle) -> Fh {
+    Fh(handle.0)
+}
+
+pub(super) fn system_time(time: Timestamp) -> SystemTime {
+    let offset = Duration::from_nanos(u64::try_from(time.0.unsigned_abs()).unwrap_or(u64::MAX));
+    let moved =
+        if time.0 < 0 { UNIX_EPOCH.checked_sub(offset) } else { UNIX_EPOCH.checked_add(offset) };
+    moved.unwrap_or(UNIX_EPOCH)
+}
+
+pub(super) fn timestamp(time: SystemTime) -> Timestamp {
+    let nanos = |d: Duration| i128::try_from(d.as_nanos()).unwrap_or(i128::MAX);
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => Timestamp(nanos(after)),
+        Err(before) => Timestamp(-nanos(before.duration())),
+    }
+}
+
+pub(super) fn time_or_now(time: TimeOrNow) -> Timestamp {
+    match time {
+        TimeOrNow::SpecificTime(time) => timestamp(time),
+        TimeOrNow::Now => timestamp(SystemTime::now()),
+    }
+}
+
+pub(super) fn kind(mode: u32) -> FileType {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::NamedPipe,
+        libc::S_IFCHR => FileType::CharDevice,
+        libc::S_IFBLK => FileType::BlockDevice,
+        libc::S_IFSOCK => FileType::Socket,
+        _ => FileType::RegularFile,
+    }
+}
+
+pub(super) fn file_attr(attr: &Attr) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(attr.ino.0),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: system_time(attr.atime),
+        mtime: system_time(attr.mtime),
+        ctime: system_time(attr.ctime),
+        crtime: UNIX_EPOCH,
+        kind: kind(attr.mode),
+        perm: u16::try_from(attr.mode & 0o7777).unwrap_or_default(),
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: attr.blksize,
+        flags: 0,
+    }
+}
+
+/// For replies that carry one period for both: the kernel may keep neither longer than it may.
+pub(super) fn shorter_timeout(attr: &Attr) -> Duration {
+    attr.entry_timeout.min(attr.attr_timeout)
+}
+
+pub(super) fn reply_entry(reply: ReplyEntry, result: Result<Attr>) {
+    match result {
+        Ok(attr) => reply.entry_with_ttls(
+            &attr.entry_timeout,
+            &attr.attr_timeout,
+            &file_attr(&attr),
+            Generation(attr.generation),
+        ),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr>) {
+    match result {
+        Ok(attr) => reply.attr(&attr.attr_timeout, &file_attr(&attr)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+pub(super) fn reply_empty(reply: ReplyEmpty, result: Result<()>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+pub(super) fn open_flags(opened: Opened) -> FopenFlags {
+    if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+}
+
+pub(super) fn reply_open(reply: ReplyOpen, result: Result<Opened>) {
+    match result {
+        Ok(opened) => reply.opened(FileHandle(opened.fh.0), open_flags(opened)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+/// The two questions of getxattr(2) and listxattr(2): how long (size 0), and what.
+pub(super) fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
+    match result {
+        Ok(value) => match u32::try_from(value.len()) {
+            Ok(length) if size == 0 => reply.size(length),
+            Ok(length) if length <= size => reply.data(&value),
+            _ => reply.error(fuser::Errno::ERANGE),
+        },
+        Err(error) => reply.error(errno(error)),
+    }
+}
