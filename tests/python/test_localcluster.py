@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,83 @@ def test_events_and_catching_up(fresh_cluster: LocalCluster) -> None:
     poll("what was missed", lambda: len(missed) >= 3)
     later.close()
     assert [event.get("event_type") for event in missed] == [None, "update", "update"]
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalCluster]:
+    """A cluster that a test may change for good."""
+    with LocalCluster(tmp_path / "c", test_hooks=True) as cluster:
+        # Another authority than the cluster's that the other tests use.
+        monkeypatch.setenv("SSL_CERT_FILE", cluster.env()["SSL_CERT_FILE"])
+        yield cluster
+
+
+def test_fixtures_replace_its_records(own_cluster: LocalCluster) -> None:
+    user = {"uuid": "xlocl-tpzed-000000000000001", "first_name": "Ada", "is_admin": True}
+    auth = {
+        "uuid": "xlocl-gj3su-000000000000001",
+        "owner_uuid": user["uuid"],
+        "api_token": "s" * 50,
+        "expires_at": "2099-01-01T00:00:00.000000000Z",
+    }
+    collection = {
+        "uuid": "xlocl-4zz18-000000000000001",
+        "owner_uuid": user["uuid"],
+        "name": "c",
+        "manifest_text": ". 37b51d194a7513e45b56f6524f2d51f2+3 0:3:f\n",
+    }
+    records = {"users": [user], "api_client_authorizations": [auth], "collections": [collection]}
+    loaded = own_cluster.load_fixtures(records, [b"bar"], {"admin": auth["api_token"]})
+    assert loaded == 3
+    api = own_cluster.api("admin")
+    for _ in range(2):
+        assert [u["uuid"] for u in api.users().list().execute()["items"]] == [user["uuid"]]
+        uuids = [c["uuid"] for c in api.collections().list().execute()["items"]]
+        assert uuids == [collection["uuid"]]
+        record = api.collections().get(uuid=collection["uuid"]).execute()
+        assert (record["file_count"], record["version"]) == (1, 1)
+        assert arvados.collection.Collection(record["uuid"], api).open("f").read() == "bar"
+        api.collections().update(
+            uuid=collection["uuid"], body={"collection": {"name": "d"}}
+        ).execute()
+        save(api, "more")
+        own_cluster.create_user("Eve")
+        own_cluster.reset()
+
+
+def test_keep_stops_and_starts_anew(own_cluster: LocalCluster) -> None:
+    api = own_cluster.api()
+
+    def put(data: bytes) -> str:
+        return arvados.KeepClient(api_client=api, num_retries=0).put(data)
+
+    def get(locator: str) -> bytes:
+        client = arvados.KeepClient(api_client=api, num_retries=0, block_cache=None)
+        return client.get(locator)
+
+    signed = put(b"data")
+    assert "+A" in signed and get(signed) == b"data"
+    own_cluster.stop_keep()
+    with pytest.raises(arvados.errors.KeepReadError):
+        get(signed)
+    with pytest.raises(arvados.errors.KeepWriteError):
+        put(b"data")
+    own_cluster.start_keep(3, blob_signing=False)
+    assert len(api.keep_services().accessible().execute()["items"]) == 3
+    with pytest.raises(arvados.errors.NotFoundError):
+        get(signed)
+    unsigned = put(b"data")
+    assert "+A" not in unsigned and get(unsigned) == b"data"
+
+
+def test_another_process_speaks_to_it(own_cluster: LocalCluster) -> None:
+    other = LocalCluster(own_cluster.data).attach()
+    assert other.env("admin") == own_cluster.env("admin")
+    other.stop()
+    other.reset()
+    own_cluster.stop()
+    with pytest.raises(ClusterError, match="no cluster is running"):
+        LocalCluster(own_cluster.data).attach()
 
 
 def test_it_restarts_with_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def _die_with_parent() -> None:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    from .server import Cluster, Options, serve
+    from .server import Cluster, Options, serve, write_privately
 
     options = Options(
         data=args.data,
@@ -105,17 +105,13 @@ async def _run(args: argparse.Namespace) -> int:
         description = cluster.description()
         settings = _settings(description)
         lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
-        script = cluster.folder / "env.sh"
-        script.touch(mode=0o600)
-        script.write_text("\n".join(lines) + "\n")
+        write_privately(cluster.folder / "env.sh", "\n".join(lines) + "\n")
         if args.command:
             tasks.append(asyncio.ensure_future(run_command(settings)))
         elif not args.quiet:
             print("\n".join(lines), flush=True)
         if args.description:
-            path = Path(args.description)
-            path.with_suffix(".new").write_text(json.dumps(description))
-            path.with_suffix(".new").rename(path)
+            write_privately(Path(args.description), json.dumps(description))
 
     await serve(options, ready, until)
     return status

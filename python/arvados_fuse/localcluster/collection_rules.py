@@ -77,6 +77,15 @@ class CollectionRules:
         record["file_count"] = manifest.file_count
         record["file_size_total"] = manifest.size
 
+    def complete(self, record: Record) -> None:
+        """Give a record what follows from its manifest, where it lacks it."""
+        if {"portable_data_hash", "file_count", "file_size_total"} <= record.keys():
+            return
+        manifest = Manifest(record.get("manifest_text", ""))
+        record.setdefault("portable_data_hash", manifest.portable_data_hash)
+        record.setdefault("file_count", manifest.file_count)
+        record.setdefault("file_size_total", manifest.size)
+
     def _check_signatures(self, manifest: Manifest, user: Record, token: str) -> None:
         signer = self._service.signer
         if not signer.enabled:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,18 @@ class LocalCluster:
                 self._description = json.load(file)
         return self
 
+    def attach(self) -> "LocalCluster":
+        """Speak to a cluster that another process runs in this folder; ClusterError where there is
+        none."""
+        try:
+            self._description = json.loads((self.data / "description.json").read_text())
+            os.kill(self.pid, 0)
+        except (OSError, ValueError) as error:
+            raise ClusterError(f"no cluster is running in {self.data}") from error
+        return self
+
     def stop(self) -> None:
-        """Stop it. Safe to call twice."""
+        """Stop it. Safe to call twice; does nothing to one that another process runs."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -175,13 +185,36 @@ class LocalCluster:
         user, token = self.hook("users/create", {"name": name, "admin": admin})
         return user, token
 
-    def load_fixtures(self, records: dict[str, list[dict]], blocks: list[bytes] = ()) -> int:  # type: ignore[assignment]
-        """Put records into tables as they are, and blocks into Keep; return how many records."""
-        return self.hook("load", {"records": records, "blocks": [b.hex() for b in blocks]})
+    def load_fixtures(
+        self,
+        records: dict[str, list[dict]],
+        blocks: Iterable[bytes] = (),
+        tokens: dict[str, str] | None = None,
+    ) -> int:
+        """Put records into tables, with defaults for what they lack, and blocks into Keep; return
+        how many records.
+
+        With `tokens` (by user), they replace all that the cluster had, its users included, and are
+        what it goes back to when it is reset.
+        """
+        blocks = [block.hex() for block in blocks]
+        count = self.hook("load", {"records": records, "blocks": blocks, "tokens": tokens})
+        if tokens is not None:
+            self._description["tokens"] = tokens
+        return count
 
     def reset(self) -> None:
-        """Go back to how a new cluster is; blocks stay in Keep."""
+        """Go back to how a new cluster is, or to the fixtures that replaced its records; blocks stay
+        in Keep."""
         self.hook("reset", {})
+
+    def start_keep(self, services: int, blob_signing: bool = True) -> None:
+        """Run that many Keep services, with no blocks but those of the fixtures."""
+        self.hook("keep/start", {"services": services, "blob_signing": blob_signing})
+
+    def stop_keep(self) -> None:
+        """Stop the Keep services; clients still find them listed."""
+        self.hook("keep/stop", {})
 
     def record_requests(self, on: bool = True) -> None:
         """Begin (or stop) to record requests; forgets those recorded before."""

@@ -11,6 +11,7 @@ signature for the token they come with.
 import asyncio
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -32,7 +33,21 @@ class Keepstore:
         self.folder = folder
         self._service = service
         self._faults = faults
+        #: Whether this service makes and asks for signatures, where the cluster has any.
+        self.blob_signing = True
         folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def _signs(self) -> bool:
+        return self.blob_signing and self._service.signer.enabled
+
+    def _sign(self, locator: str, token: str) -> str:
+        return self._service.signer.sign(locator, token) if self._signs else locator
+
+    def empty(self) -> None:
+        """Throw all blocks away."""
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
 
     def application(self) -> web.Application:
         """Return the HTTP server."""
@@ -95,7 +110,7 @@ class Keepstore:
         if digest != request.match_info["hash"]:
             raise APIError(422, "Hash mismatch in PUT request")
         locator = await asyncio.to_thread(self.store, data)
-        signed = self._service.signer.sign(locator, token)
+        signed = self._sign(locator, token)
         classes = request.headers.get("X-Keep-Storage-Classes", "default")
         confirmed = ", ".join(f"{name.strip()}=1" for name in classes.split(","))
         return web.Response(
@@ -110,16 +125,16 @@ class Keepstore:
     async def _get(self, request: web.Request) -> web.StreamResponse:
         token = self._token(request)
         locator = request.path[1:]
-        if LOCATOR.match(locator) is None and self._service.signer.enabled:
+        if self._signs and LOCATOR.match(locator) is None:
             raise APIError(403, "Forbidden: the locator is not signed")
-        if not self._service.signer.valid(locator, token):
+        if self._signs and not self._service.signer.valid(locator, token):
             raise APIError(403, "Forbidden: bad or expired signature")
         path = self.path(request.match_info["hash"])
         if not path.exists():
             raise APIError(404, "Not Found")
         if request.headers.get("X-Keep-Signature", "").startswith("local"):
             size = path.stat().st_size
-            signed = self._service.signer.sign(f"{request.match_info['hash']}+{size}", token)
+            signed = self._sign(f"{request.match_info['hash']}+{size}", token)
             return web.Response(headers={"X-Keep-Locator": signed})
         if request["rule"] is not None:
             data = await asyncio.to_thread(path.read_bytes)

@@ -20,13 +20,22 @@ from aiohttp import web
 from .api import API
 from .blobsign import Signer
 from .discovery import document
-from .errors import APIError, forbidden
+from .errors import APIError
 from .eventbus import EventBus
 from .faults import Faults
+from .hooks import Hooks
 from .keepstore import Keepstore
 from .service import Service
 from .store import Record, Store
 from .tls import ensure_certificates, server_context
+
+
+def write_privately(path: Path, text: str) -> None:
+    """Write a file as a whole, for its owner alone: there are tokens in it."""
+    new = path.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text(text)
+    new.replace(path)
 
 
 @dataclass
@@ -65,12 +74,10 @@ class Cluster:
         self.service = Service(self.store, signer)
         self.faults = Faults()
         self.events = EventBus(self.service)
-        self.keepstores = [
-            Keepstore(self.folder / f"keep{n}", self.service, self.faults)
-            for n in range(options.keepstores)
-        ]
+        self.keepstores: list[Keepstore] = []
         self.authority = ensure_certificates(self.folder / "tls")
-        self._runners: list[web.AppRunner] = []
+        self._api_runner: web.AppRunner | None = None
+        self._keep_runners: list[web.AppRunner] = []
         self.port = 0
         self._ensure_users()
 
@@ -91,11 +98,7 @@ class Cluster:
         return settings
 
     def _save_settings(self) -> None:
-        path = self.folder / "cluster.json"
-        temporary = path.with_suffix(".new")
-        temporary.touch(mode=0o600)
-        temporary.write_text(json.dumps(self._settings, indent=1))
-        temporary.replace(path)
+        write_privately(self.folder / "cluster.json", json.dumps(self._settings, indent=1))
 
     def _ensure_users(self) -> None:
         for name, admin in (("admin", True), ("active", False)):
@@ -111,42 +114,67 @@ class Cluster:
 
     async def start(self) -> None:
         """Listen. Raises OSError where a port that was asked for is taken."""
-        known = list(self._settings["ports"])
+        known = self._settings["ports"]
         api_port = self.options.port or (known[0] if known else 0)
         api = API(self.service, self.faults, self._document, self._config)
         app = api.application()
         app.router.add_get("/websocket", self.events.handle)
         if self.options.test_hooks:
-            self._add_hooks(app)
+            Hooks(self).add_to(app)
         tls = server_context(self.folder / "tls")
-        self.port = await self._listen(app, api_port, tls, fixed=bool(self.options.port))
-        ports = [self.port]
-        for number, keepstore in enumerate(self.keepstores):
-            wanted = known[number + 1] if len(known) > number + 1 else 0
-            ports.append(await self._listen(keepstore.application(), wanted, None))
-        self._settings["ports"] = ports
-        self._save_settings()
-        self._register_keepstores(ports[1:])
+        fixed = bool(self.options.port)
+        self._api_runner, self.port = await self._listen(app, api_port, tls, fixed=fixed)
+        self._settings["ports"] = [self.port, *known[1:]]
+        await self.start_keep(self.options.keepstores)
+        self._publish()
 
-    async def _listen(self, app: web.Application, port: int, tls: Any, fixed: bool = False) -> int:
+    def _publish(self) -> None:
+        """Tell other processes how to speak to the cluster that runs in this folder."""
+        write_privately(self.folder / "description.json", json.dumps(self.description()))
+
+    async def start_keep(self, count: int, *, blob_signing: bool = True) -> None:
+        """Run that many Keep services, at the ports they had before where those are free."""
+        await self.stop_keep()
+        ports = self._settings["ports"]
+        self.keepstores = []
+        for number in range(count):
+            keepstore = Keepstore(self.folder / f"keep{number}", self.service, self.faults)
+            keepstore.blob_signing = blob_signing
+            wanted = ports[number + 1] if len(ports) > number + 1 else 0
+            runner, port = await self._listen(keepstore.application(), wanted, None)
+            ports[number + 1 : number + 2] = [port]
+            self.keepstores.append(keepstore)
+            self._keep_runners.append(runner)
+        self._save_settings()
+        self._register_keepstores(ports[1 : count + 1])
+
+    async def stop_keep(self) -> None:
+        """Stop the Keep services; the API goes on to name them."""
+        runners, self._keep_runners = self._keep_runners, []
+        for runner in runners:
+            await runner.cleanup()
+
+    async def _listen(
+        self, app: web.Application, port: int, tls: Any, fixed: bool = False
+    ) -> tuple[web.AppRunner, int]:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
         await runner.setup()
-        self._runners.append(runner)
         try:
             site = web.TCPSite(runner, self.options.host, port, ssl_context=tls)
             await site.start()
         except OSError:
             if fixed or not port:
+                await runner.cleanup()
                 raise
             # The port of the last run is taken by now: any other will do.
             site = web.TCPSite(runner, self.options.host, 0, ssl_context=tls)
             await site.start()
-        return runner.addresses[0][1]
+        return runner, runner.addresses[0][1]
 
     def _register_keepstores(self, ports: list[int]) -> None:
         for old in self.store.all("keep_services"):
             self.store.remove("keep_services", old["uuid"])
-        admin, _ = self.service.authenticate(self._settings["tokens"]["admin"])
+        admin, _ = self.service.authenticate(self.tokens["admin"])
         for number, port in enumerate(ports):
             record: Record = {
                 "uuid": f"{self.store.cluster_id}-bi6l4-{number:015d}",
@@ -165,10 +193,23 @@ class Cluster:
     async def stop(self) -> None:
         """Stop listening and close everything."""
         self.faults.clear()
-        for runner in self._runners:
-            await runner.cleanup()
+        (self.folder / "description.json").unlink(missing_ok=True)
+        await self.stop_keep()
+        if self._api_runner is not None:
+            await self._api_runner.cleanup()
         self.store.close()
         self._lock.close()
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """A token for each of the users that clients are told of; `admin` and `active` at least."""
+        return self._settings["tokens"]
+
+    @tokens.setter
+    def tokens(self, tokens: dict[str, str]) -> None:
+        self._settings["tokens"] = tokens
+        self._save_settings()
+        self._publish()
 
     # What clients are told
 
@@ -182,7 +223,7 @@ class Cluster:
         """Return what a client needs to know: host, tokens, certificate authority."""
         return {
             "api_host": self.api_host,
-            "tokens": self._settings["tokens"],
+            "tokens": self.tokens,
             "ca_file": str(self.authority),
             "pid": os.getpid(),
             "options": asdict(self.options),
@@ -218,63 +259,6 @@ class Cluster:
             "Users": {"AnonymousUserToken": ""},
             "RemoteClusters": {},
         }
-
-    # Test hooks
-
-    def _add_hooks(self, app: web.Application) -> None:
-        hooks: dict[str, Callable[[dict], Any]] = {
-            "faults/add": lambda body: self.faults.add(body),
-            "faults/clear": lambda body: self.faults.clear(),
-            "requests": lambda body: self.faults.requests,
-            "requests/record": lambda body: self._record_requests(body.get("on", True)),
-            "users/create": lambda body: self.service.create_user(**body),
-            "load": self._load_fixtures,
-            "reset": lambda body: self.reset(),
-        }
-
-        async def handle(request: web.Request) -> web.Response:
-            token = request.headers.get("Authorization", "").rpartition(" ")[2]
-            if not self.service.authenticate(token)[0]["is_admin"]:
-                raise forbidden()
-            hook = hooks.get(request.match_info["hook"])
-            if hook is None:
-                raise APIError(404, "no such hook")
-            return web.json_response({"result": hook(await request.json())})
-
-        app.router.add_post("/_local/{hook:.*}", handle)
-
-    def _record_requests(self, on: bool) -> None:
-        self.faults.requests.clear()
-        self.faults.recording = on
-
-    def reset(self) -> None:
-        """Go back to how a new cluster is: its first users, their tokens, nothing else."""
-        self.faults.clear()
-        self._record_requests(False)
-        keep = {}
-        for name, token in self._settings["tokens"].items():
-            keep[name] = self.service.authenticate(token)
-        services = list(self.store.all("keep_services"))
-        self.store.clear()
-        for user, auth in keep.values():
-            self.store.put("users", user)
-            self.store.put("api_client_authorizations", auth)
-        for record in services:
-            self.store.put("keep_services", record)
-        self.service.permissions.changed()
-
-    def _load_fixtures(self, body: dict) -> int:
-        """Put records, as they are, into tables, and blocks (hexadecimal) into Keep."""
-        count = 0
-        for kind, records in (body.get("records") or {}).items():
-            for record in records:
-                self.store.put(kind, record)
-                count += 1
-        for block in body.get("blocks") or []:
-            for keepstore in self.keepstores:
-                keepstore.store(bytes.fromhex(block))
-        self.service.permissions.changed()
-        return count
 
 
 async def serve(options: Options, ready: Callable[[Cluster], None], until: asyncio.Event) -> None:

@@ -99,6 +99,15 @@ class Service:
         self._save("api_client_authorizations", auth, user["uuid"])
         return user, f"v2/{auth['uuid']}/{auth['api_token']}"
 
+    def load(self, kind: str, record: Record) -> None:
+        """Keep a record as it is given, with defaults for what it lacks; nobody's rights are asked."""
+        user = record.get("modified_by_user_uuid") or f"{self.store.cluster_id}-tpzed-{'0' * 15}"
+        whole = self._new(kind, record.get("owner_uuid") or user, user) | record
+        if kind == "collections":
+            self.collections.complete(whole)
+            whole.setdefault("current_version_uuid", whole["uuid"])
+        self.store.put(kind, whole)
+
     # Reading
 
     def shown(self, kind: str, record: Record, user: Record, token: str, *, full: bool) -> Record:

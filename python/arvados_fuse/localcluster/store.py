@@ -15,6 +15,7 @@ import string
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ class Store:
         if record is not None:
             self._drop(kind, uuid, record)
             self._db.execute("DELETE FROM records WHERE kind = ? AND uuid = ?", (kind, uuid))
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Commit what a `with` block changes as one transaction."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("COMMIT")
 
     def clear(self) -> None:
         """Forget every record."""
