@@ -106,13 +106,14 @@ class CollectionDirectoryBase(Directory):
     def _modified(self, name: str, item: Any) -> None:
         """Follow that `item` is what the name stands for now: changed, or another than before."""
         entry = self._entries.get(name)
+        if entry is None:
+            # The SDK tells of what it copies into a new file before it tells of the file.
+            return
         shown = getattr(entry, "arvfile", None) or getattr(entry, "collection", None)
-        if entry is not None and shown is not item and isinstance(entry, _SHOWN):
+        if shown is not item and isinstance(entry, _SHOWN):
             del self._entries[name]
             self.inodes.invalidate_entry(self, name)
             self.inodes.del_entry(entry)
-            entry = None
-        if entry is None:
             self.new_entry(name, item, self.mtime())
             entry = self._entries[name]
         entry.invalidate()

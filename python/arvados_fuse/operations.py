@@ -124,13 +124,11 @@ class Operations(_core.Operations, llfuse.Operations, metaclass=_OperationsType)
         fsns: str | None = None,
     ) -> None:
         self._api_client = api_client
-        if not inode_cache:
-            inode_cache = _core.InodeCache(cap=256 * 1024 * 1024)
         if fsns is None:
             fsns = self._configured_fsns(api_client)
         self._shutdown_started = threading.Event()
         inodes = _core.Inodes(
-            inode_cache,
+            inode_cache or None,
             encoding=encoding,
             fsns=fsns,
             shutdown_started=self._shutdown_started,

@@ -14,6 +14,10 @@ use parking_lot::Mutex;
 
 use super::node::{Node, Outcome};
 
+/// Where an entry without a number is managed: one that was removed from the table and is counted
+/// again. There is room for one; no inode has this number.
+const UNNUMBERED: u64 = 0;
+
 struct Managed<N> {
     node: N,
     size: i64,
@@ -91,12 +95,17 @@ impl<N: Node> InodeCache<N> {
         self.total() < self.cap() || self.len() < self.min_entries()
     }
 
+    fn key(node: &N) -> Outcome<u64> {
+        Ok(node.inode()?.unwrap_or(UNNUMBERED))
+    }
+
     /// The entry was used just now; answers whether it is managed.
-    pub fn touch(&self, inode: u64) -> bool {
-        let mut entries = self.entries.lock();
-        let managed = entries.contains(&inode);
-        entries.promote(&inode);
-        managed
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn touch(&self, node: &N) -> Outcome<bool> {
+        let key = Self::key(node)?;
+        Ok(self.entries.lock().get(&key).is_some())
     }
 
     /// Whether the entry is managed.
@@ -114,11 +123,10 @@ impl<N: Node> InodeCache<N> {
         if !node.persisted()? {
             return Ok(());
         }
-        let Some(inode) = node.inode()? else {
-            return Ok(());
-        };
+        let inode = Self::key(node)?;
         let size = node.objsize()?;
-        let keep = size > 0 || node.parent_inode()?.is_none();
+        let removed_later = inode != UNNUMBERED && node.parent_inode()?.is_none();
+        let keep = size > 0 || removed_later;
         node.set_cache_size(size)?;
         let mut entries = self.entries.lock();
         let before = entries.peek(&inode).map_or(0, |m| m.size);
@@ -144,9 +152,7 @@ impl<N: Node> InodeCache<N> {
     /// # Errors
     /// What the node answers.
     pub fn manage(&self, node: &N) -> Outcome<()> {
-        let Some(inode) = node.inode()? else {
-            return Ok(());
-        };
+        let inode = Self::key(node)?;
         let size = node.objsize()?;
         node.set_cache_size(size)?;
         let mut entries = self.entries.lock();
@@ -161,9 +167,7 @@ impl<N: Node> InodeCache<N> {
     /// # Errors
     /// What the node answers.
     pub fn unmanage(&self, node: &N) -> Outcome<bool> {
-        let Some(inode) = node.inode()? else {
-            return Ok(false);
-        };
+        let inode = Self::key(node)?;
         let removed = self.entries.lock().pop(&inode);
         match removed {
             Some(managed) => {

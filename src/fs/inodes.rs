@@ -145,9 +145,7 @@ impl<N: Node> Inodes<N> {
     /// What the node answers.
     pub fn touch(&self, node: &N) -> Outcome<()> {
         node.accessed()?;
-        if let Some(ino) = node.inode()?
-            && self.cache.touch(ino)
-        {
+        if self.cache.touch(node)? {
             self.cap_cache();
         }
         Ok(())

@@ -25,6 +25,15 @@ pub struct InodeCache {
     pub core: Arc<Cache<AnyNode>>,
 }
 
+/// What a mount's directories may take where nobody says, in bytes.
+const DEFAULT_CAP: i64 = 256 << 20;
+
+impl Default for InodeCache {
+    fn default() -> Self {
+        InodeCache::new(DEFAULT_CAP, 4)
+    }
+}
+
 /// Evicts as the module of 2017 did: at once, and an entry is cleared but keeps its number.
 fn cap_here(cache: &Cache<AnyNode>) -> Outcome<()> {
     if !cache.over_cap() {
@@ -125,7 +134,7 @@ impl InodeCache {
     /// The entry was used just now. Returns whether it is managed.
     fn touch(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<bool> {
         let node = AnyNode::new(obj)?;
-        for_python(py, || Ok(node.inode()?.is_some_and(|inode| self.core.touch(inode))))
+        for_python(py, || self.core.touch(&node))
     }
 
     /// Forgets every entry.

@@ -62,21 +62,26 @@ impl Inodes {
 
 #[pymethods]
 impl Inodes {
+    /// Without an `inode_cache`, the table has one of its own, with the default limit.
     #[new]
     #[pyo3(signature = (inode_cache, encoding="utf-8", fsns=None, shutdown_started=None))]
     fn new(
-        inode_cache: &Bound<'_, PyAny>,
+        py: Python<'_>,
+        inode_cache: Option<&Bound<'_, PyAny>>,
         encoding: &str,
         fsns: Option<Py<PyAny>>,
         shutdown_started: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let _ = shutdown_started;
-        let cache = inode_cache
-            .cast::<InodeCache>()
-            .map_err(|_| PyTypeError::new_err("inode_cache must be an arvados_fuse.InodeCache"))?;
+        let cache = match inode_cache {
+            None => Bound::new(py, InodeCache::default())?,
+            Some(given) => given.cast::<InodeCache>().cloned().map_err(|_| {
+                PyTypeError::new_err("inode_cache must be an arvados_fuse.InodeCache")
+            })?,
+        };
         let core = Table::new(Arc::clone(&cache.get().core), Arc::new(Python3));
         let settings =
-            Settings { cache: Some(cache.clone().unbind()), encoding: encoding.to_owned(), fsns };
+            Settings { cache: Some(cache.unbind()), encoding: encoding.to_owned(), fsns };
         Ok(Inodes { core, settings: Mutex::new(settings) })
     }
 
