@@ -10,8 +10,11 @@ BIN := $(CURDIR)/.venv/bin
 # What tests and the demo write goes here, caches of the SDK included.
 export TMPDIR := $(CURDIR)/target/tmp
 PYTEST_ARGS ?=
+# What the released suite runs on: our package, the release (PEER=1), or the release's modules over
+# our core (RELEASED_MODULES=1).
+SUBJECT := $(if $(PEER),peer,$(if $(RELEASED_MODULES),released-modules,ours))
 
-.PHONY: help setup build build-release demo test test-rust test-python lint wheel clean
+.PHONY: help setup build build-release demo test test-rust test-python test-upstream lint wheel clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -31,7 +34,9 @@ build-release: setup
 demo: build-release ## Load this machine's files into a local cluster, mount, read back, compare
 	@$(BIN)/python scripts/demo.py
 
-test: lint test-rust wheel build test-python ## Run all tests
+test: lint test-rust wheel build test-python test-upstream ## Run all tests
+	@$(MAKE) --no-print-directory test-upstream RELEASED_MODULES=1
+	@$(MAKE) --no-print-directory test-upstream PEER=1
 	@echo "== all tests passed"
 
 test-rust: setup
@@ -41,6 +46,9 @@ test-rust: setup
 test-python: setup
 	@echo "== testing through mounts"
 	$(BIN)/python -m pytest tests/python $(PYTEST_ARGS)
+
+test-upstream: setup ## Run the released test suite (PEER=1: on the release; RELEASED_MODULES=1: on its modules over our core)
+	@$(BIN)/python tests/upstream/suite.py $(SUBJECT) $(PYTEST_ARGS)
 
 lint: setup ## Check format, clippy, the core without Python, ruff, the type stubs
 	@echo "== checking format and style"

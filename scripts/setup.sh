@@ -10,10 +10,10 @@ cd "$(dirname "$0")/.."
 
 say() { printf '== %s\n' "$*"; }
 
-# What each package is for: venv and headers for the environment, fuse3 for fusermount3 (mounting
-# without root, unmounting), libfuse and pkg-config to build arvados-llfuse beside which the wheel is
-# tested, the rest are the programs that tests run on a mount.
-wanted=(python3-venv fuse3 libfuse-dev pkg-config attr rsync sqlite3 git gcc procps)
+# What each package is for: venv for the environment, fuse3 for fusermount3 (mounting without root,
+# unmounting), libfuse, pkg-config and Python's headers to build arvados-llfuse, with which the
+# release runs in tests, the rest are the programs that tests run on a mount.
+wanted=(python3-venv python3-dev fuse3 libfuse-dev pkg-config attr rsync sqlite3 git gcc procps)
 missing=()
 for package in "${wanted[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
@@ -21,6 +21,7 @@ done
 # A Python or git that is not Debian's does as well.
 drop() { local keep=(); for p in "${missing[@]}"; do [ "$p" = "$1" ] || keep+=("$p"); done; missing=("${keep[@]}"); }
 python3 -c 'import venv, ensurepip' 2>/dev/null && drop python3-venv
+python3 -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null && drop python3-dev
 command -v git >/dev/null && drop git
 command -v gcc >/dev/null && drop gcc
 if [ "${#missing[@]}" -gt 0 ]; then

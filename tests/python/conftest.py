@@ -29,7 +29,7 @@ for _name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KEEP_LOCAL_STORE"):
     os.environ.pop(_name, None)
 
 from arvados_fuse.localcluster import LocalCluster  # noqa: E402
-from arvados_fuse.unmount import mountinfo  # noqa: E402
+from leftovers import force_unmount, is_mounted, running_in, unmount_below  # noqa: E402
 
 ARV_MOUNT = [sys.executable, str(ROOT / "bin" / "arv-mount")]
 
@@ -45,17 +45,6 @@ def poll(what: str, condition: Callable[[], object], timeout: float = 20) -> obj
         time.sleep(0.02)
 
 
-def is_mounted(path: object) -> bool:
-    return any(mount.path == str(path) for mount in mountinfo())
-
-
-def force_unmount(path: object) -> None:
-    while is_mounted(path):
-        done = subprocess.run(["fusermount3", "-u", "-z", str(path)], capture_output=True)
-        if done.returncode:
-            subprocess.run(["umount", "-l", str(path)], capture_output=True)
-
-
 def pytest_sessionstart(session: pytest.Session) -> None:
     missing = [p for p in ("fusermount3", "git", "rsync", "sqlite3") if not shutil.which(p)]
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
@@ -65,15 +54,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    left = [mount.path for mount in mountinfo() if mount.path.startswith(str(SCRATCH))]
-    for path in left:
-        force_unmount(path)
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
-    running = [
-        line
-        for line in listed.splitlines()
-        if str(SCRATCH) in line and ("arv-mount" in line or "localcluster" in line)
-    ]
+    left = unmount_below(SCRATCH)
+    running = running_in(SCRATCH)
     if left or running:
         session.exitstatus = 1
         print(f"\nLEFT BEHIND by the tests: mounts {left}, processes {running}")

@@ -63,16 +63,14 @@ def servers() -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo
-) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
     report = yield
     known = item.config.stash[_outcomes]
     reason = report.longrepr[2] if report.skipped else ""
-    # Setup and teardown count: only a failure of theirs is worth more than the test's own outcome.
-    if report.when == "call" or report.outcome != "passed":
-        if known.get(item.nodeid, ("", ""))[0] != "failed":
-            known[item.nodeid] = (report.outcome, reason)
+    # Of setup and teardown only what went wrong counts, and nothing makes up for a failure.
+    counts = report.when == "call" or report.outcome != "passed"
+    if counts and known.get(item.nodeid, ("", ""))[0] != "failed":
+        known[item.nodeid] = (report.outcome, reason)
     return report
 
 
