@@ -35,8 +35,8 @@ demo: build-release ## Load this machine's files into a local cluster, mount, re
 	@$(BIN)/python scripts/demo.py
 
 test: lint test-rust wheel build test-python test-upstream ## Run all tests
-	@$(MAKE) --no-print-directory test-upstream RELEASED_MODULES=1
-	@$(MAKE) --no-print-directory test-upstream PEER=1
+	@$(BIN)/python tests/upstream/suite.py released-modules
+	@$(BIN)/python tests/upstream/suite.py peer
 	@echo "== all tests passed"
 
 test-rust: setup
@@ -47,7 +47,7 @@ test-python: setup
 	@echo "== testing through mounts"
 	$(BIN)/python -m pytest tests/python $(PYTEST_ARGS)
 
-test-upstream: setup ## Run the released test suite (PEER=1: on the release; RELEASED_MODULES=1: on its modules over our core)
+test-upstream: build ## Run the released test suite (PEER=1: on the release; RELEASED_MODULES=1: on its modules over our core)
 	@$(BIN)/python tests/upstream/suite.py $(SUBJECT) $(PYTEST_ARGS)
 
 lint: setup ## Check format, clippy, the core without Python, ruff, the type stubs
