@@ -6,6 +6,8 @@
 
 import hashlib
 import os
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -190,6 +192,19 @@ def test_signatures(fresh_cluster: LocalCluster) -> None:
     assert fetch(locator.split("+A")[0], fresh_cluster.token()) == 403
     expired = locator.split("@")[0] + "@00000001"
     assert fetch(expired, fresh_cluster.token()) == 403
+
+
+def test_no_session_ticket_follows_the_handshake(fresh_cluster: LocalCluster) -> None:
+    host, port = fresh_cluster.api_host.split(":")
+    context = ssl.create_default_context(cafile=fresh_cluster.env()["SSL_CERT_FILE"])
+    with (
+        socket.create_connection((host, int(port))) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        connection.sendall(b"GET /_health/ping HTTP/1.0\r\n\r\n")
+        assert b"200 OK" in connection.recv(4096)
+        assert connection.version() == "TLSv1.3"
+        assert connection.session is None or not connection.session.has_ticket
 
 
 def test_events_and_catching_up(fresh_cluster: LocalCluster) -> None:
