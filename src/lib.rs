@@ -5,10 +5,12 @@
 //! Mount Arvados Keep as a file system.
 //!
 //! The crate is laid out in layers whose arrows point down only: [`py`] (the only user of pyo3)
-//! and [`fuse`] (the only user of fuser) sit side by side on [`fs`], which knows neither.
+//! and [`fuse`] (the only user of fuser) sit side by side on [`fs`], which knows neither. Below are
+//! [`types`], the values that all speak of.
 //! `docs/architecture.md` is the map; `tests/rust/layers.rs` holds the layers to it.
 
 pub mod fs;
 pub mod fuse;
 #[cfg(feature = "python")]
 pub mod py;
+pub mod types;
