@@ -1,0 +1,27 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! A collection as a compact tree of files made of block segments.
+//!
+//! Calls `manifest` and `types`; does no I/O. A [`Tree`] never changes once built, except that its
+//! locators' signatures can be renewed. Its size is linear in the manifest's, whatever the text:
+//! a file token that spans many blocks is kept as one span of its stream.
+//!
+//! Nodes are numbered breadth first, children by name: the children of a directory are a range of
+//! numbers, and every child's number is larger than its parent's. Names are ordered by code point.
+
+mod blocks;
+mod build;
+mod diff;
+mod plan;
+mod tree;
+mod write;
+
+pub use blocks::{Block, BlockId};
+pub use diff::{Diff, diff};
+pub use plan::{BlockIds, Piece, Plan};
+pub use tree::{Children, Kind, NodeId, Tree};
+
+#[cfg(test)]
+mod tests;

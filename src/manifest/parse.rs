@@ -1,0 +1,151 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! One pass over the text: tokens, lines, and what each token must be.
+
+use std::borrow::Cow;
+
+use super::error::{ManifestError, Reason, shown};
+use super::escape::unescape;
+use crate::types::{LocatorError, LocatorRef};
+
+/// What is built from a manifest: told its parts in the order of the text. A reason returned ends
+/// the parse, with the line added.
+pub trait Sink<'a> {
+    /// A line begins: its stream's name, unescaped.
+    ///
+    /// # Errors
+    /// The reason why the stream cannot be.
+    fn stream(&mut self, name: Cow<'a, str>, line: usize) -> Result<(), Reason>;
+
+    /// A block of the stream: as written, and read.
+    ///
+    /// # Errors
+    /// The reason why the block cannot be.
+    fn block(&mut self, token: &'a str, locator: LocatorRef<'a>) -> Result<(), Reason>;
+
+    /// A piece of a file, or the mark of a directory (a name whose last component is `.`).
+    ///
+    /// # Errors
+    /// The reason why the file cannot be.
+    fn segment(&mut self, segment: Segment<'a>) -> Result<(), Reason>;
+}
+
+/// A file token: `position:length:name`.
+#[derive(Debug)]
+pub struct Segment<'a> {
+    /// Where it begins in the stream, in bytes.
+    pub position: u64,
+    /// Its length in bytes.
+    pub length: u64,
+    /// The name, unescaped: a path below the stream.
+    pub name: Cow<'a, str>,
+    /// The token, for a message.
+    pub token: &'a str,
+    /// Its line, from 1.
+    pub line: usize,
+}
+
+/// Reads a manifest, handing its parts to `sink`. Accepts what the SDK accepts: any number of
+/// blocks and file tokens, any stream name, white space before the first and after the last line.
+///
+/// # Errors
+/// The first thing wrong with the text, and its line.
+pub fn parse<'a>(text: &'a str, sink: &mut impl Sink<'a>) -> Result<(), ManifestError> {
+    // Offsets into the text are 31 bits wide in what is built from it.
+    if text.len() >= 1 << 31 {
+        return Err(ManifestError { line: 1, reason: Reason::TooLarge });
+    }
+    let lead = text.bytes().take_while(|b| is_space(*b)).count();
+    let mut line = 1 + newlines(&text[..lead]);
+    let mut state = State::Stream;
+    let mut rest = &text[lead..];
+    while !rest.is_empty() {
+        let end = rest.bytes().position(is_space).unwrap_or(rest.len());
+        let token = &rest[..end];
+        state.take(token, line, sink).map_err(|reason| ManifestError { line, reason })?;
+        let gap = rest[end..].bytes().take_while(|b| is_space(*b)).count();
+        let separator = &rest[end..end + gap];
+        rest = &rest[end + gap..];
+        if separator == " " {
+            continue;
+        }
+        let ended = newlines(separator);
+        if ended > 0 {
+            if separator != "\n" && !rest.is_empty() {
+                return Err(ManifestError { line, reason: Reason::WhiteSpace });
+            }
+            line += ended;
+            state = State::Stream;
+        }
+    }
+    Ok(())
+}
+
+/// What the next token of the line may be.
+enum State {
+    Stream,
+    Blocks,
+    Segments,
+}
+
+impl State {
+    fn take<'a>(
+        &mut self,
+        token: &'a str,
+        line: usize,
+        sink: &mut impl Sink<'a>,
+    ) -> Result<(), Reason> {
+        match self {
+            Self::Stream => {
+                *self = Self::Blocks;
+                return sink.stream(unescape(token), line);
+            }
+            Self::Blocks => match LocatorRef::parse(token) {
+                Ok(locator) => return sink.block(token, locator),
+                Err(LocatorError::NotALocator) => *self = Self::Segments,
+                Err(error) => return Err(Reason::Locator(unsigned(token), error)),
+            },
+            Self::Segments => {}
+        }
+        sink.segment(segment(token, line)?)
+    }
+}
+
+fn segment(token: &str, line: usize) -> Result<Segment<'_>, Reason> {
+    let mut parts = token.splitn(3, ':');
+    let (Some(position), Some(length), Some(name)) = (parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Reason::FileToken(unsigned(token)));
+    };
+    if !is_number(position) || !is_number(length) || name.is_empty() {
+        return Err(Reason::FileToken(shown(token)));
+    }
+    let number = |digits: &str| digits.parse().map_err(|_| Reason::Number(shown(token)));
+    Ok(Segment {
+        position: number(position)?,
+        length: number(length)?,
+        name: unescape(name),
+        token,
+        line,
+    })
+}
+
+/// The token for a message, without what may be a signature.
+fn unsigned(token: &str) -> String {
+    shown(token.split("+A").next().unwrap_or(token))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// White space between tokens: ASCII's, with the separators U+001C to U+001F that Python counts.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t'..=b'\r' | 0x1c..=0x1f)
+}
+
+fn newlines(text: &str) -> usize {
+    text.bytes().filter(|b| *b == b'\n').count()
+}
