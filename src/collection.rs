@@ -14,6 +14,7 @@
 mod blocks;
 mod build;
 mod diff;
+mod hints;
 mod plan;
 mod tree;
 mod write;

@@ -7,11 +7,13 @@
 //! Depends on nothing in the crate. Each value is checked when it is made, so that a `Locator` or
 //! a `Uuid` in hand is a well-formed one.
 
+mod hex;
 mod locator;
 mod md5;
 mod pdh;
 mod uuid;
 
+pub(crate) use hex::{read_hex, write_hex};
 pub use locator::{Hint, Locator, LocatorError, LocatorRef};
 pub use md5::Md5;
 pub use pdh::Pdh;

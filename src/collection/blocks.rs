@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use super::hints::Hints;
 use super::tree::Tree;
 use crate::types::{Locator, LocatorRef, Md5};
 
@@ -38,53 +39,15 @@ pub(super) struct Blocks {
     pub hints: RwLock<Arc<Hints>>,
 }
 
-/// The hints of every block.
-#[derive(Default)]
-pub(super) struct Hints {
-    text: Box<str>,
-    /// Where each block's end in the text. Empty if no block has any.
-    ends: Box<[u32]>,
-    expires_at: Option<u64>,
-}
-
-impl Hints {
-    /// Hints of the blocks, in their order.
-    pub fn gather<'a>(each: impl Iterator<Item = LocatorRef<'a>>) -> Self {
-        let (mut text, mut ends, mut expires_at) = (String::new(), Vec::new(), None);
-        for locator in each {
-            text.push_str(locator.hints);
-            // The texts are parts of manifests, which are shorter than 2 GiB.
-            ends.push(text.len() as u32);
-            expires_at = match (expires_at, locator.expires_at()) {
-                (Some(a), Some(b)) => Some(u64::min(a, b)),
-                (a, b) => a.or(b),
-            };
-        }
-        if text.is_empty() {
-            ends.clear();
-        }
-        Self { text: text.into(), ends: ends.into(), expires_at }
-    }
-
-    pub fn of(&self, block: BlockId) -> &str {
-        let index = block.0 as usize;
-        let Some(end) = self.ends.get(index) else { return "" };
-        let begin = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.text[begin as usize..*end as usize]
-    }
-}
-
 impl Blocks {
     pub fn heap(&self) -> usize {
-        let hints = self.hints.read();
         size_of_val(&*self.list)
             + size_of_val(&*self.starts)
             + size_of_val(&*self.placed)
             // An Arc keeps two counts beside its content.
             + 2 * size_of::<usize>()
             + size_of::<Hints>()
-            + hints.text.len()
-            + size_of_val(&*hints.ends)
+            + self.hints.read().heap()
     }
 
     pub fn current_hints(&self) -> Arc<Hints> {
@@ -109,14 +72,14 @@ impl Tree {
     #[must_use]
     pub fn locator(&self, id: BlockId) -> Locator {
         let Block { md5, size } = self.block(id);
-        let hints = self.blocks.current_hints();
-        LocatorRef { md5, size, hints: hints.of(id) }.to_locator()
+        let hints = self.blocks.current_hints().of(id).to_string();
+        LocatorRef { md5, size, hints: &hints }.to_locator()
     }
 
     /// When the first of the signatures ends, in seconds since 1970. `None`: none is signed.
     #[must_use]
     pub fn expires_at(&self) -> Option<u64> {
-        self.blocks.hints.read().expires_at
+        self.blocks.hints.read().expires_at()
     }
 
     /// Takes the hints of `newer`'s locators for the blocks that both have, for every holder of
@@ -132,15 +95,24 @@ impl Tree {
             newer.blocks.list.iter().copied().zip(ids.clone()).collect();
         let ours = self.blocks.current_hints();
         let mut renewed = 0;
-        let hints = Hints::gather(self.blocks.list.iter().zip(ids).map(|(block, id)| {
-            let hints = match found.get(block) {
+        let texts: Vec<String> = self
+            .blocks
+            .list
+            .iter()
+            .zip(ids)
+            .map(|(block, id)| match found.get(block) {
                 Some(same) => {
                     renewed += 1;
-                    theirs.of(*same)
+                    theirs.of(*same).to_string()
                 }
-                None => ours.of(id),
-            };
-            LocatorRef { md5: block.md5, size: block.size, hints }
+                None => ours.of(id).to_string(),
+            })
+            .collect();
+        let locators = self.blocks.list.iter().zip(&texts);
+        let hints = Hints::gather(locators.map(|(block, hints)| LocatorRef {
+            md5: block.md5,
+            size: block.size,
+            hints,
         }));
         *self.blocks.hints.write() = Arc::new(hints);
         renewed

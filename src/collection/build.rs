@@ -13,12 +13,13 @@ use std::borrow::Cow;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use hashbrown::hash_map::{Entry, HashMap};
+use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use parking_lot::RwLock;
 
 use self::layout::Layout;
-use super::blocks::{Block, BlockId, Blocks, Hints};
+use super::blocks::{Block, BlockId, Blocks};
+use super::hints::Hints;
 use super::tree::Tree;
 use crate::manifest::{self, ManifestError, Reason, Segment, Sink};
 use crate::types::LocatorRef;
@@ -66,8 +67,9 @@ struct Gathered<'a> {
     /// In the order of the text; each one's spans end where the next one's begin.
     parts: Vec<FilePart>,
     spans: Vec<RawSpan>,
-    ids: HashMap<&'a str, BlockId>,
+    /// Each different locator once, by number, and those numbers by locator.
     locators: Vec<LocatorRef<'a>>,
+    ids: HashTable<u32>,
     starts: Vec<u64>,
     placed: Vec<BlockId>,
     /// The stream's directory, and where its blocks begin and end among those of all streams.
@@ -90,20 +92,26 @@ impl<'a> Sink<'a> for Gathered<'a> {
         Ok(())
     }
 
-    fn block(&mut self, token: &'a str, locator: LocatorRef<'a>) -> Result<(), Reason> {
-        let next = BlockId(self.locators.len() as u32);
-        let id = match self.ids.entry(token) {
+    fn block(&mut self, locator: LocatorRef<'a>) {
+        let Self { locators, ids, hasher, .. } = self;
+        let entry = ids.entry(
+            hasher.hash_one(locator.md5),
+            |id| locators[*id as usize] == locator,
+            |id| hasher.hash_one(locators[*id as usize].md5),
+        );
+        let id = match entry {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(new) => {
-                self.locators.push(locator);
-                *new.insert(next)
+                let id = locators.len() as u32;
+                new.insert(id);
+                locators.push(locator);
+                id
             }
         };
         self.starts.push(self.end);
-        self.placed.push(id);
-        // 32 bits each, from a text of at most 2^31 bytes: no overflow.
+        self.placed.push(BlockId(id));
+        // Sizes of 32 bits each, from a text of at most 2^31 bytes: no overflow.
         self.end += u64::from(locator.size);
-        Ok(())
     }
 
     fn segment(&mut self, segment: Segment<'a>) -> Result<(), Reason> {
@@ -153,8 +161,8 @@ impl Gathered<'_> {
             hasher: DefaultHashBuilder::default(),
             parts: Vec::new(),
             spans: Vec::new(),
-            ids: HashMap::new(),
             locators: Vec::new(),
+            ids: HashTable::new(),
             starts: Vec::new(),
             placed: Vec::new(),
             dir: 0,

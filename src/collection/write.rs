@@ -5,11 +5,13 @@
 //! Writes the tree back as a manifest.
 
 use std::collections::HashMap;
+use std::fmt;
 
-use super::blocks::{Block, BlockId, Hints};
+use super::blocks::{Block, BlockId};
+use super::hints::{BlockHints, Hints};
 use super::tree::{NodeId, Tree};
 use crate::manifest::write::{BlockPiece, StreamWriter, empty_directory};
-use crate::types::{LocatorRef, Pdh};
+use crate::types::Pdh;
 
 impl Tree {
     /// The manifest in normal form, with the locators' hints.
@@ -82,9 +84,8 @@ impl Tree {
         line.end();
     }
 
-    fn written<'h>(&self, id: BlockId, hints: &'h Hints) -> LocatorRef<'h> {
-        let Block { md5, size } = self.block(id);
-        LocatorRef { md5, size, hints: hints.of(id) }
+    fn written<'h>(&self, id: BlockId, hints: &'h Hints) -> Written<'h> {
+        Written { block: self.block(id), hints: hints.of(id) }
     }
 
     /// For each block the first one whose locator is written alike.
@@ -93,5 +94,19 @@ impl Tree {
         (0..self.block_count() as u32)
             .map(|id| *first.entry(self.written(BlockId(id), hints)).or_insert(id))
             .collect()
+    }
+}
+
+/// A locator as it is written.
+#[derive(PartialEq, Eq, Hash)]
+struct Written<'h> {
+    block: Block,
+    hints: BlockHints<'h>,
+}
+
+impl fmt::Display for Written<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}", self.block.md5, self.block.size)?;
+        if self.hints.is_empty() { Ok(()) } else { write!(f, "+{}", self.hints) }
     }
 }

@@ -19,11 +19,8 @@ pub trait Sink<'a> {
     /// The reason why the stream cannot be.
     fn stream(&mut self, name: Cow<'a, str>, line: usize) -> Result<(), Reason>;
 
-    /// A block of the stream: as written, and read.
-    ///
-    /// # Errors
-    /// The reason why the block cannot be.
-    fn block(&mut self, token: &'a str, locator: LocatorRef<'a>) -> Result<(), Reason>;
+    /// A block of the stream.
+    fn block(&mut self, locator: LocatorRef<'a>);
 
     /// A piece of a file, or the mark of a directory (a name whose last component is `.`).
     ///
@@ -103,7 +100,10 @@ impl State {
                 return sink.stream(unescape(token), line);
             }
             Self::Blocks => match LocatorRef::parse(token) {
-                Ok(locator) => return sink.block(token, locator),
+                Ok(locator) => {
+                    sink.block(locator);
+                    return Ok(());
+                }
                 Err(LocatorError::NotALocator) => *self = Self::Segments,
                 Err(error) => return Err(Reason::Locator(unsigned(token), error)),
             },
@@ -114,22 +114,31 @@ impl State {
 }
 
 fn segment(token: &str, line: usize) -> Result<Segment<'_>, Reason> {
-    let mut parts = token.splitn(3, ':');
-    let (Some(position), Some(length), Some(name)) = (parts.next(), parts.next(), parts.next())
-    else {
+    let (position, rest) = number(token, token)?;
+    let (length, name) = number(rest, token)?;
+    if name.is_empty() {
         return Err(Reason::FileToken(unsigned(token)));
-    };
-    if !is_number(position) || !is_number(length) || name.is_empty() {
-        return Err(Reason::FileToken(shown(token)));
     }
-    let number = |digits: &str| digits.parse().map_err(|_| Reason::Number(shown(token)));
-    Ok(Segment {
-        position: number(position)?,
-        length: number(length)?,
-        name: unescape(name),
-        token,
-        line,
-    })
+    Ok(Segment { position, length, name: unescape(name), token, line })
+}
+
+/// The number that `text` begins with, and what follows the colon after it.
+fn number<'a>(text: &'a str, token: &str) -> Result<(u64, &'a str), Reason> {
+    let mut value = Some(0u64);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'0'..=b'9' => {
+                let digit = u64::from(byte - b'0');
+                value = value.and_then(|v| v.checked_mul(10)?.checked_add(digit));
+            }
+            b':' if at > 0 => {
+                let value = value.ok_or_else(|| Reason::Number(shown(token)))?;
+                return Ok((value, &text[at + 1..]));
+            }
+            _ => break,
+        }
+    }
+    Err(Reason::FileToken(unsigned(token)))
 }
 
 /// The token for a message, without what may be a signature.
@@ -137,13 +146,9 @@ fn unsigned(token: &str) -> String {
     shown(token.split("+A").next().unwrap_or(token))
 }
 
-fn is_number(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
-}
-
 /// White space between tokens: ASCII's, with the separators U+001C to U+001F that Python counts.
 fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t'..=b'\r' | 0x1c..=0x1f)
+    byte <= b' ' && matches!(byte, b' ' | b'\t'..=b'\r' | 0x1c..=0x1f)
 }
 
 fn newlines(text: &str) -> usize {

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use ::md5::Digest;
 
 use super::ParseError;
+use super::hex::{read_hex, write_hex};
 
 /// An MD5 digest. Its text is 32 lower-case hexadecimal digits, as in locators.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,31 +32,14 @@ impl Md5 {
     /// Reads exactly 32 lower-case hexadecimal digits.
     pub(crate) fn from_hex(hex: &[u8; 32]) -> Option<Self> {
         let mut digest = [0; 16];
-        for (byte, pair) in digest.iter_mut().zip(hex.chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
-        }
+        read_hex(hex, &mut digest)?;
         Some(Self(digest))
-    }
-}
-
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
     }
 }
 
 impl fmt::Display for Md5 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: [char; 16] =
-            ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-        use fmt::Write as _;
-        for byte in self.0 {
-            f.write_char(DIGITS[usize::from(byte >> 4)])?;
-            f.write_char(DIGITS[usize::from(byte & 15)])?;
-        }
-        Ok(())
+        write_hex(&self.0, f)
     }
 }
 
