@@ -11,6 +11,7 @@ pub mod clock;
 pub mod gil;
 pub mod inodes;
 pub mod llfuse;
+pub mod manifest;
 pub mod nodes;
 pub mod operations;
 
@@ -23,6 +24,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("HAS_FAULT_INJECTION", cfg!(feature = "fault-injection"))?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     llfuse::register(m)?;
+    manifest::register(m)?;
     nodes::register(m)?;
     inodes::register(m)?;
     operations::register(m)

@@ -123,6 +123,9 @@ fn names_are_unescaped_and_odd_ones_told() {
 fn malformed_manifests_are_refused_with_line_and_reason() {
     let cases = [
         (format!(". {FOO}+ 0:3:a\n"), 1, "hints"),
+        (format!(". {FOO} 0:3:a\n.\n. {FOO} 0:3:a\n"), 2, "nothing follows"),
+        (format!(". {FOO} 0:3:a\n./b"), 2, "nothing follows the stream's name \"./b\""),
+        (". ".to_string(), 1, "nothing follows"),
         (". acbd18db4cc2f85cedef654fccc4a4d8+4294967296 0:3:a\n".to_string(), 1, "larger than any"),
         (format!(". {FOO} 0:3:a\n./b {FOO} 0:3\n"), 2, "position:length:name, not \"0:3\""),
         (format!(". {FOO} 0:3:a {FOO}+Asecret@1\n"), 1, "expected a file segment"),
@@ -172,7 +175,7 @@ fn odd_white_space_that_the_sdk_takes_is_taken() {
     }
     // Names may hold white space that is not ASCII's.
     assert_eq!(paths(&tree(&format!(". {FOO} 0:3:a\u{a0}b\n"))), ["a\u{a0}b"]);
-    assert_eq!(paths(&tree(&format!("x/ {FOO} 0:3:a\n./y/\n"))), ["x/", "y/", "x/a"]);
+    assert_eq!(paths(&tree(&format!("x/ {FOO} 0:3:a\n./y/ {FOO}\n"))), ["x/", "y/", "x/a"]);
 }
 
 #[test]

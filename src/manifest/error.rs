@@ -20,6 +20,8 @@ pub struct ManifestError {
 /// Why a line of a manifest is refused. Texts are cut to a length that can be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// A line that is a stream's name and no more.
+    NameOnly(String),
     /// A token that begins like a locator and is none.
     Locator(String, LocatorError),
     /// A token that is no `position:length:name`.
@@ -54,6 +56,7 @@ pub(crate) fn shown(text: &str) -> String {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NameOnly(token) => write!(f, "nothing follows the stream's name {token:?}"),
             Self::Locator(token, error) => write!(f, "{error}: {token:?}"),
             Self::FileToken(token) => {
                 write!(f, "expected a file segment, position:length:name, not {token:?}")

@@ -44,8 +44,8 @@ pub struct Segment<'a> {
     pub line: usize,
 }
 
-/// Reads a manifest, handing its parts to `sink`. Accepts what the SDK accepts: any number of
-/// blocks and file tokens, any stream name, white space before the first and after the last line.
+/// Reads a manifest, handing its parts to `sink`. Accepts what the SDK accepts: streams without
+/// blocks or without files, any stream name, white space before the first and after the last line.
 ///
 /// # Errors
 /// The first thing wrong with the text, and its line.
@@ -65,10 +65,13 @@ pub fn parse<'a>(text: &'a str, sink: &mut impl Sink<'a>) -> Result<(), Manifest
         let gap = rest[end..].bytes().take_while(|b| is_space(*b)).count();
         let separator = &rest[end..end + gap];
         rest = &rest[end + gap..];
-        if separator == " " {
+        if separator == " " && !rest.is_empty() {
             continue;
         }
         let ended = newlines(separator);
+        if matches!(state, State::Named) && (ended > 0 || rest.is_empty()) {
+            return Err(ManifestError { line, reason: Reason::NameOnly(shown(token)) });
+        }
         if ended > 0 {
             if separator != "\n" && !rest.is_empty() {
                 return Err(ManifestError { line, reason: Reason::WhiteSpace });
@@ -83,6 +86,7 @@ pub fn parse<'a>(text: &'a str, sink: &mut impl Sink<'a>) -> Result<(), Manifest
 /// What the next token of the line may be.
 enum State {
     Stream,
+    Named,
     Blocks,
     Segments,
 }
@@ -96,11 +100,12 @@ impl State {
     ) -> Result<(), Reason> {
         match self {
             Self::Stream => {
-                *self = Self::Blocks;
+                *self = Self::Named;
                 return sink.stream(unescape(token), line);
             }
-            Self::Blocks => match LocatorRef::parse(token) {
+            Self::Named | Self::Blocks => match LocatorRef::parse(token) {
                 Ok(locator) => {
+                    *self = Self::Blocks;
                     sink.block(locator);
                     return Ok(());
                 }
