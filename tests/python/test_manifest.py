@@ -202,7 +202,7 @@ def spoilt(draw: Any) -> str:
     others = [*"0:+\\/. \nax", "", "//", ":", "0:0:a", "0:1:a/b", FOO, EMPTY + "+Zz"]
     for _ in range(draw(st.integers(1, 3))):
         unit = draw(st.sampled_from(["", " ", "\n"]))
-        parts = text.split(unit) if unit else list(text)
+        parts = text.split(unit) if unit else list(text) or [""]
         at = draw(st.integers(0, len(parts) - 1))
         here, other = parts[at], draw(st.sampled_from(others))
         parts[at : at + 1] = draw(st.sampled_from([[], [other], [here, here], [other, here]]))
@@ -228,9 +228,10 @@ def test_malformed_manifests_are_refused_as_the_sdk_refuses_them(text: str) -> N
         assert stricter(error), error
         return
     try:
-        assert_same(text, sdk)
-    except ValueError as error:  # the SDK cannot write every locator that it reads
-        assert "invalid hint format" in str(error) or "hex" in str(error), error
+        sdk.manifest_text(normalize=True)
+    except ValueError:  # it cannot write every hint that it reads
+        return
+    assert_same(text, sdk)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +283,7 @@ def test_both_refuse(text: str) -> None:
         f". {FOO} {EMPTY} {BAR} 0:6:a\n",
         f". {FOO} {BAR} 3:3:b 0:3:a 1:4:b 0:0:b\n. {BAR} 0:1:b\n",
         f". {FOO} 007:0:a\n",
+        f". {EMPTY}+0x+K@zzzzz 0:0:.\n",
     ],
 )
 def test_both_accept(text: str) -> None:
