@@ -36,11 +36,17 @@ pub(super) fn system_time(time: Timestamp) -> SystemTime {
     moved.unwrap_or(UNIX_EPOCH)
 }
 
+/// A time that the kernel sent. For one before 1970, which counts nanoseconds upwards from a negative
+/// second, fuser takes them away instead (`system_time_from_time` in its time.rs): undone here.
 pub(super) fn timestamp(time: SystemTime) -> Timestamp {
     let nanos = |d: Duration| i128::try_from(d.as_nanos()).unwrap_or(i128::MAX);
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => Timestamp(nanos(after)),
-        Err(before) => Timestamp(-nanos(before.duration())),
+        Err(before) => {
+            let before = before.duration();
+            let whole = nanos(Duration::from_secs(before.as_secs()));
+            Timestamp(i128::from(before.subsec_nanos()) - whole)
+        }
     }
 }
 

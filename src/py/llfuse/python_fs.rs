@@ -10,7 +10,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::attributes::{RequestContext, from_set_attr, to_attr, to_statfs};
-use super::errors::errno_of;
+use super::errors::{errno_of, fuse_errno, fuse_error};
 use super::lock;
 use crate::fs::{
     Attr, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, ReadReply, Result, SetAttr, StatFs,
@@ -70,6 +70,15 @@ fn name_of(py: Python<'_>, name: &[u8]) -> Py<PyBytes> {
 
 fn nothing(_answer: Bound<'_, PyAny>) -> PyResult<()> {
     Ok(())
+}
+
+/// Whether what was asked for is there: it is not where the handler fails with ENOATTR.
+fn exists(py: Python<'_>, answer: PyResult<Bound<'_, PyAny>>) -> PyResult<bool> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if fuse_errno(py, &error) == Some(Errno::ENODATA) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn attr(answer: Bound<'_, PyAny>) -> PyResult<Attr> {
@@ -312,17 +321,29 @@ impl FileSystem for PythonFs {
         ino: Ino,
         name: &[u8],
         value: &[u8],
-        _flags: i32,
+        flags: i32,
     ) -> Result<()> {
         if name == STACKTRACE && ino == Ino::ROOT {
             return self.run("stacktrace", |ops| ops.call_method0("stacktrace").map(drop));
         }
         let ctx = RequestContext::from(caller);
-        self.call(
-            "setxattr",
-            |py| Ok((ino.0, name_of(py, name), name_of(py, value), Py::new(py, ctx)?)),
-            nothing,
-        )
+        self.run("setxattr", |ops| {
+            let py = ops.py();
+            let (name, ctx) = (name_of(py, name), Py::new(py, ctx)?);
+            // The handler is not told the flags: what they ask for is looked up first, in the same
+            // hold of the lock.
+            if flags & (libc::XATTR_CREATE | libc::XATTR_REPLACE) != 0 {
+                let there = exists(py, ops.call_method1("getxattr", (ino.0, &name, &ctx)))?;
+                let create = flags & libc::XATTR_CREATE != 0;
+                if create && there {
+                    return Err(fuse_error(Errno::EEXIST));
+                }
+                if !create && !there {
+                    return Err(fuse_error(Errno::ENODATA));
+                }
+            }
+            nothing(ops.call_method1("setxattr", (ino.0, name, name_of(py, value), ctx))?)
+        })
     }
 
     fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
