@@ -6,30 +6,11 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SCRATCH
-
-RELEASE = ["arvados_fuse==3.2.1", "arvados-llfuse>=1.5.1"]
-
-
-class Environment:
-    def __init__(self, path: Path) -> None:
-        self.bin = path / "bin"
-
-    def run(self, *command: object, check: bool = True) -> str:
-        words = [str(self.bin / str(command[0])), *map(str, command[1:])]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=SCRATCH)
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def pip(self, *words: object) -> str:
-        return self.run("python", "-m", "pip", "--disable-pip-version-check", *words)
-
-    def python(self, code: str) -> str:
-        return self.run("python", "-c", code).strip()
+from conftest import ROOT
+from environments import RELEASE, Environment, make_environment
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +21,8 @@ def wheel() -> Path:
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
-    path = tmp_path_factory.mktemp("venv")
-    subprocess.run([sys.executable, "-m", "venv", str(path)], check=True)
-    environment = Environment(path)
-    environment.pip("install", "-q", "setuptools<81", *RELEASE)
-    yield environment
+def released(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    return make_environment(tmp_path_factory.mktemp("venv"), *RELEASE)
 
 
 @pytest.mark.timeout(900)
