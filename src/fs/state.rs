@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use super::atomic::AtomicF64;
 
+/// Stands for a directory that is not known: an entry that nobody gave a parent was not deleted.
+pub const UNKNOWN_PARENT: u64 = u64::MAX;
+
 /// The life of one inode entry. Times are in seconds since the epoch, periods in seconds.
 #[derive(Debug)]
 pub struct NodeState {
@@ -44,7 +47,7 @@ impl NodeState {
     pub fn new(now: f64) -> Self {
         NodeState {
             inode: AtomicU64::new(0),
-            parent: AtomicU64::new(0),
+            parent: AtomicU64::new(UNKNOWN_PARENT),
             stale: AtomicBool::new(true),
             poll: AtomicBool::new(false),
             last_update: AtomicF64::new(now),
@@ -70,7 +73,8 @@ impl NodeState {
         self.inode.store(inode.unwrap_or(0), Ordering::Release);
     }
 
-    /// The directory that this entry is in; none once it was deleted from it.
+    /// The directory that this entry is in, [`UNKNOWN_PARENT`] where nobody said; none once it was
+    /// deleted from it.
     #[must_use]
     pub fn parent(&self) -> Option<u64> {
         some(self.parent.load(Ordering::Acquire))

@@ -11,22 +11,20 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::exceptions::PyKeyError;
+use pyo3::call::PyCallArgs;
+use pyo3::exceptions::{PyKeyError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::{PyBool, PyByteArray, PyBytes};
 
 use super::node::{NodeCore, core_of};
 use super::overrides::{Name, loaded_class};
 use crate::fs::node::{Bytes, Node, Outcome};
-use crate::fs::state::NodeState;
+use crate::fs::state::{NodeState, UNKNOWN_PARENT};
 use crate::py::clock;
 use crate::py::gil::with_python;
 use crate::py::llfuse::lock;
-
-/// Stands for \"some parent\" where an object's `parent_inode` is neither None nor a number.
-const UNKNOWN_PARENT: u64 = u64::MAX;
 
 struct Held {
     object: Py<PyAny>,
@@ -74,6 +72,28 @@ impl AnyNode {
         self.0.object.is(object)
     }
 
+    /// `has_ref(only_children)` as it was in 2017: whether the kernel refers to anything in it or,
+    /// unless `only_children`, to the entry itself.
+    ///
+    /// # Errors
+    /// What an overridden `has_ref` raises.
+    pub fn refers(&self, py: Python<'_>, only_children: bool) -> PyResult<bool> {
+        let Some(state) = self.own(&[Name::HasRef, Name::RefCount]) else {
+            return has_ref(self.0.object.bind(py), (only_children,), ());
+        };
+        if state.has_ref() && !only_children {
+            return Ok(true);
+        }
+        if let Some(table) = self.0.core.as_ref().and_then(|core| core.entries()) {
+            for (_, node) in table.snapshot() {
+                if node.refers(py, false)? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// For the garbage collector.
     ///
     /// # Errors
@@ -119,6 +139,34 @@ fn number(value: &Bound<'_, PyAny>, unknown: Option<u64>) -> Option<u64> {
     if value.is_none() { None } else { value.extract().ok().or(unknown) }
 }
 
+/// The flag by which an entry of 2017 tells that it was deleted, where the object has it. (A mock has
+/// an attribute of any name, but not a bool.)
+fn keeps_dead(object: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
+    match object.getattr_opt("dead")? {
+        Some(flag) => Ok(flag.cast::<PyBool>().ok().map(|flag| flag.is_true())),
+        None => Ok(None),
+    }
+}
+
+/// Calls `has_ref`, whose argument of 2017 became none in 3.2.1: where the method does not take the
+/// one form, with the other.
+fn has_ref<'py, A, B>(object: &Bound<'py, PyAny>, arguments: A, otherwise: B) -> PyResult<bool>
+where
+    A: PyCallArgs<'py>,
+    B: PyCallArgs<'py>,
+{
+    match object.call_method1("has_ref", arguments) {
+        // Without a traceback it was raised by the call, not inside the method.
+        Err(error)
+            if error.is_instance_of::<PyTypeError>(object.py())
+                && error.traceback(object.py()).is_none() =>
+        {
+            object.call_method1("has_ref", otherwise)?.is_truthy()
+        }
+        answer => answer?.is_truthy(),
+    }
+}
+
 struct FromPython(PyBackedBytes);
 
 impl Bytes for FromPython {
@@ -160,6 +208,9 @@ impl Node for AnyNode {
         match self.own(&[Name::ParentInode]) {
             Some(state) => Ok(state.parent()),
             None => self.call(|o| {
+                if keeps_dead(o)? == Some(true) {
+                    return Ok(None);
+                }
                 Ok(match o.getattr_opt("parent_inode")? {
                     Some(parent) => number(&parent, Some(UNKNOWN_PARENT)),
                     None => Some(UNKNOWN_PARENT),
@@ -174,7 +225,12 @@ impl Node for AnyNode {
                 state.set_parent(parent);
                 Ok(())
             }
-            None => self.call(|o| o.setattr("parent_inode", parent)),
+            None => self.call(|o| {
+                if parent.is_none() && keeps_dead(o)?.is_some() {
+                    o.setattr("dead", true)?;
+                }
+                o.setattr("parent_inode", parent)
+            }),
         }
     }
 
@@ -333,7 +389,7 @@ impl Node for AnyNode {
     fn has_ref(&self) -> Outcome<bool> {
         match self.own(&[Name::HasRef, Name::RefCount]) {
             Some(state) => Ok(state.has_ref()),
-            None => self.call(|o| o.call_method0("has_ref")?.is_truthy()),
+            None => self.call(|o| has_ref(o, (), (false,))),
         }
     }
 

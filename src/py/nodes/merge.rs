@@ -118,7 +118,9 @@ pub fn clear(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
 /// What the inode table raises.
 pub fn kernel_invalidate(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
     let inodes = directory.getattr("inodes")?;
-    let parent_inode = directory.getattr("parent_inode")?;
+    let Some(parent_inode) = directory.getattr_opt("parent_inode")? else {
+        return Ok(());
+    };
     if parent_inode.is_none() || !inodes.contains(&parent_inode)? {
         return Ok(());
     }

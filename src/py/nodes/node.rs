@@ -15,7 +15,7 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use super::any_node::AnyNode;
 use super::overrides::{ClassInfo, InstanceNames, Name, class_info};
 use crate::fs::dentries::Dentries;
-use crate::fs::state::NodeState;
+use crate::fs::state::{NodeState, UNKNOWN_PARENT};
 use crate::py::clock;
 
 /// A directory's entries; the table is replaced as a whole when Python assigns `_entries`.
@@ -150,12 +150,30 @@ impl Node {
         self.state().set_inode(value);
     }
     #[getter]
-    fn parent_inode(&self) -> Option<u64> {
-        self.state().parent()
+    fn parent_inode(&self) -> PyResult<Option<u64>> {
+        match self.state().parent() {
+            Some(UNKNOWN_PARENT) => Err(no_attribute("parent_inode")),
+            parent => Ok(parent),
+        }
     }
     #[setter]
     fn set_parent_inode(&self, value: Option<u64>) {
         self.state().set_parent(value);
+    }
+    /// Whether the entry was deleted and stays until nothing refers to it (a word of 2017; in 3.2.1
+    /// `parent_inode` is then None).
+    #[getter]
+    fn dead(&self) -> bool {
+        self.state().parent().is_none()
+    }
+    #[setter]
+    fn set_dead(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        match (value.is_truthy()?, self.state().parent()) {
+            (true, _) => self.state().set_parent(None),
+            (false, None) => self.state().set_parent(Some(UNKNOWN_PARENT)),
+            (false, Some(_)) => {}
+        }
+        Ok(())
     }
     #[getter]
     fn _stale(&self) -> bool {
@@ -316,11 +334,23 @@ impl Node {
         self.state().add_ref(-n)
     }
 
-    /// Whether the kernel refers to this entry.
-    #[pyo3(signature = (only_children=false))]
-    fn has_ref(slf: &Bound<'_, Self>, only_children: bool) -> PyResult<bool> {
-        let _ = only_children;
-        slf.getattr("ref_count")?.gt(0)
+    /// Whether the kernel refers to this entry. With an argument, as in 2017: whether it does to
+    /// anything in it or, unless `only_children`, to the entry itself.
+    #[pyo3(signature = (only_children=None))]
+    fn has_ref(slf: &Bound<'_, Self>, only_children: Option<bool>) -> PyResult<bool> {
+        let itself = slf.getattr("ref_count")?.gt(0)?;
+        let Some(only_children) = only_children else {
+            return Ok(itself);
+        };
+        if itself && !only_children {
+            return Ok(true);
+        }
+        for (_, node) in slf.get().core.entries().map(|t| t.snapshot()).unwrap_or_default() {
+            if node.refers(slf.py(), false)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Memory that the contents take, in bytes.
