@@ -36,9 +36,9 @@ from .fusedir import (
 )
 from .fusefile import File, FuncToJSONFile, FuseArvadosFile, ObjectFile, StringFile
 from .handles import DirectoryHandle, FileHandle, Handle
+from .inode_cache import InodeCache
 from .operations import Operations, catch_exceptions
 
-InodeCache = _core.InodeCache
 Inodes = _core.Inodes
 
 __all__ = [

@@ -10,17 +10,19 @@ the core answers them itself.
 """
 
 import functools
-import itertools
 import logging
 import threading
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import arvados.events
 import llfuse
 from llfuse import _core
 from prometheus_client import Summary
+
+from .handles import FileHandles, Handle
+from .inode_cache import InodeCache
+from .watched import Watched, WatchedType
 
 _logger = logging.getLogger("arvados.arvados_fuse")
 
@@ -51,7 +53,8 @@ class OperationTime(Summary):
         return self._metrics.items()
 
     def collect(self) -> Any:
-        for operations in list(_OperationsType.live):
+        mounted = [o for o in list(WatchedType.live) if isinstance(o, Operations)]
+        for operations in mounted:
             for values, child in list(self._children()):
                 count, seconds = operations._take_metric(values[0])
                 if count:
@@ -60,26 +63,7 @@ class OperationTime(Summary):
         return super().collect()
 
 
-class _OperationsType(type):
-    """Tells mounted objects of a class when one of its handlers is replaced."""
-
-    live: "weakref.WeakSet[Any]" = weakref.WeakSet()
-
-    def __setattr__(cls, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        cls._handlers_changed()
-
-    def __delattr__(cls, name: str) -> None:
-        super().__delattr__(name)
-        cls._handlers_changed()
-
-    def _handlers_changed(cls) -> None:
-        for operations in list(_OperationsType.live):
-            if isinstance(operations, cls):
-                operations._look_for_overrides()
-
-
-class Operations(_core.Operations, llfuse.Operations, metaclass=_OperationsType):
+class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=WatchedType):
     """A mounted file system: answers the requests of the kernel.
 
     Handlers run under `llfuse.lock`; slow work inside them runs `with llfuse.lock_released`. Any of
@@ -128,38 +112,53 @@ class Operations(_core.Operations, llfuse.Operations, metaclass=_OperationsType)
             fsns = self._configured_fsns(api_client)
         self._shutdown_started = threading.Event()
         inodes = _core.Inodes(
-            inode_cache or None,
+            inode_cache or InodeCache(_core.DEFAULT_CAP),
             encoding=encoding,
             fsns=fsns,
             shutdown_started=self._shutdown_started,
         )
         self._set_up(inodes, uid, gid, num_retries, enable_write)
-        self._filehandles_counter = itertools.count(0)
         # Set when the mount answers; whoever needs it waits for this.
         self.initlock = threading.Event()
         self.events: Any = None
         # What could not be saved when the mount ended: (name or uuid, error).
         self.unsaved: list[tuple[str, BaseException]] = []
-        _OperationsType.live.add(self)
 
     @staticmethod
     def _configured_fsns(api_client: Any) -> str | None:
+        if api_client is None:
+            return "_"
         try:
             fsns = api_client.config()["Collections"]["ForwardSlashNameSubstitution"]
-        except KeyError:
-            # A cluster older than that setting.
+        except (KeyError, TypeError):
+            # A cluster older than that setting, or a client that is a mock.
+            return "_"
+        if not isinstance(fsns, str):
             return "_"
         return None if fsns in ("", "/") else fsns
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if hasattr(llfuse.Operations, name):
-            self._look_for_overrides()
+    @staticmethod
+    def _watched(name: str) -> bool:
+        return hasattr(llfuse.Operations, name)
 
-    def __delattr__(self, name: str) -> None:
-        super().__delattr__(name)
-        if hasattr(llfuse.Operations, name):
-            self._look_for_overrides()
+    def _look_for_overrides(self) -> None:
+        _core.Operations._look_for_overrides(self)
+
+    @property
+    def _filehandles(self) -> FileHandles:
+        return FileHandles(self)
+
+    @_filehandles.setter
+    def _filehandles(self, handles: Mapping[int, Handle]) -> None:
+        wanted = dict(handles)
+        table = FileHandles(self)
+        table.clear()
+        table.update(wanted)
+
+    @property
+    def _filehandles_counter(self) -> Iterator[int]:
+        # Never None: the iterator does not end.
+        return iter(self._next_handle, None)
 
     def init(self) -> None:
         self.initlock.set()

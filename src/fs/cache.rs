@@ -7,6 +7,7 @@
 //! It only counts and orders; [`super::inodes::Inodes`] does the evicting. Its lock is a leaf: no
 //! node is asked anything while it is held.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use lru::LruCache;
@@ -17,6 +18,24 @@ use super::node::{Node, Outcome};
 /// Where an entry without a number is managed: one that was removed from the table and is counted
 /// again. There is room for one; no inode has this number.
 const UNNUMBERED: u64 = 0;
+
+/// What a program does instead of the cache: the layer above implements it for a cache whose methods
+/// were overridden. Each answers None where it was not; then what the cache itself does holds.
+pub trait Replaced<N>: Send + Sync + 'static {
+    /// Instead of [`InodeCache::touch`].
+    fn touch(&self, node: &N) -> Option<Outcome<bool>>;
+    /// Instead of [`InodeCache::update`].
+    fn update(&self, node: &N) -> Option<Outcome<()>>;
+    /// Instead of [`InodeCache::unmanage`].
+    fn unmanage(&self, node: &N) -> Option<Outcome<()>>;
+    /// Instead of [`InodeCache::clear`].
+    fn clear(&self) -> Option<Outcome<()>>;
+    /// Whether the program chooses what is evicted, and when.
+    fn evicts(&self) -> bool;
+    /// Has `remove` called with what is to be evicted, one after the other; it answers whether
+    /// anything was freed, and so does this.
+    fn evict(&self, remove: &mut dyn FnMut(&N) -> bool) -> Outcome<bool>;
+}
 
 struct Managed<N> {
     node: N,
@@ -29,6 +48,7 @@ pub struct InodeCache<N> {
     total: AtomicI64,
     cap: AtomicI64,
     min_entries: AtomicUsize,
+    replaced: OnceLock<Box<dyn Replaced<N>>>,
 }
 
 impl<N: Node> InodeCache<N> {
@@ -40,7 +60,18 @@ impl<N: Node> InodeCache<N> {
             total: AtomicI64::new(0),
             cap: AtomicI64::new(cap),
             min_entries: AtomicUsize::new(min_entries),
+            replaced: OnceLock::new(),
         }
+    }
+
+    /// From now on the inode table asks `replaced` first. Said once; later words are not heard.
+    pub fn replace(&self, replaced: Box<dyn Replaced<N>>) {
+        let _ = self.replaced.set(replaced);
+    }
+
+    /// What the inode table has to ask first.
+    pub fn replaced(&self) -> Option<&dyn Replaced<N>> {
+        self.replaced.get().map(|replaced| &**replaced)
     }
 
     /// Bytes counted at present.

@@ -103,9 +103,27 @@ impl<N: Node> Handles<N> {
                 return Err(halt);
             }
         }
-        let fh = self.next.fetch_add(1, Ordering::Relaxed);
+        let fh = self.next_number();
         self.open.write().insert(fh, Arc::new(handle));
         Ok(Fh(fh))
+    }
+
+    /// The next number; each call takes one.
+    pub fn next_number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Puts a handle under a number. What it keeps in use was counted by whoever made it.
+    pub fn insert(&self, fh: Fh, handle: Handle<N>) {
+        self.next.fetch_max(fh.0.saturating_add(1), Ordering::Relaxed);
+        let old = self.open.write().insert(fh.0, Arc::new(handle));
+        drop(old);
+    }
+
+    /// Forgets a handle without letting go of what it keeps in use; answers whether there was one.
+    pub fn forget(&self, fh: Fh) -> bool {
+        let old = self.open.write().remove(&fh.0);
+        old.is_some()
     }
 
     /// The handle of that number.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::attr::Ino;
-use super::cache::InodeCache;
+use super::cache::{InodeCache, Replaced};
 use super::node::{Halt, Node, Outcome};
 use super::removal::{Removal, Remover};
 
@@ -124,7 +124,10 @@ impl<N: Node> Inodes<N> {
             node.inc_ref()?;
         }
         self.update_uuid(node)?;
-        self.cache.update(node)?;
+        match self.cache.replaced().and_then(|replaced| replaced.update(node)) {
+            Some(done) => done?,
+            None => self.cache.update(node)?,
+        }
         self.cap_cache();
         Ok(ino)
     }
@@ -145,7 +148,11 @@ impl<N: Node> Inodes<N> {
     /// What the node answers.
     pub fn touch(&self, node: &N) -> Outcome<()> {
         node.accessed()?;
-        if self.cache.touch(node)? {
+        let managed = match self.cache.replaced().and_then(|replaced| replaced.touch(node)) {
+            Some(answer) => answer?,
+            None => self.cache.touch(node)?,
+        };
+        if managed {
             self.cap_cache();
         }
         Ok(())
@@ -153,7 +160,7 @@ impl<N: Node> Inodes<N> {
 
     /// Has the cache looked at, where it is over its limit.
     pub fn cap_cache(&self) {
-        if self.cache.over_cap() {
+        if self.cache.over_cap() || self.cache.replaced().is_some_and(Replaced::evicts) {
             self.removal.evict_later();
         }
     }
@@ -255,7 +262,10 @@ impl<N: Node> Inodes<N> {
         let uuid = node.cache_uuid()?;
         self.unlist(uuid.as_deref(), node);
         node.set_cache_uuid(None)?;
-        self.cache.unmanage(node)?;
+        match self.cache.replaced().and_then(|replaced| replaced.unmanage(node)) {
+            Some(done) => done?,
+            None => self.cache.unmanage(node).map(drop)?,
+        }
         node.set_inode(None)?;
         drop(removed);
         Ok(())
@@ -265,6 +275,9 @@ impl<N: Node> Inodes<N> {
     /// looked at; answers whether anything was freed.
     pub fn evict(&self) -> bool {
         const BATCH: usize = 256;
+        if let Some(replaced) = self.cache.replaced().filter(|replaced| replaced.evicts()) {
+            return self.evict_chosen(replaced);
+        }
         if !self.cache.over_cap() {
             return true;
         }
@@ -284,6 +297,15 @@ impl<N: Node> Inodes<N> {
                 }
             }
         }
+    }
+
+    fn evict_chosen(&self, replaced: &dyn Replaced<N>) -> bool {
+        let mut result = Ok(false);
+        self.above.run(&mut || result = replaced.evict(&mut |node| self.remove_reported(node)));
+        result.unwrap_or_else(|halt| {
+            self.above.report("failed to evict inode entries", halt);
+            false
+        })
     }
 
     fn remove_reported(&self, node: &N) -> bool {
@@ -316,6 +338,11 @@ impl<N: Node> Inodes<N> {
     /// Ends the table: every entry is finalized, then all are forgotten. Answers the entries that
     /// could not be, and why.
     pub fn clear(&self) -> Vec<(N, Halt)> {
+        let mut cleared = Some(Ok(()));
+        self.above.run(&mut || cleared = self.cache.replaced().and_then(Replaced::clear));
+        if let Some(Err(halt)) = cleared {
+            self.above.report("failed to clear the inode cache", halt);
+        }
         self.cache.clear();
         let listed = std::mem::take(&mut *self.by_uuid.lock());
         let nodes: Vec<N> = self.table.read().values().cloned().collect();

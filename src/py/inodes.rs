@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod company;
+pub mod replaced;
 pub mod table;
 
 use pyo3::prelude::*;
@@ -15,6 +16,7 @@ use pyo3::prelude::*;
 /// # Errors
 /// Where Python refuses.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("DEFAULT_CAP", cache::DEFAULT_CAP)?;
     m.add_class::<cache::InodeCache>()?;
     m.add_class::<cache::EvictCandidates>()?;
     m.add_class::<table::Inodes>()?;

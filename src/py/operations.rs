@@ -8,8 +8,8 @@
 //! Python functions (so that suites can patch them with `autospec`) which call in here. A request
 //! from the kernel skips them, unless one was overridden or replaced: then it is called.
 
+pub mod counters;
 pub mod exceptions;
-pub mod handles;
 pub mod serve;
 
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use super::gil::for_python;
 use super::inodes::table::Inodes;
 use super::llfuse::attributes::{from_attr, to_set_attr};
 use super::nodes::any_node::AnyNode;
+use crate::fs::handles::Handle;
 use crate::fs::metrics::Op;
 use crate::fs::node::Bytes;
 use crate::fs::operations::{Codec, Cursor, Operations as Core, Utf8};
@@ -37,8 +38,7 @@ use crate::fs::{Attr, Errno, Fh, FileSystem, Ino, Outcome};
 /// Where Python refuses.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Operations>()?;
-    m.add_class::<handles::FileHandles>()?;
-    m.add_class::<handles::Counter>()?;
+    m.add_class::<counters::Counter>()?;
     m.add_function(wrap_pyfunction!(exceptions::errno_of_exception, m)?)?;
     Ok(())
 }
@@ -82,6 +82,9 @@ struct Mounted {
     core: Arc<Core<AnyNode>>,
     inodes: Py<Inodes>,
 }
+
+/// What [`Operations::_handle`] tells of one.
+type Described = (Py<PyAny>, Option<Py<PyAny>>, bool, Option<Vec<(String, Py<PyAny>)>>);
 
 /// The Rust side of `arvados_fuse.Operations`.
 #[pyclass(subclass, frozen, weakref, dict, module = "llfuse._core")]
@@ -264,24 +267,73 @@ impl Operations {
         Ok(())
     }
     #[getter]
-    fn read_counter(&self) -> PyResult<handles::Counter> {
-        Ok(handles::Counter::new(self.core()?, |c| &c.read))
+    fn read_counter(&self) -> PyResult<counters::Counter> {
+        Ok(counters::Counter::new(self.core()?, |c| &c.read))
     }
     #[getter]
-    fn write_counter(&self) -> PyResult<handles::Counter> {
-        Ok(handles::Counter::new(self.core()?, |c| &c.write))
+    fn write_counter(&self) -> PyResult<counters::Counter> {
+        Ok(counters::Counter::new(self.core()?, |c| &c.write))
     }
     #[getter]
-    fn read_ops_counter(&self) -> PyResult<handles::Counter> {
-        Ok(handles::Counter::new(self.core()?, |c| &c.read_ops))
+    fn read_ops_counter(&self) -> PyResult<counters::Counter> {
+        Ok(counters::Counter::new(self.core()?, |c| &c.read_ops))
     }
     #[getter]
-    fn write_ops_counter(&self) -> PyResult<handles::Counter> {
-        Ok(handles::Counter::new(self.core()?, |c| &c.write_ops))
+    fn write_ops_counter(&self) -> PyResult<counters::Counter> {
+        Ok(counters::Counter::new(self.core()?, |c| &c.write_ops))
     }
-    #[getter]
-    fn _filehandles(&self) -> PyResult<handles::FileHandles> {
-        Ok(handles::FileHandles { core: Arc::clone(self.core()?) })
+
+    /// Numbers of the open handles, in order.
+    fn _handle_numbers(&self) -> PyResult<Vec<u64>> {
+        Ok(self.core()?.handles.numbers())
+    }
+
+    /// Takes the next handle number.
+    fn _next_handle(&self) -> PyResult<u64> {
+        Ok(self.core()?.handles.next_number())
+    }
+
+    /// An open handle: the entry; for a file, the directory that is flushed along with it and whether
+    /// closing saves; for a directory, its listing. None where no handle is open by that number.
+    fn _handle(&self, py: Python<'_>, fh: u64) -> PyResult<Option<Described>> {
+        Ok(self.core()?.handles.find(Fh(fh)).map(|handle| match &*handle {
+            Handle::File { node, parent, for_writing } => {
+                (node.object(py), parent.as_ref().map(|p| p.object(py)), *for_writing, None)
+            }
+            Handle::Dir { node, entries } => {
+                let list = entries.iter().map(|(name, n)| (name.to_string(), n.object(py)));
+                (node.object(py), None, false, Some(list.collect()))
+            }
+        }))
+    }
+
+    /// Puts a handle, described as by `_handle`, under a number.
+    fn _set_handle(
+        &self,
+        fh: u64,
+        obj: &Bound<'_, PyAny>,
+        parent: Option<&Bound<'_, PyAny>>,
+        for_writing: bool,
+        entries: Option<Vec<(String, Bound<'_, PyAny>)>>,
+    ) -> PyResult<()> {
+        let node = AnyNode::new(obj)?;
+        let handle = match entries {
+            None => {
+                Handle::File { node, parent: parent.map(AnyNode::new).transpose()?, for_writing }
+            }
+            Some(entries) => {
+                let listed =
+                    entries.into_iter().map(|(name, o)| Ok((name.into(), AnyNode::new(&o)?)));
+                Handle::Dir { node, entries: listed.collect::<PyResult<_>>()? }
+            }
+        };
+        self.core()?.handles.insert(Fh(fh), handle);
+        Ok(())
+    }
+
+    /// Forgets a handle without closing it; answers whether there was one.
+    fn _forget_handle(&self, fh: u64) -> PyResult<bool> {
+        Ok(self.core()?.handles.forget(Fh(fh)))
     }
 
     /// The mount is ending: what the kernel says about inodes no longer matters.

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
+use super::replaced::Overrides;
 use crate::fs::cache::InodeCache as Cache;
 use crate::fs::node::{Node, Outcome};
-use crate::py::gil::for_python;
+use crate::py::gil::{for_python, with_python};
 use crate::py::nodes::any_node::AnyNode;
 
 /// Counts the memory that inode entries take and orders them by last use.
@@ -23,14 +24,32 @@ use crate::py::nodes::any_node::AnyNode;
 pub struct InodeCache {
     /// The cache itself.
     pub core: Arc<Cache<AnyNode>>,
+    overrides: Overrides,
+}
+
+impl InodeCache {
+    fn of(cap: i64, min_entries: usize) -> Self {
+        InodeCache { core: Arc::new(Cache::new(cap, min_entries)), overrides: Overrides::default() }
+    }
+
+    /// Has the inode table call what is overridden in `cache`, now or later.
+    ///
+    /// # Errors
+    /// Where the object cannot be looked into.
+    pub fn heed_overrides(cache: &Bound<'_, Self>) -> PyResult<()> {
+        let this = cache.get();
+        this.overrides.look(cache)?;
+        this.core.replace(Box::new(this.overrides.of(cache)?));
+        Ok(())
+    }
 }
 
 /// What a mount's directories may take where nobody says, in bytes.
-const DEFAULT_CAP: i64 = 256 << 20;
+pub const DEFAULT_CAP: i64 = 256 << 20;
 
 impl Default for InodeCache {
     fn default() -> Self {
-        InodeCache::new(DEFAULT_CAP, 4)
+        InodeCache::of(DEFAULT_CAP, 4)
     }
 }
 
@@ -47,7 +66,7 @@ fn cap_here(cache: &Cache<AnyNode>) -> Outcome<()> {
         if node.in_use()? {
             continue;
         }
-        if node.has_ref()? {
+        if with_python(|py| node.refers(py, true))? {
             node.kernel_invalidate()?;
             continue;
         }
@@ -61,9 +80,20 @@ fn cap_here(cache: &Cache<AnyNode>) -> Outcome<()> {
 #[pymethods]
 impl InodeCache {
     #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        InodeCache::of(0, 4)
+    }
+
     #[pyo3(signature = (cap, min_entries=4))]
-    fn new(cap: i64, min_entries: usize) -> Self {
-        InodeCache { core: Arc::new(Cache::new(cap, min_entries)) }
+    fn __init__(&self, cap: i64, min_entries: usize) {
+        self.core.set_cap(cap);
+        self.core.set_min_entries(min_entries);
+    }
+
+    /// Looks which methods of this cache are not the core's.
+    fn _look_for_overrides(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().overrides.look(slf)
     }
 
     /// The limit, in bytes.
@@ -144,16 +174,20 @@ impl InodeCache {
 
     /// Manages an entry, where it is persisted, as the most recently used, and caps the cache
     /// (the interface of 2017).
-    fn manage(&self, py: Python<'_>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn manage(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let node = AnyNode::new(obj)?;
-        for_python(py, || {
-            if !node.persisted()? {
-                return Ok(());
+        let managed = for_python(slf.py(), || {
+            let managed = node.persisted()?;
+            if managed {
+                slf.get().core.manage(&node)?;
+                node.set_cache_uuid(node.uuid()?)?;
             }
-            self.core.manage(&node)?;
-            node.set_cache_uuid(node.uuid()?)?;
-            cap_here(&self.core)
-        })
+            Ok(managed)
+        })?;
+        if managed {
+            slf.call_method0("cap_cache")?;
+        }
+        Ok(())
     }
 
     /// Clears entries, the longest unused first and in the calling thread, until the total is

@@ -79,6 +79,7 @@ impl Inodes {
                 PyTypeError::new_err("inode_cache must be an arvados_fuse.InodeCache")
             })?,
         };
+        InodeCache::heed_overrides(&cache)?;
         let core = Table::new(Arc::clone(&cache.get().core), Arc::new(Python3));
         let settings =
             Settings { cache: Some(cache.unbind()), encoding: encoding.to_owned(), fsns };
