@@ -23,7 +23,7 @@ def mounted(
     *,
     api: Any = None,
     kind: type = arvados_fuse.Operations,
-    cap: int = 1 << 30,
+    inode_cache: Any = None,
     **options: Any,
 ) -> Iterator[Any]:
     """Mount a file system whose root directory is what `root` makes of its Operations object."""
@@ -32,7 +32,7 @@ def mounted(
         os.getuid(),
         os.getgid(),
         api_client=api,
-        inode_cache=arvados_fuse.InodeCache(cap=cap),
+        inode_cache=inode_cache or arvados_fuse.InodeCache(cap=1 << 30),
         fsns=options.pop("fsns", "_"),
         **options,
     )
