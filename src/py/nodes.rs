@@ -14,6 +14,7 @@ pub mod entries;
 pub mod file;
 pub mod merge;
 pub mod node;
+pub mod of_2017;
 pub mod overrides;
 
 use pyo3::prelude::*;

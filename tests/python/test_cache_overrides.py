@@ -13,8 +13,8 @@ from unittest import mock
 import arvados_fuse
 import llfuse
 import pytest
+from entries_2017 import Entry
 from inprocess import add, directory, mounted
-from test_api_2017 import Entry
 
 
 class Noting(arvados_fuse.InodeCache):

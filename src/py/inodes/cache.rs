@@ -15,6 +15,7 @@ use crate::fs::cache::InodeCache as Cache;
 use crate::fs::node::{Node, Outcome};
 use crate::py::gil::{for_python, with_python};
 use crate::py::nodes::any_node::AnyNode;
+use crate::py::nodes::of_2017::refers;
 
 /// Counts the memory that inode entries take and orders them by last use.
 ///
@@ -66,7 +67,7 @@ fn cap_here(cache: &Cache<AnyNode>) -> Outcome<()> {
         if node.in_use()? {
             continue;
         }
-        if with_python(|py| node.refers(py, true))? {
+        if with_python(|py| refers(&node, py, true))? {
             node.kernel_invalidate()?;
             continue;
         }

@@ -11,14 +11,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use pyo3::call::PyCallArgs;
-use pyo3::exceptions::{PyKeyError, PyTypeError};
+use pyo3::exceptions::PyKeyError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyBool, PyByteArray, PyBytes};
+use pyo3::types::{PyByteArray, PyBytes};
 
 use super::node::{NodeCore, core_of};
+use super::of_2017::{has_ref, keeps_dead};
 use super::overrides::{Name, loaded_class};
 use crate::fs::node::{Bytes, Node, Outcome};
 use crate::fs::state::{NodeState, UNKNOWN_PARENT};
@@ -72,28 +72,6 @@ impl AnyNode {
         self.0.object.is(object)
     }
 
-    /// `has_ref(only_children)` as it was in 2017: whether the kernel refers to anything in it or,
-    /// unless `only_children`, to the entry itself.
-    ///
-    /// # Errors
-    /// What an overridden `has_ref` raises.
-    pub fn refers(&self, py: Python<'_>, only_children: bool) -> PyResult<bool> {
-        let Some(state) = self.own(&[Name::HasRef, Name::RefCount]) else {
-            return has_ref(self.0.object.bind(py), (only_children,), ());
-        };
-        if state.has_ref() && !only_children {
-            return Ok(true);
-        }
-        if let Some(table) = self.0.core.as_ref().and_then(|core| core.entries()) {
-            for (_, node) in table.snapshot() {
-                if node.refers(py, false)? {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
-    }
-
     /// For the garbage collector.
     ///
     /// # Errors
@@ -102,8 +80,13 @@ impl AnyNode {
         visit.call(&self.0.object)
     }
 
+    /// The core's part of the object, if it stands on our base classes.
+    pub(super) fn core(&self) -> Option<&NodeCore> {
+        self.0.core.as_deref()
+    }
+
     /// The state, if every one of `names` means for this node what the core means by it.
-    fn own(&self, names: &[Name]) -> Option<&NodeState> {
+    pub(super) fn own(&self, names: &[Name]) -> Option<&NodeState> {
         let core = self.0.core.as_ref()?;
         names.iter().all(|name| core.own(*name)).then_some(&core.state)
     }
@@ -137,34 +120,6 @@ fn is_instance(
 
 fn number(value: &Bound<'_, PyAny>, unknown: Option<u64>) -> Option<u64> {
     if value.is_none() { None } else { value.extract().ok().or(unknown) }
-}
-
-/// The flag by which an entry of 2017 tells that it was deleted, where the object has it. (A mock has
-/// an attribute of any name, but not a bool.)
-fn keeps_dead(object: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
-    match object.getattr_opt("dead")? {
-        Some(flag) => Ok(flag.cast::<PyBool>().ok().map(|flag| flag.is_true())),
-        None => Ok(None),
-    }
-}
-
-/// Calls `has_ref`, whose argument of 2017 became none in 3.2.1: where the method does not take the
-/// one form, with the other.
-fn has_ref<'py, A, B>(object: &Bound<'py, PyAny>, arguments: A, otherwise: B) -> PyResult<bool>
-where
-    A: PyCallArgs<'py>,
-    B: PyCallArgs<'py>,
-{
-    match object.call_method1("has_ref", arguments) {
-        // Without a traceback it was raised by the call, not inside the method.
-        Err(error)
-            if error.is_instance_of::<PyTypeError>(object.py())
-                && error.traceback(object.py()).is_none() =>
-        {
-            object.call_method1("has_ref", otherwise)?.is_truthy()
-        }
-        answer => answer?.is_truthy(),
-    }
 }
 
 struct FromPython(PyBackedBytes);

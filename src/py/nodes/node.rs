@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::any_node::AnyNode;
+use super::of_2017::refers;
 use super::overrides::{ClassInfo, InstanceNames, Name, class_info};
 use crate::fs::dentries::Dentries;
 use crate::fs::state::{NodeState, UNKNOWN_PARENT};
@@ -346,7 +347,7 @@ impl Node {
             return Ok(true);
         }
         for (_, node) in slf.get().core.entries().map(|t| t.snapshot()).unwrap_or_default() {
-            if node.refers(slf.py(), false)? {
+            if refers(&node, slf.py(), false)? {
                 return Ok(true);
             }
         }
