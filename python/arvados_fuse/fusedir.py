@@ -4,6 +4,15 @@
 
 """The kinds of directory, under the name that programs import them from."""
 
+from arvados.util import (
+    collection_uuid_pattern,
+    group_uuid_pattern,
+    link_uuid_pattern,
+    portable_data_hash_pattern,
+    user_uuid_pattern,
+    uuid_pattern,
+)
+
 from .collection_dir import CollectionDirectory, CollectionDirectoryBase, TmpCollectionDirectory
 from .directory import Directory
 from .fresh import FreshBase, check_update, convertTime, use_counter
@@ -29,6 +38,12 @@ __all__ = [
     "TagsDirectory",
     "TmpCollectionDirectory",
     "check_update",
+    "collection_uuid_pattern",
     "convertTime",
+    "group_uuid_pattern",
+    "link_uuid_pattern",
+    "portable_data_hash_pattern",
     "use_counter",
+    "user_uuid_pattern",
+    "uuid_pattern",
 ]

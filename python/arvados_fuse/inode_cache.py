@@ -20,6 +20,10 @@ class InodeCache(Watched, _core.InodeCache, metaclass=WatchedType):
     and one that is in use or that the kernel refers to is kept too.
     """
 
+    def __init__(self, cap: int, min_entries: int = 4) -> None:
+        super().__init__(cap, min_entries)
+        self._watch()
+
     @staticmethod
     def _watched(name: str) -> bool:
         return callable(getattr(_core.InodeCache, name, None))

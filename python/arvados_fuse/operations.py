@@ -123,6 +123,7 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
         self.events: Any = None
         # What could not be saved when the mount ended: (name or uuid, error).
         self.unsaved: list[tuple[str, BaseException]] = []
+        self._watch()
 
     @staticmethod
     def _configured_fsns(api_client: Any) -> str | None:

@@ -17,12 +17,6 @@ class WatchedType(type):
 
     live: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        made = super().__call__(*args, **kwargs)
-        made._look_for_overrides()
-        WatchedType.live.add(made)
-        return made
-
     def __setattr__(cls, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         cls._changed()
@@ -38,7 +32,13 @@ class WatchedType(type):
 
 
 class Watched:
-    """Mixin: an object looks again when an attribute of its own changes that `_watched` names."""
+    """Mixin: an object that was told to `_watch` looks again when a class of its changes, or an attribute
+    of its own that `_watched` names.
+    """
+
+    def _watch(self) -> None:
+        self._look_for_overrides()
+        WatchedType.live.add(self)
 
     @staticmethod
     def _watched(name: str) -> bool:

@@ -11,10 +11,14 @@ mount at a time in a process. Handlers run one at a time under `lock`, except in
 """
 
 import errno as _errno
+import logging as _logging
 import queue as _queue
+import sys as _sys
 
 from ._core import (
     EntryAttributes,
+    Lock,
+    NoLockManager,
     RequestContext,
     SetattrFields,
     StatvfsData,
@@ -47,6 +51,12 @@ default_options = frozenset(
     ("big_writes", "default_permissions", "no_splice_read", "splice_write", "splice_move")
 )
 
+#: Encoding of file names.
+fse = _sys.getfilesystemencoding()
+
+#: What this module logs to.
+log = _logging.getLogger("llfuse")
+
 # Programs of the time replaced llfuse's queue with one that has no limit. The core's has none;
 # what is assigned here has no effect.
 _notify_queue: "_queue.Queue[object]" = _queue.Queue()
@@ -62,10 +72,24 @@ def get_off_t_bits() -> int:
     return 64
 
 
+def get_sup_groups(pid: int) -> set[int]:
+    """Return the supplementary groups of a process, read from /proc/PID/status.
+
+    Raises `OSError` where there is no such process (any more).
+    """
+    with open(f"/proc/{pid}/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Groups:"):
+                return {int(group) for group in line.split()[1:]}
+    raise RuntimeError(f"/proc/{pid}/status tells no groups")
+
+
 __all__ = [
     "ENOATTR",
     "EntryAttributes",
     "FUSEError",
+    "Lock",
+    "NoLockManager",
     "Operations",
     "ROOT_INODE",
     "RequestContext",
@@ -73,8 +97,10 @@ __all__ = [
     "StatvfsData",
     "close",
     "default_options",
+    "fse",
     "get_ino_t_bits",
     "get_off_t_bits",
+    "get_sup_groups",
     "getxattr",
     "init",
     "invalidate_entry",
@@ -82,6 +108,7 @@ __all__ = [
     "listdir",
     "lock",
     "lock_released",
+    "log",
     "main",
     "notify_store",
     "setxattr",

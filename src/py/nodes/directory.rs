@@ -66,7 +66,10 @@ impl DirectoryNode {
 impl DirectoryNode {
     #[new]
     #[classmethod]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(
+        signature = (*_args, **_kwargs),
+        text_signature = "(parent_inode, inodes, enable_write, filters)"
+    )]
     fn new(
         cls: &Bound<'_, PyType>,
         _args: &Bound<'_, PyTuple>,

@@ -18,7 +18,10 @@ pub struct FileNode;
 impl FileNode {
     #[new]
     #[classmethod]
-    #[pyo3(signature = (*_args, **_kwargs))]
+    #[pyo3(
+        signature = (*_args, **_kwargs),
+        text_signature = "(parent_inode, _mtime=0, poll=False, poll_time=0)"
+    )]
     fn new(
         cls: &Bound<'_, PyType>,
         _args: &Bound<'_, PyTuple>,
