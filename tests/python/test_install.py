@@ -4,9 +4,11 @@
 
 """The wheel in an environment that has the release: it takes its place, and gives it back."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -63,3 +65,57 @@ def test_every_option_of_the_release_is_there(released: Environment) -> None:
     assert theirs - set(ours) == set()
     added = {line.split("|")[1] for line in set(ours) - theirs}
     assert added == {"local"}
+
+
+NOT_OFFERED = {
+    # Requests to the release's own removal thread, which is the core's here.
+    "arvados_fuse.RemoveInode",
+    "arvados_fuse.InvalidateInode",
+    "arvados_fuse.InvalidateEntry",
+    "arvados_fuse.EvictCandidates",
+    # The inside of arvados-llfuse.
+    "llfuse.NotifyRequest",
+    "llfuse.VoidPtrCapsule",
+    # Of the object, not of its class.
+    "llfuse.FUSEError.errno_",
+    # The same default, as None.
+    "llfuse.init",
+}
+
+
+def takes(ours: Any, theirs: Any) -> bool:
+    """Tell whether a signature takes every call that another one takes."""
+    if ours == theirs or theirs is None:
+        return True
+    if not isinstance(ours, list) or not isinstance(theirs, list) or len(ours) < len(theirs):
+        return False
+    for (name, kind, default), (their_name, their_kind, their_default) in zip(ours, theirs):
+        if (name, kind) != (their_name, their_kind):
+            return False
+        if their_default is not None and default != their_default:
+            return False
+    more = ours[len(theirs) :]
+    return all(default is not None or kind.startswith("VAR") for _, kind, default in more)
+
+
+def test_every_name_and_signature_of_the_release_is_there(released: Environment) -> None:
+    script = Path(__file__).parent / "public_names.py"
+    theirs = json.loads(released.run("python", script))
+    ours = json.loads(subprocess.check_output([sys.executable, script]))
+    different = set()
+    compared = 0
+    for module, names in theirs.items():
+        for name, described in names.items():
+            mine = ours[module].get(name)
+            compared += 1
+            # A class is named in several modules; its own is where it is reported from.
+            where = f"{module.replace('.command', '')}.{name}"
+            if isinstance(described, dict) and isinstance(mine, dict):
+                for member, signature in described.items():
+                    compared += 1
+                    if member not in mine or not takes(mine[member], signature):
+                        different.add(f"{where}.{member}")
+            elif mine is None or not takes(mine, described):
+                different.add(where)
+    assert compared > 1000
+    assert different == NOT_OFFERED

@@ -1,0 +1,165 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""What suites reach into and patch, beside what `test_dispatch.py` and the API tests have."""
+
+import json
+import queue
+import resource
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import arvados
+import arvados.collection
+import arvados_fuse
+import arvados_fuse.command
+import llfuse
+import pycurl
+import pytest
+from arvados_fuse.localcluster import LocalCluster
+from entries_2017 import Writable
+from inprocess import add, directory, mounted
+
+
+def prepared(cluster: LocalCluster, path: Path, *options: str) -> Any:
+    """Return a `Mount` that has everything but the mounting behind it."""
+    words = ["--foreground", *options, str(path)]
+    # The SDK reads its settings once in a process.
+    with mock.patch("arvados.config.settings", return_value=cluster.env()):
+        return arvados_fuse.command.Mount(arvados_fuse.command.ArgumentParser().parse_args(words))
+
+
+# Attributes
+
+
+def test_the_clockwork_of_freshness_can_be_set(tmp_path: Path) -> None:
+    inodes = arvados_fuse.Inodes(arvados_fuse.InodeCache(1000))
+    entry = inodes.add_entry(arvados_fuse.Directory(1, inodes, False, None))
+    entry.fresh()
+    assert (entry._stale, entry._poll, entry._poll_time) == (False, False, 60)
+    entry._poll, entry._poll_time, entry._last_update = True, 15, 1000
+    entry._atime = 1010
+    assert not entry.stale() and entry.time_to_next_poll() == 5 and entry.atime() == 1010
+    entry._atime = 1016
+    assert entry.stale() and entry.time_to_next_poll() == 0
+    entry._poll = False
+    assert not entry.stale()
+    entry._stale = True
+    assert entry.stale()
+    entry._mtime = 1234.5
+    assert entry.mtime() == 1234.5
+    entry.use_count, entry.ref_count = 1, 2
+    assert entry.in_use() and entry.dec_ref(1) == 1
+
+
+def test_the_metrics_have_their_names(tmp_path: Path) -> None:
+    with mounted(tmp_path / "mnt", directory) as operations:
+        before = operations.metric_count_func("lookup")()
+        seconds = operations.metric_sum_func("lookup")()
+        add(operations, operations.inodes[1], "f", Writable(1))
+        assert (tmp_path / "mnt" / "f").read_bytes() == b""
+        assert operations.metric_count_func("lookup")() > before
+        assert operations.metric_sum_func("lookup")() > seconds
+        names = operations.metric_op_names()
+        assert {"read", "write", "destroy", "on_event", "getattr", "setattr", "lookup"} <= set(
+            names
+        )
+        assert {"forget", "open", "release", "opendir", "readdir", "statfs", "create"} <= set(names)
+        assert {"mkdir", "unlink", "rmdir", "rename", "flush"} <= set(names)
+        sampled = {sample.name for sample in operations.metric_samples()}
+        for ending in ("count", "sum"):
+            assert f"arvmount_fuse_operations_seconds_{ending}" in sampled
+        value = operations.metric_value("lookup", "arvmount_fuse_operations_seconds_count")
+        assert value == operations.metric_count_func("lookup")()
+        assert operations.metric_value("lookup", "no_such_metric") is None
+
+
+def test_the_modules_it_stands_on_are_named_in_it() -> None:
+    assert arvados_fuse.arvados is arvados and arvados_fuse.llfuse is llfuse
+
+
+# Patches
+
+
+def test_the_keep_client_that_a_mount_makes(cluster: LocalCluster, tmp_path: Path) -> None:
+    with mock.patch("arvados_fuse.arvados.keep.KeepClient") as keep:
+        prepared(cluster, tmp_path, "--retries=7")
+    assert keep.call_args[1]["num_retries"] == 7
+
+
+def test_the_curl_of_a_keep_service(fresh_cluster: LocalCluster, tmp_path: Path) -> None:
+    api = fresh_cluster.api()
+    curls: queue.Queue = queue.Queue()
+    failing = mock.Mock(spec=pycurl.Curl(), wraps=pycurl.Curl())
+    failing.perform.side_effect = Exception("mock error")
+    for curl in (failing, pycurl.Curl(), pycurl.Curl(), pycurl.Curl()):
+        curls.put(curl)
+
+    def root(operations: Any) -> Any:
+        return arvados_fuse.TmpCollectionDirectory(1, operations.inodes, api, 3, True)
+
+    with (
+        mock.patch(
+            "arvados.keep.KeepClient._KeepService._get_user_agent", side_effect=curls.get_nowait
+        ),
+        mock.patch("time.sleep"),
+        mounted(tmp_path / "mnt", root, api=api, enable_write=True),
+    ):
+        (tmp_path / "mnt" / "foo").write_text("foo")
+        record = json.loads((tmp_path / "mnt" / ".arvados#collection").read_text())
+        assert " acbd18db4cc2f85cedef654fccc4a4d8+3" in record["manifest_text"]
+        assert failing.perform.called
+
+
+def test_the_api_calls_of_a_collection(fresh_cluster: LocalCluster, tmp_path: Path) -> None:
+    api = fresh_cluster.api()
+    collection = arvados.collection.Collection(api_client=api)
+    collection.save_new("c")
+    locator = collection.manifest_locator()
+
+    def root(operations: Any) -> Any:
+        return arvados_fuse.CollectionDirectory(1, operations.inodes, api, 0, False, None, locator)
+
+    with mock.patch.object(api, "collections", wraps=api.collections) as collections:
+        with mounted(tmp_path / "mnt", root, api=api):
+            assert list((tmp_path / "mnt").iterdir()) == []
+    assert collections.called
+
+
+def test_the_configuration_of_the_cluster(cluster: LocalCluster) -> None:
+    api = cluster.api()
+    for configured, expected in (("[SLASH]", "[SLASH]"), ("", None), ("/", None), ("_", "_")):
+        with mock.patch("arvados.util.get_config_once") as get_config_once:
+            get_config_once.return_value = {
+                "Collections": {"ForwardSlashNameSubstitution": configured}
+            }
+            operations = arvados_fuse.Operations(0, 0, api)
+        assert get_config_once.called
+        assert operations.inodes.forward_slash_subst() == expected
+    with mock.patch("arvados.util.get_config_once", return_value={}):
+        assert arvados_fuse.Operations(0, 0, api).inodes.forward_slash_subst() == "_"
+
+
+@pytest.mark.parametrize(
+    ("options", "hard", "expected"),
+    [
+        ((), 1048576, (10240, 1048576)),
+        (("--file-cache=256000000",), 1048576, None),
+        (("--file-cache=256000000000",), 1048576, (30517, 1048576)),
+        (("--file-cache=256000000000",), 2048, (2048, 2048)),
+    ],
+)
+def test_the_limit_of_open_files(
+    cluster: LocalCluster, tmp_path: Path, options: tuple[str, ...], hard: int, expected: Any
+) -> None:
+    with (
+        mock.patch("resource.setrlimit") as setrlimit,
+        mock.patch("resource.getrlimit", return_value=(1024, hard)),
+    ):
+        prepared(cluster, tmp_path, *options)
+    if expected is None:
+        assert not setrlimit.called
+    else:
+        setrlimit.assert_called_with(resource.RLIMIT_NOFILE, expected)
