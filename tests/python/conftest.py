@@ -28,6 +28,7 @@ os.environ["HOME"] = str(HOME)
 for _name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KEEP_LOCAL_STORE"):
     os.environ.pop(_name, None)
 
+import arvados.collection  # noqa: E402
 from arvados_fuse.localcluster import LocalCluster  # noqa: E402
 from leftovers import force_unmount, is_mounted, running_in, unmount_below  # noqa: E402
 
@@ -88,6 +89,15 @@ def fresh_cluster(cluster: LocalCluster) -> LocalCluster:
     """The cluster, as new."""
     cluster.reset()
     return cluster
+
+
+def save_collection(cluster: LocalCluster, name: str, text: str = "text") -> str:
+    """Save a collection with one file, `f`; return its uuid."""
+    collection = arvados.collection.Collection(api_client=cluster.api())
+    with collection.open("f", "w") as file:
+        file.write(text)
+    collection.save_new(name)
+    return collection.manifest_locator()
 
 
 class Mounted:

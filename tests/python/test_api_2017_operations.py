@@ -152,6 +152,13 @@ def test_a_declared_death_can_be_taken_back(operations: Any) -> None:
     assert file.parent_inode == 1
 
 
+def test_forgetting_what_is_not_there(operations: Any) -> None:
+    file = add(operations, operations.inodes[1], "f", Writable(1))
+    file.inc_ref()
+    operations.forget([(99, 1), (file.inode, 1)])
+    assert file.ref_count == 0
+
+
 def test_forgetting_ends_with_the_mount(operations: Any) -> None:
     file = add(operations, operations.inodes[1], "f", Writable(1))
     file.inc_ref()

@@ -23,7 +23,7 @@ import arvados_fuse
 import llfuse
 import pytest
 from arvados_fuse.localcluster import LocalCluster
-from conftest import poll
+from conftest import poll, save_collection
 from inprocess import add, directory, mounted
 from llfuse import _core
 
@@ -300,11 +300,7 @@ def test_in_process_listing_does_not_deadlock(tmp_path: Path) -> None:
 
 def test_a_replaced_keep_client_is_called(tmp_path: Path, fresh_cluster: LocalCluster) -> None:
     api = fresh_cluster.api()
-    collection = arvados.collection.Collection(api_client=api)
-    with collection.open("f", "w") as file:
-        file.write("what is stored")
-    collection.save_new("c")
-    locator = collection.manifest_locator()
+    locator = save_collection(fresh_cluster, "c", "what is stored")
 
     def root(operations: Any) -> Any:
         return arvados_fuse.CollectionDirectory(1, operations.inodes, api, 0, False, None, locator)

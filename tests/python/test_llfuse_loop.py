@@ -376,3 +376,18 @@ def test_a_panic_is_an_error_of_one_request(tmp_path: Path) -> None:
         assert error.value.errno == errno.EIO
         for _ in range(20):
             assert (path / "f").read_text() == "still here"
+
+
+def test_the_rest_of_llfuse(tmp_path: Path) -> None:
+    assert llfuse.get_sup_groups(os.getpid()) == set(os.getgroups())
+    with pytest.raises(OSError):
+        llfuse.get_sup_groups(999_999_999)
+    assert llfuse.fse == sys.getfilesystemencoding() and llfuse.log.name == "llfuse"
+    assert isinstance(llfuse.lock, llfuse.Lock)
+    assert isinstance(llfuse.lock_released, llfuse.NoLockManager)
+    with mounted(MemoryFS(), tmp_path / "mnt") as path:
+        (path / "f").write_bytes(b"old content")
+        with open(path / "f", "rb") as file:
+            assert file.read() == b"old content"
+            llfuse.notify_store(os.fstat(file.fileno()).st_ino, 0, b"new")
+            poll("what was stored", lambda: os.pread(file.fileno(), 11, 0) == b"new content")

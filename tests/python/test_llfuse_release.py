@@ -162,6 +162,30 @@ def test_a_directory_passed_through_is_the_directory(tmp_path: Path) -> None:
     assert "renaming: RENAME_EXCHANGE" in differences
 
 
+# How long a name may be is the kernel's to say: recent ones go by what the two sides agreed on.
+def test_long_names_are_the_file_systems_to_refuse(
+    real_llfuse: Environment, tmp_path: Path
+) -> None:
+    recent = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 18)
+    for python, longest in (
+        (Path(sys.executable), 4095 if recent else 1024),
+        (real_llfuse.bin / "python", 1024),
+    ):
+        folder = tmp_path / python.parent.parent.name
+        with served(python, "bare", folder):
+            # To have room for the name, the path is relative.
+            root = os.open(folder / "mnt", os.O_PATH)
+            seen = {}
+            for length in (1024, longest, longest + 1):
+                with pytest.raises(OSError) as raised:
+                    os.stat("n" * length, dir_fd=root)
+                seen[length] = raised.value.errno
+            os.close(root)
+        assert seen[1024] == seen[longest] == errno.ENOENT
+        if recent or python != Path(sys.executable):
+            assert seen[longest + 1] == errno.ENAMETOOLONG
+
+
 # A chosen difference: what is no FUSEError ends the real mount, and costs ours one request.
 def test_an_unexpected_exception_ends_the_real_mount_and_not_ours(
     real_llfuse: Environment, tmp_path: Path

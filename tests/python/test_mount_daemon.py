@@ -16,20 +16,12 @@ from pathlib import Path
 import arvados.collection
 import pytest
 from arvados_fuse.localcluster import LocalCluster
-from conftest import ARV_MOUNT, force_unmount, is_mounted, poll
+from conftest import ARV_MOUNT, force_unmount, is_mounted, poll, save_collection
 
 both = pytest.mark.parametrize("daemon", [False, True], ids=["foreground", "daemon"])
 
 #: Collections, and files in each, that are walked under a small directory cache.
 COLLECTIONS, FILES = 400, 1000
-
-
-def save(cluster: LocalCluster, name: str, text: str) -> str:
-    collection = arvados.collection.Collection(api_client=cluster.api())
-    with collection.open("f", "w") as file:
-        file.write(text)
-    collection.save_new(name)
-    return collection.manifest_locator()
 
 
 def many_collections(cluster: LocalCluster) -> None:
@@ -94,7 +86,7 @@ def test_memory_stays_flat(fresh_cluster: LocalCluster, arv_mount: Callable, dae
 def test_remote_changes_appear(
     fresh_cluster: LocalCluster, arv_mount: Callable, daemon: bool
 ) -> None:
-    uuid = save(fresh_cluster, "c", "one")
+    uuid = save_collection(fresh_cluster, "c", "one")
     with_events = arv_mount("--refresh-time=60", daemon=daemon).path / "home"
     without = (
         arv_mount("--refresh-time=2", "--disable-event-listening", daemon=daemon).path / "home"
@@ -106,7 +98,7 @@ def test_remote_changes_appear(
     with changed.open("f", "w") as file:
         file.write("another")
     changed.save()
-    save(fresh_cluster, "d", "new")
+    save_collection(fresh_cluster, "d", "new")
     start = time.monotonic()
 
     def seen(home: Path) -> bool:

@@ -9,10 +9,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import arvados.collection
 import pytest
 from arvados_fuse.localcluster import LocalCluster
-from conftest import poll
+from conftest import poll, save_collection
 
 FAULTS = [
     {"action": "status", "value": 500},
@@ -20,14 +19,6 @@ FAULTS = [
     {"action": "status", "value": 503},
     {"action": "hangup"},
 ]
-
-
-def save(cluster: LocalCluster, name: str, text: str = "text") -> str:
-    collection = arvados.collection.Collection(api_client=cluster.api())
-    with collection.open("f", "w") as file:
-        file.write(text)
-    collection.save_new(name)
-    return collection.manifest_locator()
 
 
 def assert_eio(do: Callable[[], object]) -> None:
@@ -42,7 +33,7 @@ def assert_eio(do: Callable[[], object]) -> None:
 def test_a_failing_api_is_eio(
     fresh_cluster: LocalCluster, arv_mount: Callable, fault: dict
 ) -> None:
-    uuid = save(fresh_cluster, "c")
+    uuid = save_collection(fresh_cluster, "c")
     mount = arv_mount("--retries=0", "--refresh-time=1", "--disable-event-listening")
     top = mount.path
     assert (top / "README").read_text()
@@ -85,7 +76,7 @@ def _errno(do: Callable[[], object]) -> int:
 
 
 def test_the_configured_retries_are_made(fresh_cluster: LocalCluster, arv_mount: Callable) -> None:
-    save(fresh_cluster, "c")
+    save_collection(fresh_cluster, "c")
     mount = arv_mount("--retries=3", "--disable-event-listening")
     fresh_cluster.faults.add(service="api", action="status", value=503, count=2)
     assert os.listdir(mount.path / "home") == ["c"]
@@ -105,7 +96,7 @@ def test_the_configured_retries_are_made(fresh_cluster: LocalCluster, arv_mount:
 )
 def test_failing_keep_is_eio(fresh_cluster: LocalCluster, arv_mount: Callable, fault: dict) -> None:
     text = f"contents for {fault}"
-    save(fresh_cluster, "c", text)
+    save_collection(fresh_cluster, "c", text)
     mount = arv_mount("--retries=0", "--ram-cache", "--disable-event-listening")
     file = mount.path / "home" / "c" / "f"
     assert os.stat(file).st_size == len(text)
@@ -114,7 +105,7 @@ def test_failing_keep_is_eio(fresh_cluster: LocalCluster, arv_mount: Callable, f
     fresh_cluster.faults.clear()
     assert file.read_text() == text
     # One service fails, the other has the block.
-    save(fresh_cluster, "d", text + " more")
+    save_collection(fresh_cluster, "d", text + " more")
     fresh_cluster.faults.add(service="keep", method="GET", count=1, **fault)
     assert (mount.path / "home" / "d" / "f").read_text() == text + " more"
 
@@ -122,7 +113,7 @@ def test_failing_keep_is_eio(fresh_cluster: LocalCluster, arv_mount: Callable, f
 def test_a_failed_save_is_reported_and_can_be_repeated(
     fresh_cluster: LocalCluster, arv_mount: Callable, tmp_path: Path
 ) -> None:
-    save(fresh_cluster, "c")
+    save_collection(fresh_cluster, "c")
     mount = arv_mount("--read-write", "--retries=0", "--disable-event-listening")
     path = mount.path / "home" / "c" / "new"
     fresh_cluster.faults.add(service="api", method="PUT|PATCH", action="status", value=500)
@@ -147,7 +138,7 @@ def test_a_failed_save_is_reported_and_can_be_repeated(
 def test_what_could_not_be_saved_is_named_and_the_exit_status_tells(
     fresh_cluster: LocalCluster, arv_mount: Callable
 ) -> None:
-    uuid = save(fresh_cluster, "c")
+    uuid = save_collection(fresh_cluster, "c")
     mount = arv_mount("--read-write", "--retries=0", "--disable-event-listening")
     fresh_cluster.faults.add(service="api", method="PUT|PATCH", action="status", value=500)
     with pytest.raises(OSError), open(mount.path / "home" / "c" / "lost", "w") as file:
@@ -161,6 +152,6 @@ def test_what_could_not_be_saved_is_named_and_the_exit_status_tells(
 def test_a_name_that_is_taken_is_eexist(fresh_cluster: LocalCluster, arv_mount: Callable) -> None:
     mount = arv_mount("--read-write", "--home", "--disable-event-listening")
     assert os.listdir(mount.path) == []
-    save(fresh_cluster, "taken")
+    save_collection(fresh_cluster, "taken")
     with pytest.raises(FileExistsError):
         os.mkdir(mount.path / "taken")

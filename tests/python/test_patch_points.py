@@ -12,13 +12,13 @@ from typing import Any
 from unittest import mock
 
 import arvados
-import arvados.collection
 import arvados_fuse
 import arvados_fuse.command
 import llfuse
 import pycurl
 import pytest
 from arvados_fuse.localcluster import LocalCluster
+from conftest import save_collection
 from entries_2017 import Writable
 from inprocess import add, directory, mounted
 
@@ -115,16 +115,14 @@ def test_the_curl_of_a_keep_service(fresh_cluster: LocalCluster, tmp_path: Path)
 
 def test_the_api_calls_of_a_collection(fresh_cluster: LocalCluster, tmp_path: Path) -> None:
     api = fresh_cluster.api()
-    collection = arvados.collection.Collection(api_client=api)
-    collection.save_new("c")
-    locator = collection.manifest_locator()
+    locator = save_collection(fresh_cluster, "c")
 
     def root(operations: Any) -> Any:
         return arvados_fuse.CollectionDirectory(1, operations.inodes, api, 0, False, None, locator)
 
     with mock.patch.object(api, "collections", wraps=api.collections) as collections:
         with mounted(tmp_path / "mnt", root, api=api):
-            assert list((tmp_path / "mnt").iterdir()) == []
+            assert (tmp_path / "mnt" / "f").exists()
     assert collections.called
 
 
