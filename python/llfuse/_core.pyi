@@ -169,6 +169,7 @@ class Node:
     _poll_time: float
     _stale: bool
     allow_attr_cache: bool
+    allow_dirent_cache: bool
     def atime(self, /) -> float: ...
     cache_size: int
     cache_uuid: str | None

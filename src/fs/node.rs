@@ -71,6 +71,13 @@ pub trait Node: Clone + Send + Sync + 'static {
     fn time_to_next_poll(&self) -> Outcome<f64>;
     /// Whether the kernel may cache attributes at all.
     fn allow_attr_cache(&self) -> Outcome<bool>;
+    /// Whether the kernel may cache the name that leads here (a choice that entries had in 2017).
+    ///
+    /// # Errors
+    /// What the node answers.
+    fn allow_dirent_cache(&self) -> Outcome<bool> {
+        Ok(true)
+    }
 
     /// It was accessed just now.
     fn accessed(&self) -> Outcome<()>;

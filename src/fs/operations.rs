@@ -138,7 +138,7 @@ impl<N: Node> Operations<N> {
         let entry_timeout = match &parent {
             Some(parent) => {
                 self.inodes.touch(parent)?;
-                parent.time_to_next_poll()?
+                if node.allow_dirent_cache()? { parent.time_to_next_poll()? } else { 0.0 }
             }
             None => 0.0,
         };

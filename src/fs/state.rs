@@ -37,6 +37,8 @@ pub struct NodeState {
     pub cache_size: AtomicI64,
     /// The kernel may cache the attributes.
     pub allow_attr_cache: AtomicBool,
+    /// The kernel may cache the name.
+    pub allow_dirent_cache: AtomicBool,
     /// The entries table of a fresh directory is its whole listing.
     pub listing_complete: AtomicBool,
 }
@@ -58,6 +60,7 @@ impl NodeState {
             ref_count: AtomicI64::new(0),
             cache_size: AtomicI64::new(0),
             allow_attr_cache: AtomicBool::new(true),
+            allow_dirent_cache: AtomicBool::new(true),
             listing_complete: AtomicBool::new(true),
         }
     }

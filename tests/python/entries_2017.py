@@ -57,6 +57,34 @@ class Entry:
         self.finalized += 1
 
 
+class ReadableEntry(Entry):
+    """One that Operations can show and open: a file with the entry's name for content."""
+
+    allow_attr_cache = False
+    allow_dirent_cache = True
+
+    def size(self) -> int:
+        return self.size_
+
+    def atime(self) -> float:
+        return self._atime
+
+    def mtime(self) -> float:
+        return 1_000_000
+
+    def writable(self) -> bool:
+        return False
+
+    def inc_use(self) -> None:
+        self.use_count += 1
+
+    def dec_use(self) -> None:
+        self.use_count -= 1
+
+    def readfrom(self, off: int, size: int, num_retries: int) -> bytes:
+        return bytes(range(self.size_))[off : off + size]
+
+
 def numbered(number: int, size: int, uuid: str | None = None) -> Entry:
     made = Entry(size, uuid)
     made.inode = number

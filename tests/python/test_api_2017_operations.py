@@ -18,7 +18,7 @@ import arvados
 import arvados_fuse
 import llfuse
 import pytest
-from entries_2017 import Entry, Failing, Folder, Writable
+from entries_2017 import Entry, Failing, Folder, ReadableEntry, Writable
 from inprocess import add
 
 UUID = "zzzzz-4zz18-00000000000000"
@@ -139,6 +139,30 @@ def test_a_dead_entry_goes_with_its_last_reference(operations: Any, kind: str) -
     operations.forget([(number, 1)])
     inodes.wait_remove_queue_empty()
     assert number not in inodes
+
+
+def test_an_entry_of_2017_is_served(operations: Any) -> None:
+    root = operations.inodes[1]
+    entry = add(operations, root, "f", ReadableEntry(10))
+    found = operations.lookup(1, b"f")
+    assert (found.st_size, found.st_mtime_ns) == (10, 1_000_000 * 10**9)
+    assert stat.S_ISREG(found.st_mode) and entry.ref_count == 1
+    # It does not say where it is, so there is nobody to say for how long its name holds.
+    assert (found.entry_timeout, found.attr_timeout) == (0, 0)
+    entry.parent_inode = 1
+    entry.allow_attr_cache = True
+    found = operations.getattr(entry.inode)
+    assert (found.entry_timeout, found.attr_timeout) == (root.time_to_next_poll(), 60)
+    entry.allow_dirent_cache = False
+    assert operations.getattr(entry.inode).entry_timeout == 0
+    fh = operations.open(entry.inode, os.O_RDONLY)
+    assert entry.use_count == 1 and operations.read(fh, 8, 10) == b"\x08\x09"
+    operations.release(fh)
+    assert entry.use_count == 0
+    ours = add(operations, root, "g", Writable(1))
+    assert operations.getattr(ours.inode).entry_timeout == root.time_to_next_poll() > 0
+    ours.allow_dirent_cache = False
+    assert operations.getattr(ours.inode).entry_timeout == 0
 
 
 def test_a_declared_death_can_be_taken_back(operations: Any) -> None:

@@ -18,7 +18,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use super::node::{NodeCore, core_of};
-use super::of_2017::{has_ref, keeps_dead};
+use super::of_2017::{TIMEOUT_OF_2017, flag, has_ref, keeps_dead};
 use super::overrides::{Name, loaded_class};
 use crate::fs::node::{Bytes, Node, Outcome};
 use crate::fs::state::{NodeState, UNKNOWN_PARENT};
@@ -233,14 +233,24 @@ impl Node for AnyNode {
         let natural = self.0.core.as_ref().is_some_and(|core| core.natural_staleness());
         match self.own(&[Name::TimeToNextPoll]) {
             Some(state) if natural => Ok(state.time_to_next_poll()),
-            _ => self.call(|o| o.call_method0("time_to_next_poll")?.extract()),
+            _ => self.call(|o| match o.getattr_opt("time_to_next_poll")? {
+                Some(method) => method.call0()?.extract(),
+                None => Ok(TIMEOUT_OF_2017),
+            }),
         }
     }
 
     fn allow_attr_cache(&self) -> Outcome<bool> {
         match self.own(&[Name::AllowAttrCache]) {
             Some(state) => Ok(state.allow_attr_cache.load(Relaxed)),
-            None => self.call(|o| o.getattr("allow_attr_cache")?.is_truthy()),
+            None => self.call(|o| flag(o, "allow_attr_cache")),
+        }
+    }
+
+    fn allow_dirent_cache(&self) -> Outcome<bool> {
+        match self.own(&[Name::AllowDirentCache]) {
+            Some(state) => Ok(state.allow_dirent_cache.load(Relaxed)),
+            None => self.call(|o| flag(o, "allow_dirent_cache")),
         }
     }
 
@@ -265,7 +275,11 @@ impl Node for AnyNode {
     fn stale(&self) -> Outcome<bool> {
         match &self.0.core {
             Some(core) if core.natural_staleness() => Ok(core.state.is_stale()),
-            _ => self.call(|o| o.call_method0("stale")?.is_truthy()),
+            // An entry of 2017 that has no such method is never refreshed by itself.
+            _ => self.call(|o| match o.getattr_opt("stale")? {
+                Some(method) => method.call0()?.is_truthy(),
+                None => Ok(false),
+            }),
         }
     }
 

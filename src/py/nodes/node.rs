@@ -266,6 +266,14 @@ impl Node {
     fn set_allow_attr_cache(&self, value: bool) {
         self.state().allow_attr_cache.store(value, Relaxed);
     }
+    #[getter]
+    fn allow_dirent_cache(&self) -> bool {
+        self.state().allow_dirent_cache.load(Relaxed)
+    }
+    #[setter]
+    fn set_allow_dirent_cache(&self, value: bool) {
+        self.state().allow_dirent_cache.store(value, Relaxed);
+    }
 
     /// Marks the contents as in need of a refresh before they are shown again.
     fn invalidate(&self) {

@@ -2,7 +2,8 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! Entries as programs of 2017 wrote them: `has_ref` with an argument, a flag `dead`.
+//! Entries as programs of 2017 wrote them: `has_ref` with an argument, a flag `dead`, and nothing that
+//! came later.
 
 use pyo3::call::PyCallArgs;
 use pyo3::exceptions::PyTypeError;
@@ -12,6 +13,17 @@ use pyo3::types::PyBool;
 use super::any_node::AnyNode;
 use super::node::NodeCore;
 use super::overrides::Name;
+
+/// For how many seconds the kernel cached what an entry of that time told.
+pub const TIMEOUT_OF_2017: f64 = 60.0;
+
+/// Whether an object allows something; one that does not say does.
+///
+/// # Errors
+/// What asking for the attribute raises.
+pub fn flag(object: &Bound<'_, PyAny>, name: &str) -> PyResult<bool> {
+    object.getattr_opt(name)?.map_or(Ok(true), |flag| flag.is_truthy())
+}
 
 /// The flag by which an entry of 2017 tells that it was deleted, where the object has it. (A mock has
 /// an attribute of any name, but not a bool.)

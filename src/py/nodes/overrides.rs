@@ -66,6 +66,7 @@ names!(
     AtimeValue = "_atime",
     MtimeValue = "_mtime",
     AllowAttrCache = "allow_attr_cache",
+    AllowDirentCache = "allow_dirent_cache",
     UseCount = "use_count",
     RefCount = "ref_count",
     CacheSize = "cache_size",
