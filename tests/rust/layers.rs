@@ -64,8 +64,9 @@ fn no_layer_names_one_above_it() {
         ("fuse", vec!["py"]),
         ("fs", vec!["py", "fuse"]),
         ("collection", vec!["py", "fuse", "fs"]),
+        ("keep", vec!["py", "fuse", "fs", "collection"]),
         ("manifest", vec!["py", "fuse", "fs", "collection"]),
-        ("types", vec!["py", "fuse", "fs", "collection", "manifest"]),
+        ("types", vec!["py", "fuse", "fs", "collection", "keep", "manifest"]),
     ];
     for (file, number, code) in code_lines() {
         for (lower, uppers) in &above {

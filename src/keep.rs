@@ -1,0 +1,36 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Reading blocks from Keep: services, retries, verification, the block cache, read-ahead.
+//!
+//! Start at [`KeepClient`]. A block is found in [`cache`](self) memory or on disk, or fetched
+//! from a service; whichever it is, its md5 and length were checked before a byte of it is given
+//! out. Nothing here calls up: the list of services comes through the [`Services`] trait, and a
+//! reader that has to wait hands in a closure.
+
+mod block;
+mod cache;
+mod client;
+mod config;
+mod counters;
+mod disk;
+mod error;
+mod fetch;
+mod flight;
+mod hashing;
+mod http;
+mod local_store;
+mod readahead;
+mod rendezvous;
+mod room;
+mod service;
+
+pub use block::{Block, Stale};
+pub use client::KeepClient;
+pub use config::{CacheConfig, Config, MAX_BLOCK, Timeouts};
+pub use counters::Counters;
+pub use error::{Answer, Failure, KeepError};
+pub use flight::{Priority, Waiter};
+pub use readahead::ReadAhead;
+pub use service::{Service, ServiceType, Services, ServicesError, StaticServices};

@@ -1,0 +1,157 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! A verified block that can be read from.
+//!
+//! A block is either in memory, where nothing can change it any more, or an open file of the disk
+//! cache that was verified as a whole. Files are read by pread, never mapped: a mapping would kill
+//! the process (SIGBUS) if another one truncated the file. And other processes may also write to
+//! it. So each read of a file ends with an fstat that compares size, inode and times with those
+//! taken before the file was verified. The kernel moves the times before it moves the data, so
+//! bytes read *before* an unchanged fstat are the verified ones; anything else is [`Stale`].
+
+use crate::types::Md5;
+use nix::fcntl::Flock;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A block whose md5 and length were checked. Cheap to clone; stays readable, also after the
+/// cache has let go of it, for as long as it is kept.
+#[derive(Clone, Debug)]
+pub struct Block(Held);
+
+#[derive(Clone, Debug)]
+enum Held {
+    Memory(Arc<Vec<u8>>),
+    File(Arc<DiskBlock>),
+}
+
+/// The cached file has been changed, truncated or removed by somebody else since it was verified.
+/// Nothing was read. The cache has already forgotten it: ask the client for the block again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale;
+
+impl Block {
+    pub(super) fn memory(data: Arc<Vec<u8>>) -> Self {
+        Block(Held::Memory(data))
+    }
+
+    pub(super) fn file(file: Arc<DiskBlock>) -> Self {
+        Block(Held::File(file))
+    }
+
+    /// Bytes in the block.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Held::Memory(data) => data.len(),
+            Held::File(file) => file.stamp.size as usize,
+        }
+    }
+
+    /// Whether it is the empty block.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes, if they are in memory.
+    pub fn as_slice(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Held::Memory(data) => Some(data),
+            Held::File(_) => None,
+        }
+    }
+
+    /// Up to `len` bytes from `offset`; fewer only at the end of the block, none past it.
+    ///
+    /// In memory: a slice of the block, nothing is copied. In a file: one pread and one fstat
+    /// into `scratch`, which grows as needed and is best kept by the thread for its next read.
+    pub fn read_at<'a>(
+        &'a self,
+        offset: usize,
+        len: usize,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], Stale> {
+        let end = offset.saturating_add(len).min(self.len());
+        if offset >= end {
+            return Ok(&[]);
+        }
+        match &self.0 {
+            Held::Memory(data) => Ok(&data[offset..end]),
+            Held::File(file) => {
+                let len = end - offset;
+                if scratch.len() < len {
+                    scratch.resize(len, 0);
+                }
+                let into = &mut scratch[..len];
+                file.read_into(offset as u64, into)?;
+                Ok(into)
+            }
+        }
+    }
+
+    /// All bytes, copied.
+    pub fn to_vec(&self) -> Result<Vec<u8>, Stale> {
+        let mut scratch = Vec::new();
+        let len = self.read_at(0, self.len(), &mut scratch)?.len();
+        if let Some(data) = self.as_slice() {
+            return Ok(data.to_vec());
+        }
+        scratch.truncate(len);
+        Ok(scratch)
+    }
+}
+
+/// What tells whether a file is still the one that was verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub size: u64,
+    pub inode: (u64, u64),
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    pub fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Stamp {
+            size: meta.len(),
+            inode: (meta.dev(), meta.ino()),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        })
+    }
+}
+
+/// An open, verified file of the disk cache. The descriptor holds the shared lock by which
+/// processes tell each other that a file is in use.
+#[derive(Debug)]
+pub(super) struct DiskBlock {
+    pub md5: Md5,
+    pub file: Flock<File>,
+    pub stamp: Stamp,
+    stale: AtomicBool,
+}
+
+impl DiskBlock {
+    pub fn new(md5: Md5, file: Flock<File>, stamp: Stamp) -> Self {
+        DiskBlock { md5, file, stamp, stale: AtomicBool::new(false) }
+    }
+
+    /// Whether a read has found it changed.
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
+    }
+
+    fn read_into(&self, offset: u64, into: &mut [u8]) -> Result<(), Stale> {
+        let whole = self.file.read_exact_at(into, offset);
+        if whole.is_ok() && Stamp::of(&self.file).is_ok_and(|now| now == self.stamp) {
+            return Ok(());
+        }
+        self.stale.store(true, Ordering::Relaxed);
+        Err(Stale)
+    }
+}

@@ -1,0 +1,179 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! The blocks at hand: in memory, and verified on disk.
+//!
+//! One lock guards both tables. It is held for a look-up and a move to the front of a list; no
+//! system call is made and no block freed under it. Both lists are in order of last use, so that
+//! what to evict is found in constant time; a block that somebody is reading is passed over.
+
+use super::block::{Block, DiskBlock};
+use crate::types::{Locator, Md5};
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// How many blocks in use are passed over before an eviction gives up for now.
+const PASS_OVER: usize = 64;
+
+/// The two tables and their limits.
+pub(super) struct Cache {
+    tables: Mutex<Tables>,
+}
+
+struct Tables {
+    memory: Table<Vec<u8>>,
+    disk: Table<DiskBlock>,
+}
+
+/// Blocks in order of last use, with a limit of bytes and of blocks.
+struct Table<T> {
+    blocks: LruCache<Md5, (Arc<T>, u64)>,
+    bytes: u64,
+    max_bytes: u64,
+    max_blocks: usize,
+}
+
+impl<T> Table<T> {
+    fn new(max_bytes: u64, max_blocks: usize) -> Self {
+        Table { blocks: LruCache::unbounded(), bytes: 0, max_bytes, max_blocks }
+    }
+
+    fn get(&mut self, md5: &Md5) -> Option<Arc<T>> {
+        self.blocks.get(md5).map(|(block, _)| block.clone())
+    }
+
+    fn remove(&mut self, md5: &Md5) -> Option<Arc<T>> {
+        let (block, size) = self.blocks.pop(md5)?;
+        self.bytes -= size;
+        Some(block)
+    }
+
+    fn insert(&mut self, md5: Md5, block: Arc<T>, size: u64) -> Option<Arc<T>> {
+        let old = self.remove(&md5);
+        self.bytes += size;
+        self.blocks.put(md5, (block, size));
+        old
+    }
+
+    /// The block unused for longest, if nobody is reading it: clones are made only under the
+    /// lock, so a count of one cannot grow meanwhile.
+    fn pop_unused(&mut self) -> Option<Arc<T>> {
+        for _ in 0..PASS_OVER.min(self.blocks.len()) {
+            let (md5, (block, size)) = self.blocks.pop_lru()?;
+            if Arc::strong_count(&block) == 1 {
+                self.bytes -= size;
+                return Some(block);
+            }
+            self.blocks.put(md5, (block, size));
+        }
+        None
+    }
+
+    /// Takes out what exceeds the limits, sparing the newest block.
+    fn over_limit(&mut self) -> Vec<Arc<T>> {
+        let mut out = Vec::new();
+        while self.blocks.len() > 1
+            && (self.bytes > self.max_bytes || self.blocks.len() > self.max_blocks)
+        {
+            match self.pop_unused() {
+                Some(block) => out.push(block),
+                None => break,
+            }
+        }
+        out
+    }
+}
+
+impl Cache {
+    /// Limits in bytes and blocks, memory first.
+    pub fn new(memory: (u64, usize), disk: (u64, usize)) -> Self {
+        let tables =
+            Tables { memory: Table::new(memory.0, memory.1), disk: Table::new(disk.0, disk.1) };
+        Cache { tables: Mutex::new(tables) }
+    }
+
+    /// A block at hand, now the most recently used. A locator with another size than the block's
+    /// finds nothing.
+    pub fn get(&self, locator: &Locator) -> Option<Block> {
+        let size = locator.size() as usize;
+        let dropped;
+        {
+            let mut tables = self.tables.lock();
+            let tables = &mut *tables;
+            let disk = tables.disk.get(&locator.md5());
+            if let Some(data) = tables.memory.get(&locator.md5()) {
+                return (data.len() == size).then(|| Block::memory(data));
+            }
+            match disk {
+                Some(file) if file.is_stale() => dropped = tables.disk.remove(&locator.md5()),
+                Some(file) => {
+                    return (file.stamp.size == u64::from(locator.size()))
+                        .then(|| Block::file(file));
+                }
+                None => return None,
+            }
+        }
+        drop(dropped);
+        None
+    }
+
+    /// Whether a block is at hand, without counting as a use.
+    pub fn contains(&self, md5: &Md5) -> bool {
+        let tables = self.tables.lock();
+        tables.memory.blocks.contains(md5)
+            || tables.disk.blocks.peek(md5).is_some_and(|(file, _)| !file.is_stale())
+    }
+
+    /// Puts a verified block in memory.
+    pub fn insert_memory(&self, md5: Md5, data: Arc<Vec<u8>>) {
+        let size = data.len() as u64;
+        let mut tables = self.tables.lock();
+        let old = tables.memory.insert(md5, data, size);
+        let evicted = tables.memory.over_limit();
+        drop(tables);
+        drop((old, evicted));
+    }
+
+    /// Adds a verified file; what has to go for it is for the caller to remove from the disk.
+    #[must_use]
+    pub fn insert_file(&self, file: Arc<DiskBlock>) -> Vec<Arc<DiskBlock>> {
+        let size = file.stamp.size;
+        let mut tables = self.tables.lock();
+        let old = tables.disk.insert(file.md5, file, size);
+        let evicted = tables.disk.over_limit();
+        drop(tables);
+        drop(old);
+        evicted
+    }
+
+    /// The file unused for longest that nobody reads, no longer in the table.
+    pub fn pop_file(&self) -> Option<Arc<DiskBlock>> {
+        self.tables.lock().disk.pop_unused()
+    }
+
+    /// Bytes in memory and in files held open.
+    pub fn bytes(&self) -> (u64, u64) {
+        let tables = self.tables.lock();
+        (tables.memory.bytes, tables.disk.bytes)
+    }
+
+    /// Sets the limit of the files, in bytes and in blocks.
+    pub fn limit_files(&self, max_bytes: u64, max_blocks: usize) {
+        let mut tables = self.tables.lock();
+        (tables.disk.max_bytes, tables.disk.max_blocks) = (max_bytes, max_blocks);
+    }
+
+    /// Forgets everything; files stay on the disk for the next process.
+    pub fn clear(&self) {
+        let mut tables = self.tables.lock();
+        let empty = Tables {
+            memory: Table::new(tables.memory.max_bytes, tables.memory.max_blocks),
+            disk: Table::new(tables.disk.max_bytes, tables.disk.max_blocks),
+        };
+        let old = std::mem::replace(&mut *tables, empty);
+        drop(tables);
+        drop(old);
+    }
+}

@@ -1,0 +1,124 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! What a Keep client is told when it is made. Defaults are those of the Arvados SDK 3.2.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The largest block that Keep stores, in bytes.
+pub const MAX_BLOCK: u64 = 64 << 20;
+
+/// Settings of a [`KeepClient`](super::KeepClient). No `Debug`: it holds the token.
+#[derive(Clone)]
+pub struct Config {
+    /// API token, sent as `Authorization: Bearer`.
+    pub token: String,
+    /// Accept any TLS certificate: ARVADOS_API_HOST_INSECURE.
+    pub insecure: bool,
+    /// PEM file of the authorities to trust. `None`: as the SDK, the first that exists of
+    /// $SSL_CERT_FILE, Arvados' own file, the system's; else the platform's store.
+    pub ca_file: Option<PathBuf>,
+    /// KEEP_LOCAL_STORE: a folder with one file for each block, asked instead of any service.
+    pub local_store: Option<PathBuf>,
+    /// The block cache.
+    pub cache: CacheConfig,
+    /// Rounds over all services after the first one.
+    pub num_retries: u32,
+    /// Limits for services beside their disks.
+    pub timeouts: Timeouts,
+    /// Limits when any service is a proxy.
+    pub proxy_timeouts: Timeouts,
+    /// Time from the start of the first round to that of the second; doubles for each further
+    /// round.
+    pub backoff: Duration,
+    /// The longest time between two rounds.
+    pub max_backoff: Duration,
+    /// Total time for one block, all rounds included; then its readers get an error.
+    pub deadline: Duration,
+    /// Blocks fetched ahead at the same time, at most.
+    pub prefetches: usize,
+    /// Threads that compute md5. 0: as many as there are processors, at most 8.
+    pub hash_threads: usize,
+    /// X-Request-Id for every request. `None`: a new one for each block.
+    pub request_id: Option<String>,
+}
+
+/// Limits of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To connect; doubles with each round.
+    pub connect: Duration,
+    /// For the answer to begin, and the span over which `min_bandwidth` must be reached.
+    pub read: Duration,
+    /// Bytes a second.
+    pub min_bandwidth: u64,
+}
+
+/// Where blocks are kept and how many.
+#[derive(Clone, Debug, Default)]
+pub struct CacheConfig {
+    /// The folder to share with the SDK, usually `~/.cache/arvados/keep`. `None`: memory only.
+    pub disk_dir: Option<PathBuf>,
+    /// Bytes on disk, or in memory if there is no folder; at least one block of 64 MiB. 0: 256 MiB in
+    /// memory; on disk the least of a tenth of the file system, a quarter of what is available to
+    /// it, and 64 MiB for each of `max_blocks`.
+    pub max_bytes: u64,
+    /// Blocks, each of which takes a file descriptor on disk. 0: 512 in memory, on disk an eighth of
+    /// RLIMIT_NOFILE and at most 16,384.
+    pub max_blocks: usize,
+    /// Bytes of the blocks used last that are kept in memory besides, when there is a folder; also
+    /// what is kept when the disk fails. 0: 256 MiB.
+    pub memory_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let timeouts = Timeouts {
+            connect: Duration::from_secs(2),
+            read: Duration::from_secs(256),
+            min_bandwidth: 32_768,
+        };
+        Config {
+            token: String::new(),
+            insecure: false,
+            ca_file: None,
+            local_store: None,
+            cache: CacheConfig::default(),
+            num_retries: 10,
+            timeouts,
+            proxy_timeouts: Timeouts { connect: Duration::from_secs(20), ..timeouts },
+            backoff: Duration::from_secs(2),
+            max_backoff: Duration::from_secs(60),
+            deadline: Duration::from_secs(15 * 60),
+            prefetches: 4,
+            hash_threads: 0,
+            request_id: None,
+        }
+    }
+}
+
+impl CacheConfig {
+    /// Limit of the blocks in memory: bytes and blocks.
+    pub(super) fn memory_limit(&self) -> (u64, usize) {
+        let or = |given: u64, default| if given == 0 { default } else { given };
+        match self.disk_dir {
+            Some(_) => (or(self.memory_bytes, 256 << 20), usize::MAX),
+            None => (
+                or(self.max_bytes, 256 << 20).max(MAX_BLOCK),
+                or(self.max_blocks as u64, 512) as usize,
+            ),
+        }
+    }
+
+    /// Limit of the blocks on disk, as far as it can be told without looking at the disk.
+    pub(super) fn max_files(&self) -> usize {
+        if self.max_blocks > 0 {
+            return self.max_blocks;
+        }
+        let (soft, _) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+            .unwrap_or((1024, 1024));
+        usize::try_from(soft / 8).unwrap_or(usize::MAX).clamp(4, 16_384)
+    }
+}

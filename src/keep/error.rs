@@ -1,0 +1,205 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! What can go wrong while reading a block, with what each service said.
+//!
+//! Messages carry the block's hash and size, never its signature, and never the token.
+
+use crate::types::Md5;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The outcome of asking one service, as told in a [`KeepError`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// An HTTP status that is no success.
+    Status(u16),
+    /// No connection, or it broke: the reason.
+    Broken(String),
+    /// Too slow to connect, to answer, or below the minimum bandwidth.
+    TimedOut(String),
+    /// The bytes are not those of the block: why.
+    Corrupt(String),
+}
+
+impl Answer {
+    /// Whether the same service may give another answer later. 404, 403 and 410 are final for
+    /// this service, as in the SDK; 429 is worth another try, as in the Go client.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Answer::Status(status) => {
+                (100..600).contains(status)
+                    && !matches!(status, 408 | 409 | 423 | 429 | 500 | 502..=504)
+            }
+            Answer::Broken(_) | Answer::TimedOut(_) | Answer::Corrupt(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Answer::Status(status) => write!(f, "HTTP status {status}"),
+            Answer::Broken(why) | Answer::TimedOut(why) | Answer::Corrupt(why) => f.write_str(why),
+        }
+    }
+}
+
+/// The kind of failure, for those above to act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Every service says that it does not have the block (404, 410).
+    NotFound,
+    /// At least one service refuses (401, 403) and none failed otherwise: most often the
+    /// locator's signature has expired; a fresh manifest may cure it.
+    Forbidden,
+    /// The only answers were bytes that are not the block's.
+    Corrupt,
+    /// Too slow, or the total deadline has passed.
+    Timeout,
+    /// Services failed in other ways, perhaps for a while only.
+    Server,
+    /// There is no service to ask: the list is empty or could not be had.
+    NoServices,
+    /// The client has been shut down.
+    ShutDown,
+}
+
+/// Why a block could not be read. Cheap to clone: many waiters get the same one.
+#[derive(Clone)]
+pub struct KeepError(Arc<Inner>);
+
+struct Inner {
+    failure: Failure,
+    block: Md5,
+    size: u32,
+    request_id: String,
+    attempts: u32,
+    took: Duration,
+    answers: Vec<(String, Answer)>,
+    note: String,
+}
+
+impl KeepError {
+    pub(super) fn new(failure: Failure, block: Md5, size: u32, note: impl Into<String>) -> Self {
+        Self::after(failure, block, size, note.into(), Attempts::default())
+    }
+
+    pub(super) fn after(
+        failure: Failure,
+        block: Md5,
+        size: u32,
+        note: String,
+        attempts: Attempts,
+    ) -> Self {
+        KeepError(Arc::new(Inner {
+            failure,
+            block,
+            size,
+            note,
+            request_id: attempts.request_id,
+            attempts: attempts.rounds,
+            took: attempts.took,
+            answers: attempts.answers,
+        }))
+    }
+
+    /// What kind of failure it is.
+    pub fn failure(&self) -> Failure {
+        self.0.failure
+    }
+
+    /// The last answer of each service that was asked, by its root URL, in the order asked.
+    pub fn answers(&self) -> &[(String, Answer)] {
+        &self.0.answers
+    }
+}
+
+/// What was tried before giving up.
+#[derive(Default)]
+pub(super) struct Attempts {
+    pub request_id: String,
+    pub rounds: u32,
+    pub took: Duration,
+    pub answers: Vec<(String, Answer)>,
+}
+
+impl Attempts {
+    /// Records the newest answer of a service.
+    pub fn record(&mut self, root: &str, answer: Answer) {
+        match self.answers.iter_mut().find(|(known, _)| known == root) {
+            Some((_, last)) => *last = answer,
+            None => self.answers.push((root.to_string(), answer)),
+        }
+    }
+
+    /// Whether asking this service again is pointless.
+    pub fn gave_final_answer(&self, root: &str) -> bool {
+        self.answers.iter().any(|(known, answer)| known == root && answer.is_final())
+    }
+
+    /// Whether asking any of the services again is pointless. False before one was asked.
+    pub fn all_final(&self) -> bool {
+        !self.answers.is_empty() && self.answers.iter().all(|(_, answer)| answer.is_final())
+    }
+
+    /// The failure that the last answers of all services add up to.
+    pub fn verdict(&self) -> Failure {
+        let all = |test: fn(&Answer) -> bool| self.answers.iter().all(|(_, answer)| test(answer));
+        if self.answers.is_empty() {
+            Failure::NoServices
+        } else if all(|a| matches!(a, Answer::Status(404 | 410))) {
+            Failure::NotFound
+        } else if all(|a| matches!(a, Answer::Status(401 | 403 | 404 | 410))) {
+            Failure::Forbidden
+        } else if all(|a| matches!(a, Answer::Corrupt(_) | Answer::Status(401 | 403 | 404 | 410))) {
+            Failure::Corrupt
+        } else if all(|a| matches!(a, Answer::TimedOut(_) | Answer::Status(401 | 403 | 404 | 410)))
+        {
+            Failure::Timeout
+        } else {
+            Failure::Server
+        }
+    }
+}
+
+impl fmt::Display for KeepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &*self.0;
+        let what = match inner.failure {
+            Failure::NotFound => "not found",
+            Failure::Forbidden => "permission denied",
+            Failure::Corrupt => "only wrong bytes were sent",
+            Failure::Timeout => "timed out",
+            Failure::Server => "services failed",
+            Failure::NoServices => "no Keep services available",
+            Failure::ShutDown => "the Keep client was shut down",
+        };
+        if !inner.request_id.is_empty() {
+            write!(f, "[{}] ", inner.request_id)?;
+        }
+        write!(f, "block {}+{}: {what}", inner.block, inner.size)?;
+        if !inner.note.is_empty() {
+            write!(f, " ({})", inner.note)?;
+        }
+        if inner.attempts > 0 {
+            let plural = if inner.attempts == 1 { "" } else { "s" };
+            write!(f, " after {} attempt{plural}", inner.attempts)?;
+            write!(f, " in {:.1} s", inner.took.as_secs_f64())?;
+        }
+        for (number, (root, answer)) in inner.answers.iter().enumerate() {
+            write!(f, "{} {root}: {answer}", if number == 0 { ":" } else { ";" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for KeepError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.failure)
+    }
+}
+
+impl std::error::Error for KeepError {}

@@ -1,0 +1,189 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Blocks on their way: one flight for each, however many readers wait for it.
+//!
+//! Invariant: every waiter is called exactly once, also if the flight's task panics or is dropped
+//! with the runtime: a [`Ticket`] that goes away without an outcome gives its waiters an error.
+
+use super::block::Block;
+use super::error::{Failure, KeepError};
+use crate::types::{Locator, Md5};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Notify;
+
+/// What a reader leaves behind to be called when its block has arrived, or cannot be had. Called
+/// once, on a thread of the client; it must not wait for another block there.
+pub type Waiter = Box<dyn FnOnce(Result<Block, KeepError>) + Send>;
+
+/// How much a block is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Nobody waits for it yet.
+    Prefetch,
+    /// A reader waits.
+    Demand,
+}
+
+/// Names a flight: the size too, so that a locator with a wrong one fails alone.
+type Key = (Md5, u32);
+
+/// Every block on its way.
+#[derive(Default)]
+pub(super) struct Flights {
+    table: Mutex<HashMap<Key, Flight>>,
+    closed: AtomicBool,
+}
+
+struct Flight {
+    waiters: Vec<(Locator, Waiter)>,
+    demand: Arc<Demand>,
+}
+
+/// Whether a reader waits for a flight that may have begun as a prefetch.
+#[derive(Default)]
+pub(super) struct Demand {
+    wanted: AtomicBool,
+    changed: Notify,
+}
+
+impl Demand {
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Acquire)
+    }
+
+    /// Returns once a reader waits.
+    pub async fn wanted(&self) {
+        let mut changed = std::pin::pin!(self.changed.notified());
+        changed.as_mut().enable();
+        if !self.is_wanted() {
+            changed.await;
+        }
+    }
+
+    fn want(&self) {
+        self.wanted.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+}
+
+/// What came of asking for a block.
+pub(super) enum Boarding {
+    /// It is at hand after all.
+    AtHand(Block, Option<Waiter>),
+    /// It is on its way already.
+    Joined,
+    /// The caller is to start it.
+    Start(Ticket),
+    /// The client has been shut down.
+    Closed(Option<Waiter>),
+}
+
+impl Flights {
+    /// Joins or opens the flight of a block. `at_hand` looks in the cache once more, so that a
+    /// block that has just landed is not fetched again.
+    pub fn board(
+        self: &Arc<Self>,
+        locator: &Locator,
+        waiter: Option<Waiter>,
+        at_hand: impl FnOnce() -> Option<Block>,
+    ) -> Boarding {
+        let key = (locator.md5(), locator.size());
+        let mut table = self.table.lock();
+        if self.closed.load(Ordering::Acquire) {
+            return Boarding::Closed(waiter);
+        }
+        if let Some(flight) = table.get_mut(&key) {
+            if let Some(waiter) = waiter {
+                flight.waiters.push((locator.clone(), waiter));
+                flight.demand.want();
+            }
+            return Boarding::Joined;
+        }
+        if let Some(block) = at_hand() {
+            return Boarding::AtHand(block, waiter);
+        }
+        let demand = Arc::new(Demand::default());
+        let waiters: Vec<_> = waiter.map(|waiter| (locator.clone(), waiter)).into_iter().collect();
+        if !waiters.is_empty() {
+            demand.want();
+        }
+        table.insert(key, Flight { waiters, demand: demand.clone() });
+        Boarding::Start(Ticket { flights: self.clone(), key, demand, landed: false })
+    }
+
+    /// From now on nothing is started.
+    pub fn close(&self) {
+        let _table = self.table.lock();
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// How many blocks are on their way.
+    pub fn len(&self) -> usize {
+        self.table.lock().len()
+    }
+}
+
+/// Held by the task that gets a block.
+pub(super) struct Ticket {
+    flights: Arc<Flights>,
+    key: Key,
+    pub demand: Arc<Demand>,
+    landed: bool,
+}
+
+impl Ticket {
+    /// Ends the flight and returns who waited.
+    pub fn land(mut self) -> Vec<Waiter> {
+        self.landed = true;
+        self.leave().into_iter().map(|(_, waiter)| waiter).collect()
+    }
+
+    /// Takes out the waiters whose locator is the refused one. A locator of somebody
+    /// else (another signature) is returned to try next; the flight then goes on. If there is none, the flight has
+    /// ended.
+    pub fn refuse(&mut self, refused: &[Locator]) -> (Vec<Waiter>, Option<Locator>) {
+        let mut table = self.flights.table.lock();
+        let Some(flight) = table.get_mut(&self.key) else { return (Vec::new(), None) };
+        let (out, rest): (Vec<_>, Vec<_>) =
+            flight.waiters.drain(..).partition(|(locator, _)| refused.contains(locator));
+        let next = rest.first().map(|(locator, _)| locator.clone());
+        flight.waiters = rest;
+        if next.is_none() {
+            table.remove(&self.key);
+            self.landed = true;
+        }
+        (out.into_iter().map(|(_, waiter)| waiter).collect(), next)
+    }
+
+    fn leave(&self) -> Vec<(Locator, Waiter)> {
+        self.flights.table.lock().remove(&self.key).map_or(Vec::new(), |flight| flight.waiters)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.landed {
+            return;
+        }
+        let (failure, note) = match self.flights.closed.load(Ordering::Acquire) {
+            true => (Failure::ShutDown, ""),
+            false => (Failure::Server, "the task that fetched it has died"),
+        };
+        let error = KeepError::new(failure, self.key.0, self.key.1, note);
+        for (_, waiter) in self.leave() {
+            call(waiter, Err(error.clone()));
+        }
+    }
+}
+
+/// Calls a waiter; a panic of it harms nobody else.
+pub(super) fn call(waiter: Waiter, outcome: Result<Block, KeepError>) {
+    // The panic hook has told of it.
+    let _ = catch_unwind(AssertUnwindSafe(|| waiter(outcome)));
+}

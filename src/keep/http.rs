@@ -1,0 +1,264 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! HTTP to one service: connections, TLS, time-outs, and a body that is checked as it comes.
+
+use super::config::{Config, MAX_BLOCK, Timeouts};
+use super::counters::Counters;
+use super::error::Answer;
+use super::hashing::{Assembly, HashHandle};
+use crate::types::Locator;
+use parking_lot::Mutex;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::{Certificate, Client, Response};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// Bytes gathered before they are handed to the hashing threads.
+const PIECE: usize = 256 << 10;
+/// As the SDK asks of its sockets.
+const KEEPALIVE: Duration = Duration::from_secs(75);
+/// The span that bandwidth is averaged over before it counts as slow or not.
+const PACE: Duration = Duration::from_secs(1);
+/// A body this quiet gives up its turn to receive.
+const QUIET: Duration = Duration::from_millis(250);
+/// Bodies received at the same time, so that memory stays bounded however many reads wait.
+const RECEIVING: usize = 16;
+
+/// Connections to the services of one client.
+pub(super) struct Http {
+    headers: HeaderMap,
+    insecure: bool,
+    authorities: Vec<Certificate>,
+    /// One pool of connections for each time to connect.
+    clients: Mutex<HashMap<Duration, Client>>,
+    receiving: Semaphore,
+    pool: HashHandle,
+    counters: Arc<Counters>,
+}
+
+impl Http {
+    /// Reads the certificates; connects to nothing. The error is text for a log.
+    pub fn new(config: &Config, pool: HashHandle, counters: Arc<Counters>) -> Result<Self, String> {
+        let mut token = HeaderValue::from_str(&format!("Bearer {}", config.token))
+            .map_err(|_| "the API token has characters that HTTP does not allow".to_string())?;
+        token.set_sensitive(true);
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, token);
+        headers.insert(ACCEPT, HeaderValue::from_static("application/octet-stream"));
+        // Whichever library of the process was first: all providers do.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let authorities = match config.ca_file.clone().or_else(authorities_file) {
+            Some(file) if !config.insecure => certificates(&file)?,
+            _ => Vec::new(),
+        };
+        Ok(Http {
+            headers,
+            insecure: config.insecure,
+            authorities,
+            clients: Mutex::default(),
+            receiving: Semaphore::new(RECEIVING),
+            pool,
+            counters,
+        })
+    }
+
+    fn client(&self, connect: Duration) -> Result<Client, Answer> {
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get(&connect) {
+            return Ok(client.clone());
+        }
+        let mut builder = Client::builder()
+            .default_headers(self.headers.clone())
+            .user_agent(concat!("arvados_fuse/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .http1_only()
+            .connect_timeout(connect)
+            .tcp_nodelay(true)
+            .tcp_keepalive(KEEPALIVE)
+            .tcp_keepalive_interval(KEEPALIVE)
+            .tls_danger_accept_invalid_certs(self.insecure);
+        if !self.authorities.is_empty() {
+            builder = builder.tls_certs_only(self.authorities.iter().cloned());
+        }
+        let client = builder.build().map_err(|error| Answer::Broken(reason(&error)))?;
+        clients.insert(connect, client.clone());
+        Ok(client)
+    }
+
+    /// Asks one service for a block: exactly its bytes, or what went wrong.
+    pub async fn get(
+        &self,
+        root: &str,
+        locator: &Locator,
+        request_id: &str,
+        limits: Timeouts,
+    ) -> Result<Vec<u8>, Answer> {
+        let request = self
+            .client(limits.connect)?
+            .get(format!("{root}{locator}"))
+            .header("X-Request-Id", request_id);
+        let patience = limits.connect + limits.read;
+        let response = match timeout(patience, request.send()).await {
+            Err(_) => {
+                let why = format!("no answer in {} s", patience.as_secs_f64());
+                return Err(Answer::TimedOut(why));
+            }
+            Ok(Err(error)) if error.is_timeout() => {
+                let why = format!("no connection in {} s", limits.connect.as_secs_f64());
+                return Err(Answer::TimedOut(why));
+            }
+            Ok(Err(error)) => return Err(Answer::Broken(reason(&error))),
+            Ok(Ok(response)) => response,
+        };
+        let status = response.status();
+        if !status.is_success() {
+            return Err(Answer::Status(status.as_u16()));
+        }
+        self.receive(response, locator, limits).await
+    }
+
+    async fn receive(
+        &self,
+        mut response: Response,
+        locator: &Locator,
+        limits: Timeouts,
+    ) -> Result<Vec<u8>, Answer> {
+        let size = locator.size() as usize;
+        if let Some(length) = response.content_length().filter(|length| *length != size as u64) {
+            return Err(Answer::Corrupt(format!("a body of {length} bytes instead of {size}")));
+        }
+        let assembly = Assembly::new(self.pool.clone(), size.min(MAX_BLOCK as usize));
+        let mut pace = Pace::new(limits);
+        let mut turn: Option<SemaphorePermit> = None;
+        let (mut received, mut piece, mut gathered) = (0, Vec::new(), 0);
+        loop {
+            if turn.is_none() {
+                turn = self.receiving.acquire().await.ok();
+                pace.waited();
+            }
+            let quiet = pace.end().min(Instant::now() + QUIET);
+            let chunk = match timeout_at(quiet, response.chunk()).await {
+                Err(_) => {
+                    turn = None;
+                    match timeout_at(pace.end(), response.chunk()).await {
+                        Ok(chunk) => chunk,
+                        Err(_) => return Err(pace.too_slow(received)),
+                    }
+                }
+                Ok(chunk) => chunk,
+            };
+            let chunk = match chunk {
+                Err(error) => return Err(Answer::Broken(reason(&error))),
+                Ok(None) => break,
+                Ok(Some(chunk)) => chunk,
+            };
+            received += chunk.len();
+            self.counters.downloaded(chunk.len());
+            if received > size {
+                return Err(Answer::Corrupt(format!("more than {size} bytes")));
+            }
+            if !pace.advance(chunk.len()) {
+                return Err(pace.too_slow(received));
+            }
+            gathered += chunk.len();
+            piece.push(chunk);
+            if gathered >= PIECE {
+                gathered = 0;
+                assembly.push(std::mem::take(&mut piece)).await;
+                pace.waited();
+            }
+        }
+        drop(turn);
+        if received < size {
+            return Err(Answer::Corrupt(format!("{received} bytes instead of {size}")));
+        }
+        assembly.push(piece).await;
+        match assembly.finish().await {
+            Some((data, md5)) if md5 == locator.md5() => Ok(data),
+            Some((_, md5)) => Err(Answer::Corrupt(format!("bytes with md5 {md5}"))),
+            None => Err(Answer::Broken("hashing has ended".into())),
+        }
+    }
+}
+
+/// Whether a transfer keeps up the minimum bandwidth: too slow is who stays below it, on
+/// average, over the whole of the read time-out.
+struct Pace {
+    limits: Timeouts,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(limits: Timeouts) -> Self {
+        Pace { limits, since: Instant::now(), bytes: 0 }
+    }
+
+    /// When it will have been too slow if nothing more comes.
+    fn end(&self) -> Instant {
+        self.since + self.limits.read
+    }
+
+    /// Counts bytes; false once too slow.
+    fn advance(&mut self, bytes: usize) -> bool {
+        self.bytes += bytes as u64;
+        let span = self.since.elapsed();
+        if self.bytes as f64 >= span.as_secs_f64() * self.limits.min_bandwidth as f64 {
+            if span >= PACE.min(self.limits.read / 4) {
+                self.waited();
+            }
+            return true;
+        }
+        span < self.limits.read
+    }
+
+    /// We made the service wait: what was before says nothing about it.
+    fn waited(&mut self) {
+        (self.since, self.bytes) = (Instant::now(), 0);
+    }
+
+    fn too_slow(&self, received: usize) -> Answer {
+        Answer::TimedOut(format!(
+            "less than {} bytes a second for {} s, after {received} bytes",
+            self.limits.min_bandwidth,
+            self.limits.read.as_secs_f64()
+        ))
+    }
+}
+
+/// The causes of an error in one line, without the URL: it holds the block's signature.
+fn reason(error: &reqwest::Error) -> String {
+    let mut cause = std::error::Error::source(error);
+    let mut text = String::new();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = if text.is_empty() { next } else { format!("{text}: {next}") };
+        }
+        cause = error.source();
+    }
+    if text.is_empty() { "the request failed".into() } else { text }
+}
+
+/// Where the SDK finds its authorities.
+fn authorities_file() -> Option<PathBuf> {
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let usual = [
+        "/etc/arvados/ca-certificates.crt",
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+    ];
+    named.into_iter().chain(usual.map(PathBuf::from)).find(|path| path.exists())
+}
+
+fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
+    let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    Certificate::from_pem_bundle(&pem).map_err(|error| format!("{}: {error}", file.display()))
+}

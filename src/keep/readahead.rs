@@ -1,0 +1,161 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! What to fetch before it is asked for: by how sequentially one open file is read.
+//!
+//! One [`ReadAhead`] belongs to one open file handle. It follows where the reader is in the file's
+//! list of blocks. A run of reads, each near the end of those before it, makes it ask for the
+//! blocks ahead: as many bytes as a small multiple of the run, so that what a reader gets fetched
+//! for nothing when it jumps away stays in proportion to what it has read. A jump starts again from nothing: a random reader
+//! causes no fetch but its own.
+
+use super::config::MAX_BLOCK;
+use std::ops::Range;
+
+/// The kernel reads ahead on its own, several requests at once, and they arrive in any order: so
+/// far before or after the end of the run a read still belongs to it.
+const OUT_OF_ORDER: u64 = 2 << 20;
+/// A run shorter than this may be a look at the head of a file.
+const RUN_BEGINS: u64 = 256 << 10;
+/// Bytes asked for ahead, for each byte of the run.
+const GROWTH: u64 = 64;
+/// Blocks ahead of the reader, at most.
+const MAX_BLOCKS: usize = 8;
+
+/// How one open file is being read.
+#[derive(Clone, Debug)]
+pub struct ReadAhead {
+    /// End of the furthest read of the run.
+    end: u64,
+    /// Bytes of the run.
+    run: u64,
+    /// Entries of the block list below this have been asked for.
+    asked: usize,
+    max_bytes: u64,
+}
+
+impl ReadAhead {
+    /// For a reader whose blocks share a cache of `cache_bytes`: at most half of it is filled
+    /// ahead, and never more than four of the largest blocks.
+    pub fn new(cache_bytes: u64) -> Self {
+        let max_bytes = (4 * MAX_BLOCK).min(cache_bytes / 2);
+        ReadAhead { end: 0, run: 0, asked: 0, max_bytes }
+    }
+
+    /// Tells of a read of `len` bytes at `offset` that ends in entry `last` of the file's block list; `size_of`
+    /// gives the bytes of an entry's block, `None` past the end of the list. Returns the entries to prefetch now, all after
+    /// `last`; each is returned once in a run.
+    pub fn on_read(
+        &mut self,
+        offset: u64,
+        len: u64,
+        last: usize,
+        size_of: impl Fn(usize) -> Option<u64>,
+    ) -> Range<usize> {
+        let near = offset <= self.end + OUT_OF_ORDER && offset + len + OUT_OF_ORDER >= self.end;
+        if !near {
+            (self.run, self.asked) = (0, 0);
+            self.end = offset + len;
+            // The jump itself is no run yet.
+            return last + 1..last + 1;
+        }
+        // Reads again of what was read do not lengthen the run.
+        self.run += (offset + len).saturating_sub(self.end).min(len);
+        self.end = self.end.max(offset + len);
+        let first = self.asked.max(last + 1);
+        if self.run < RUN_BEGINS {
+            return first..first;
+        }
+        let window = self.run.saturating_mul(GROWTH).min(self.max_bytes);
+        let (mut next, mut ahead) = (last + 1, 0);
+        while next - last <= MAX_BLOCKS {
+            let Some(size) = size_of(next) else { break };
+            ahead += size;
+            // The block after this one always, as soon as there is a run and the cache can hold it.
+            if ahead > window && (next > last + 1 || size > self.max_bytes) {
+                break;
+            }
+            next += 1;
+        }
+        self.asked = self.asked.max(next);
+        first..next.max(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIB: u64 = 1 << 10;
+    const BLOCK: u64 = MAX_BLOCK;
+
+    fn read(ahead: &mut ReadAhead, offset: u64) -> Range<usize> {
+        let len = 128 * KIB;
+        let last = ((offset + len - 1) / BLOCK) as usize;
+        ahead.on_read(offset, len, last, |entry| (entry < 100).then_some(BLOCK))
+    }
+
+    #[test]
+    fn a_sequential_reader_has_more_and_more_fetched_ahead_each_block_once() {
+        let mut ahead = ReadAhead::new(8 << 30);
+        let mut asked = Vec::new();
+        for number in 0..1024 {
+            asked.extend(read(&mut ahead, number * 128 * KIB).map(|entry| (number, entry)));
+        }
+        let entries: Vec<usize> = asked.iter().map(|(_, entry)| *entry).collect();
+        assert_eq!(entries, [1, 2, 3, 4, 5], "four ahead, and the fifth in the second block");
+        assert_eq!(asked[0].0, 1, "the second read makes a run");
+        assert!(asked[3].0 < 64, "within the first 8 MiB");
+    }
+
+    #[test]
+    fn order_within_the_kernels_window_does_not_matter() {
+        let mut ahead = ReadAhead::new(8 << 30);
+        let mut asked = 0;
+        for number in 0..256u64 {
+            asked += read(&mut ahead, (number ^ 7) * 128 * KIB).len();
+        }
+        assert_eq!(asked, 4);
+    }
+
+    #[test]
+    fn a_random_reader_causes_no_fetch_ahead() {
+        let mut ahead = ReadAhead::new(8 << 30);
+        let mut position = 1u64;
+        for _ in 0..10_000 {
+            position = position.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            assert!(read(&mut ahead, (position >> 16) % (100 * BLOCK)).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_head_or_a_reread_causes_none() {
+        let mut ahead = ReadAhead::new(8 << 30);
+        for _ in 0..100 {
+            assert!(read(&mut ahead, 0).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_small_cache_is_not_flooded() {
+        let mut ahead = ReadAhead::new(3 * BLOCK);
+        let asked: usize = (0..512).map(|n| read(&mut ahead, n * 128 * KIB).len()).sum();
+        assert_eq!(asked, 1);
+        let mut ahead = ReadAhead::new(BLOCK);
+        assert_eq!((0..512).map(|n| read(&mut ahead, n * 128 * KIB).len()).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn small_blocks_are_bounded_by_number_and_the_list_by_its_end() {
+        let mut ahead = ReadAhead::new(8 << 30);
+        let mut most = 0;
+        for number in 0..1000u64 {
+            let asked =
+                ahead.on_read(number * 4096, 4096, number as usize, |n| (n < 1000).then_some(4096));
+            assert!(asked.end <= 1000 && asked.start > number as usize);
+            most = most.max(asked.end - number as usize - 1);
+        }
+        assert_eq!(most, MAX_BLOCKS);
+    }
+}
