@@ -71,12 +71,17 @@ impl<T> Table<T> {
         None
     }
 
-    /// Takes out what exceeds the limits, sparing the newest block.
-    fn over_limit(&mut self) -> Vec<Arc<T>> {
+    /// Takes out what exceeds the limits, sparing the newest block: first those that there are too
+    /// many bytes of, then those that there are just too many of.
+    fn over_limit(&mut self) -> (Vec<Arc<T>>, Vec<Arc<T>>) {
+        let bytes = self.pop_while(|table| table.bytes > table.max_bytes);
+        let number = self.pop_while(|table| table.blocks.len() > table.max_blocks);
+        (bytes, number)
+    }
+
+    fn pop_while(&mut self, too_much: impl Fn(&Self) -> bool) -> Vec<Arc<T>> {
         let mut out = Vec::new();
-        while self.blocks.len() > 1
-            && (self.bytes > self.max_bytes || self.blocks.len() > self.max_blocks)
-        {
+        while self.blocks.len() > 1 && too_much(self) {
             match self.pop_unused() {
                 Some(block) => out.push(block),
                 None => break,
@@ -136,15 +141,16 @@ impl Cache {
         drop((old, evicted));
     }
 
-    /// Adds a verified file; what has to go for it is for the caller to remove from the disk.
+    /// Adds a verified file. Those that there is no room for on the disk are for the caller to
+    /// remove; those that only take too many descriptors are closed, and may be found again.
     #[must_use]
     pub fn insert_file(&self, file: Arc<DiskBlock>) -> Vec<Arc<DiskBlock>> {
         let size = file.stamp.size;
         let mut tables = self.tables.lock();
         let old = tables.disk.insert(file.md5, file, size);
-        let evicted = tables.disk.over_limit();
+        let (evicted, closed) = tables.disk.over_limit();
         drop(tables);
-        drop(old);
+        drop((old, closed));
         evicted
     }
 

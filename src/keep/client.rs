@@ -107,12 +107,8 @@ impl KeepClient {
     /// Gets a block and calls `waiter` with it, on a thread of the client; on the caller's only
     /// if the client is or was just shut down or cannot start its threads.
     pub fn get(&self, locator: &Locator, priority: Priority, waiter: Waiter) {
-        if priority == Priority::Prefetch {
-            // Wanted, but not urgently: the waiter alone makes it a demand.
-            self.prefetch(locator);
-        }
         let shared = &self.shared;
-        match shared.flights.board(locator, Some(waiter), || shared.at_hand(locator)) {
+        match shared.flights.board(locator, priority, Some(waiter), || shared.at_hand(locator)) {
             Boarding::Joined => shared.counters.hit(),
             Boarding::AtHand(block, waiter) => {
                 shared.counters.hit();
@@ -150,7 +146,9 @@ impl KeepClient {
         if shared.cache.contains(&locator.md5()) || shared.flights.len() >= MAX_AHEAD {
             return;
         }
-        if let Boarding::Start(ticket) = shared.flights.board(locator, None, || None) {
+        if let Boarding::Start(ticket) =
+            shared.flights.board(locator, Priority::Prefetch, None, || None)
+        {
             self.start(ticket, locator);
         }
     }
@@ -260,8 +258,8 @@ impl Running {
         Ok(Running { pid: std::process::id(), runtime, pool, worker: Arc::new(worker) })
     }
 
-    fn end(self: Box<Self>) {
-        let Running { pid, runtime, pool, worker } = *self;
+    fn end(self) {
+        let Running { pid, runtime, pool, worker } = self;
         if pid != std::process::id() {
             std::mem::forget((runtime, pool, worker));
         } else if Handle::try_current().is_ok() {
@@ -371,10 +369,9 @@ impl Worker {
                 worker.measure(&disk).await;
                 let shared = worker.shared.clone();
                 let write = move || disk.store(md5, &data, &|| shared.cache.pop_file());
-                match tokio::task::spawn_blocking(write).await {
-                    Ok(Ok(Some(file))) => worker.keep_file(file).await,
-                    // Told of by the disk cache; the block stays in memory.
-                    Ok(Ok(None) | Err(_)) | Err(_) => {}
+                // Otherwise the disk cache has told why, and the block stays in memory.
+                if let Ok(Ok(Some(file))) = tokio::task::spawn_blocking(write).await {
+                    worker.keep_file(file).await;
                 }
             }
             worker.unwritten.fetch_sub(size, Ordering::AcqRel);

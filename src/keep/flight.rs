@@ -24,9 +24,9 @@ pub type Waiter = Box<dyn FnOnce(Result<Block, KeepError>) + Send>;
 /// How much a block is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
-    /// Nobody waits for it yet.
+    /// Nobody is held up yet: few at a time, and one round over the services is enough.
     Prefetch,
-    /// A reader waits.
+    /// A reader is held up: at once, and with all retries.
     Demand,
 }
 
@@ -90,6 +90,7 @@ impl Flights {
     pub fn board(
         self: &Arc<Self>,
         locator: &Locator,
+        priority: Priority,
         waiter: Option<Waiter>,
         at_hand: impl FnOnce() -> Option<Block>,
     ) -> Boarding {
@@ -99,8 +100,8 @@ impl Flights {
             return Boarding::Closed(waiter);
         }
         if let Some(flight) = table.get_mut(&key) {
-            if let Some(waiter) = waiter {
-                flight.waiters.push((locator.clone(), waiter));
+            flight.waiters.extend(waiter.map(|waiter| (locator.clone(), waiter)));
+            if priority == Priority::Demand {
                 flight.demand.want();
             }
             return Boarding::Joined;
@@ -109,8 +110,8 @@ impl Flights {
             return Boarding::AtHand(block, waiter);
         }
         let demand = Arc::new(Demand::default());
-        let waiters: Vec<_> = waiter.map(|waiter| (locator.clone(), waiter)).into_iter().collect();
-        if !waiters.is_empty() {
+        let waiters = waiter.into_iter().map(|waiter| (locator.clone(), waiter)).collect();
+        if priority == Priority::Demand {
             demand.want();
         }
         table.insert(key, Flight { waiters, demand: demand.clone() });

@@ -25,10 +25,13 @@ const PIECE: usize = 256 << 10;
 const KEEPALIVE: Duration = Duration::from_secs(75);
 /// The span that bandwidth is averaged over before it counts as slow or not.
 const PACE: Duration = Duration::from_secs(1);
-/// A body this quiet gives up its turn to receive.
-const QUIET: Duration = Duration::from_millis(250);
-/// Bodies received at the same time, so that memory stays bounded however many reads wait.
+/// Bodies received at the same time beyond their first [`UNCOUNTED`] bytes, so that memory stays
+/// bounded however many reads wait.
 const RECEIVING: usize = 16;
+/// Bytes of a body that need no turn.
+const UNCOUNTED: usize = 1 << 20;
+/// A body this quiet gives up its turn.
+const QUIET: Duration = Duration::from_millis(50);
 
 /// Connections to the services of one client.
 pub(super) struct Http {
@@ -139,25 +142,16 @@ impl Http {
         let mut turn: Option<SemaphorePermit> = None;
         let (mut received, mut piece, mut gathered) = (0, Vec::new(), 0);
         loop {
-            if turn.is_none() {
-                turn = self.receiving.acquire().await.ok();
-                pace.waited();
-            }
-            let quiet = pace.end().min(Instant::now() + QUIET);
-            let chunk = match timeout_at(quiet, response.chunk()).await {
+            let quiet = if turn.is_some() { Instant::now() + QUIET } else { pace.end() };
+            let chunk = match timeout_at(quiet.min(pace.end()), response.chunk()).await {
+                Err(_) if Instant::now() >= pace.end() => return Err(pace.too_slow(received)),
                 Err(_) => {
                     turn = None;
-                    match timeout_at(pace.end(), response.chunk()).await {
-                        Ok(chunk) => chunk,
-                        Err(_) => return Err(pace.too_slow(received)),
-                    }
+                    continue;
                 }
-                Ok(chunk) => chunk,
-            };
-            let chunk = match chunk {
-                Err(error) => return Err(Answer::Broken(reason(&error))),
-                Ok(None) => break,
-                Ok(Some(chunk)) => chunk,
+                Ok(Err(error)) => return Err(Answer::Broken(reason(&error))),
+                Ok(Ok(None)) => break,
+                Ok(Ok(Some(chunk))) => chunk,
             };
             received += chunk.len();
             self.counters.downloaded(chunk.len());
@@ -166,6 +160,10 @@ impl Http {
             }
             if !pace.advance(chunk.len()) {
                 return Err(pace.too_slow(received));
+            }
+            if received > UNCOUNTED && turn.is_none() {
+                turn = self.receiving.acquire().await.ok();
+                pace.waited();
             }
             gathered += chunk.len();
             piece.push(chunk);

@@ -10,6 +10,7 @@
 
 use super::service::Service;
 use crate::types::{Hint, Locator, Md5};
+use std::cmp::Reverse;
 
 /// Root URLs to ask for a block, best first, each once.
 pub(super) fn probe_order(locator: &Locator, services: &[Service]) -> Vec<String> {
@@ -40,7 +41,7 @@ pub(super) fn probe_order(locator: &Locator, services: &[Service]) -> Vec<String
         .filter(|service| !service.is_gateway())
         .map(|service| (weight(&hash, &service.uuid), service))
         .collect();
-    weighed.sort_by(|a, b| b.0.cmp(&a.0));
+    weighed.sort_by_key(|(weight, _)| Reverse(*weight));
     weighed.into_iter().for_each(|(_, service)| add(service.root.clone()));
     roots
 }

@@ -1,0 +1,122 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Ten thousand random reads while services and the disk misbehave, compared with the truth.
+
+use super::support::{Fault, Scratch, Server, cached, data, locator, services};
+use arvados_fuse::keep::KeepClient;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+const READS: usize = 10_000;
+const READERS: usize = 4;
+const BLOCKS: u64 = 200;
+const LEN: usize = 300_000;
+
+const FAULTS: [Fault; 14] = [
+    Fault::Status(404),
+    Fault::Status(429),
+    Fault::Status(503),
+    Fault::WrongBytes,
+    Fault::Shorter,
+    Fault::Longer,
+    Fault::EndlessBody,
+    Fault::EndsEarly,
+    Fault::CloseMid,
+    Fault::ResetMid,
+    Fault::Reset,
+    Fault::StallMid,
+    Fault::Garbage,
+    Fault::NoLength,
+];
+
+#[test]
+fn ten_thousand_reads_under_faults_have_no_wrong_byte() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let truth: Vec<_> = (0..BLOCKS).map(|number| data(number, LEN)).collect();
+    let servers = [Server::start(), Server::start(), Server::start()];
+    for server in &servers {
+        truth.iter().for_each(|block| server.add(block));
+        server.behave(|_, _| match fastrand::usize(..100) {
+            // One answer in four is bad; a stall takes the whole read time-out, so fewer of them.
+            0..24 => match FAULTS[fastrand::usize(..FAULTS.len())] {
+                Fault::StallMid if fastrand::usize(..10) > 0 => Fault::WrongBytes,
+                fault => fault,
+            },
+            _ => Fault::None,
+        });
+    }
+    let dir = Scratch::new("random");
+    let mut config = cached(&dir);
+    config.num_retries = 6;
+    config.timeouts.read = Duration::from_millis(200);
+    // Less than the blocks take, in memory and on disk.
+    config.cache.memory_bytes = 10 * LEN as u64;
+    config.cache.max_blocks = 120;
+    let client = KeepClient::new(config, services(&servers));
+    let (done, failed, spoiled) =
+        (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let spoiler = scope.spawn(|| {
+            while !done.load(Relaxed) {
+                let path = dir.file(&truth[fastrand::usize(..truth.len())]);
+                let open = std::fs::OpenOptions::new().read(true).write(true).open(&path);
+                if let Ok(file) = open {
+                    let at = fastrand::u64(..LEN as u64);
+                    let harm = match fastrand::u8(..4) {
+                        0 => file.set_len(at),
+                        1 => file.set_len(0),
+                        2 => std::fs::remove_file(&path),
+                        _ => file.write_all_at(&[fastrand::u8(..)], at),
+                    };
+                    // It may have gone meanwhile.
+                    spoiled.fetch_add(usize::from(harm.is_ok()), Relaxed);
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let readers: Vec<_> = (0..READERS as u64)
+            .map(|number| {
+                let (client, truth, failed) = (&client, &truth, &failed);
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(seed ^ number);
+                    let mut scratch = Vec::new();
+                    for _ in 0..READS / READERS {
+                        let block = &truth[random.usize(..truth.len())];
+                        let offset = random.usize(..LEN);
+                        let len = random.usize(1..150_000);
+                        let right = &block[offset..(offset + len).min(LEN)];
+                        let at = locator(block);
+                        // Stale again and again is possible here; a mount would answer EIO too.
+                        let read = (0..5).find_map(|_| {
+                            let got = match client.try_get(&at) {
+                                Some(got) => got,
+                                None => match client.get_blocking(&at) {
+                                    Ok(got) => got,
+                                    Err(_) => return Some(false),
+                                },
+                            };
+                            let bytes = got.read_at(offset, len, &mut scratch).ok()?;
+                            assert!(bytes == right, "wrong bytes of {at} at {offset}");
+                            Some(true)
+                        });
+                        failed.fetch_add(usize::from(read != Some(true)), Relaxed);
+                    }
+                })
+            })
+            .collect();
+        for reader in readers {
+            reader.join().expect("no wrong byte");
+        }
+        done.store(true, Relaxed);
+        spoiler.join().expect("it only spoils");
+    });
+    let requests: usize = servers.iter().map(Server::requests).sum();
+    let (failed, spoiled) = (failed.into_inner(), spoiled.into_inner());
+    println!("{failed} of {READS} failed, {requests} requests, {spoiled} files spoiled");
+    assert!(requests > 500 && spoiled > 100, "there were faults to survive");
+    assert!(failed < READS / 100, "retries and other replicas save nearly all: {failed} failed");
+}
