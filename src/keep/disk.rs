@@ -12,7 +12,6 @@
 //! Everything here blocks and runs on threads for that. Limits: see [`room`](super::room).
 
 use super::block::{DiskBlock, Stamp};
-use super::hashing::Hasher;
 use super::room::Room;
 use crate::types::{Locator, Md5};
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -91,7 +90,7 @@ impl DiskCache {
         }
         let mut data = Vec::new();
         data.try_reserve_exact(size).map_err(io::Error::other)?;
-        let mut hasher = Hasher::new();
+        let mut md5 = md5_lanes::Running::default();
         while data.len() < size {
             self.go_on()?;
             let at = data.len();
@@ -99,9 +98,9 @@ impl DiskCache {
             if Read::take(&mut file, piece).read_to_end(&mut data)? == 0 {
                 return Err(wrong(format!("ends after {at} bytes instead of {size}")));
             }
-            hasher.update(&data[at..]);
+            md5.advance(&data, usize::MAX);
         }
-        if hasher.finish() != locator.md5() {
+        if Md5(md5.finish(&data)) != locator.md5() {
             return Err(wrong("has other content than its name says".into()));
         }
         if Stamp::of(file)? != *stamp {
