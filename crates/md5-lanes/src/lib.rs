@@ -138,38 +138,49 @@ fn compress_lanes(state: &mut [[u32; LANES]; 4], input: [&[u8]; LANES]) {
 /// One word of each lane.
 type Words<const N: usize> = [u32; N];
 
+// Plain loops, here and below: closures in `array::map` and `from_fn` are not always inlined, and a
+// call for each word costs twenty times the step.
+
 #[inline(always)]
-fn zip<const N: usize>(a: Words<N>, b: Words<N>, f: impl Fn(u32, u32) -> u32) -> Words<N> {
-    std::array::from_fn(|lane| f(a[lane], b[lane]))
+fn add<const N: usize>(mut a: Words<N>, b: Words<N>) -> Words<N> {
+    for lane in 0..N {
+        a[lane] = a[lane].wrapping_add(b[lane]);
+    }
+    a
 }
 
 #[inline(always)]
-fn add<const N: usize>(a: Words<N>, b: Words<N>) -> Words<N> {
-    zip(a, b, u32::wrapping_add)
+fn rotate<const N: usize>(mut a: Words<N>, left: u32) -> Words<N> {
+    for word in &mut a {
+        *word = word.rotate_left(left);
+    }
+    a
 }
 
 /// The compression function, over all chunks of inputs of one length.
 #[inline(always)]
 fn compress<const N: usize>(state: &mut [Words<N>; 4], input: [&[u8]; N]) {
     let [mut a, mut b, mut c, mut d] = *state;
-    let mut chunks = input.map(|bytes| bytes.chunks_exact(CHUNK));
-    for _ in 0..input[0].len() / CHUNK {
-        let chunk: [&[u8]; N] = std::array::from_fn(|lane| chunks[lane].next().unwrap_or(&[]));
-        let chunk: [&[u8; CHUNK]; N] = chunk.map(|bytes| bytes.try_into().unwrap_or(&[0; CHUNK]));
-        let word = |at: usize| -> Words<N> {
-            std::array::from_fn(|lane| {
-                let bytes = chunk[lane];
-                u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-            })
-        };
-        let w: [Words<N>; 16] = std::array::from_fn(|at| word(4 * at));
+    let mut at = 0;
+    while at + CHUNK <= input[0].len() {
+        let mut w = [[0; N]; 16];
+        for lane in 0..N {
+            let chunk = &input[lane][at..at + CHUNK];
+            for (number, bytes) in chunk.chunks_exact(4).enumerate() {
+                w[number][lane] = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            }
+        }
+        at += CHUNK;
         let before = [a, b, c, d];
         macro_rules! step {
             ($f:expr, $a:ident, $b:ident, $c:ident, $d:ident, $k:expr, $w:expr, $turn:expr) => {{
                 // The last result, $b, enters as late as can be: the rest does not wait for it.
                 let early = add(add($a, [SINES[$k]; N]), w[$w % 16]);
-                let f: Words<N> = std::array::from_fn(|lane| $f($b[lane], $c[lane], $d[lane]));
-                $a = add(add(early, f).map(|word| word.rotate_left($turn)), $b);
+                let mut f = [0; N];
+                for lane in 0..N {
+                    f[lane] = $f($b[lane], $c[lane], $d[lane]);
+                }
+                $a = add(rotate(add(early, f), $turn), $b);
             }};
         }
         macro_rules! round {
