@@ -12,4 +12,5 @@ mod keep {
     mod faults;
     mod protocol;
     mod random;
+    mod tls;
 }
