@@ -19,7 +19,7 @@ use super::counters::Counters;
 use super::disk::DiskCache;
 use super::error::{Failure, KeepError};
 use super::fetch::Fetcher;
-use super::flight::{Boarding, Flights, Priority, Ticket, Waiter, call};
+use super::flight::{Boarding, Flights, Priority, Ticket, Waiter, call, deliver};
 use super::hashing::HashPool;
 use super::http::Http;
 use super::service::Services;
@@ -114,7 +114,7 @@ impl KeepClient {
                 shared.counters.hit();
                 let Some(waiter) = waiter else { return };
                 match self.worker() {
-                    Ok((handle, _)) => drop(handle.spawn(async move { call(waiter, Ok(block)) })),
+                    Ok((handle, _)) => deliver(&handle, waiter, Ok(block)),
                     Err(_) => call(waiter, Ok(block)),
                 }
             }
@@ -293,8 +293,7 @@ impl Worker {
             let error = match self.obtain(&locator, &ticket).await {
                 Ok(block) => {
                     for waiter in ticket.land() {
-                        let block = block.clone();
-                        tokio::spawn(async move { call(waiter, Ok(block)) });
+                        deliver(&Handle::current(), waiter, Ok(block.clone()));
                     }
                     return;
                 }
@@ -408,7 +407,6 @@ impl Worker {
 
 fn fail(waiters: Vec<Waiter>, error: &KeepError) {
     for waiter in waiters {
-        let error = error.clone();
-        tokio::spawn(async move { call(waiter, Err(error)) });
+        deliver(&Handle::current(), waiter, Err(error.clone()));
     }
 }

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 /// What a reader leaves behind to be called when its block has arrived, or cannot be had. Called
@@ -179,6 +180,23 @@ impl Drop for Ticket {
         let error = KeepError::new(failure, self.key.0, self.key.1, note);
         for (_, waiter) in self.leave() {
             call(waiter, Err(error.clone()));
+        }
+    }
+}
+
+/// Calls a waiter from a task of its own. If the runtime ends before the task has begun, the
+/// waiter is called as the task is dropped.
+pub(super) fn deliver(runtime: &Handle, waiter: Waiter, outcome: Result<Block, KeepError>) {
+    let delivery = Delivery(Some((waiter, outcome)));
+    runtime.spawn(async move { drop(delivery) });
+}
+
+struct Delivery(Option<(Waiter, Result<Block, KeepError>)>);
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some((waiter, outcome)) = self.0.take() {
+            call(waiter, outcome);
         }
     }
 }

@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn together_is_as_alone_whatever_the_lengths() {
-        let bytes: Vec<u8> = (0..5000u32).map(|at| (at * at >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..5000u32).map(|at| ((at * at) >> 3) as u8).collect();
         for count in 1..=7 {
             let messages: Vec<&[u8]> =
                 (0..count).map(|n| &bytes[n..1000 * (n % 4 + 1) + n]).collect();
