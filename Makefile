@@ -52,7 +52,7 @@ test-upstream: build ## Run the released test suite (PEER=1: on the release; REL
 
 lint: setup ## Check format, clippy, the core without Python, ruff, the type stubs
 	@echo "== checking format and style"
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy -q --all-targets -- -D warnings
 	cargo clippy -q --all-targets --no-default-features -- -D warnings
 	cargo test -q --no-default-features
