@@ -81,19 +81,62 @@ def test_collections(fresh_cluster: LocalCluster) -> None:
     unsorted = {
         "collection": {"manifest_text": ". d41d8cd98f00b204e9800998ecf8427e+0 0:0:b 0:0:a\n"}
     }
-    normal = api.collections().create(body=unsorted).execute()["unsigned_manifest_text"]
-    assert normal == ". d41d8cd98f00b204e9800998ecf8427e+0 0:0:a 0:0:b\n"
+    kept = api.collections().create(body=unsorted).execute()["unsigned_manifest_text"]
+    assert kept == unsorted["collection"]["manifest_text"]
     replace = {"/g": f"{record['portable_data_hash']}/f", "/f": ""}
     body = {"collection": {}}
     changed = api.collections().update(uuid=uuid, body=body, replace_files=replace).execute()
     assert changed["unsigned_manifest_text"].endswith(" 0:5:g\n")
-    preserve = {"collection": {"preserve_version": True}}
-    assert status_of(api.collections().update(uuid=uuid, body=preserve)) == 422
     api.collections().delete(uuid=uuid).execute()
     assert status_of(api.collections().get(uuid=uuid)) == 404
     assert api.collections().get(uuid=uuid, include_trash=True).execute()["is_trashed"]
     api.collections().untrash(uuid=uuid).execute()
     assert not api.collections().get(uuid=uuid).execute()["is_trashed"]
+
+
+def test_versions_of_collections(fresh_cluster: LocalCluster) -> None:
+    api = fresh_cluster.api()
+    uuid = save(api, "first", preserve_version=True)
+
+    def update(**attributes: Any) -> dict:
+        return api.collections().update(uuid=uuid, body={"collection": attributes}).execute()
+
+    def versions(**filters: Any) -> list[tuple[int, str]]:
+        about = [["current_version_uuid", "=", uuid]]
+        found = api.collections().list(filters=about, order="version", **filters).execute()
+        return [(item["version"], item["name"]) for item in found["items"]]
+
+    assert update(replication_desired=1)["version"] == 1
+    assert update(preserve_version=False)["preserve_version"]
+    second = update(name="second", preserve_version=False)
+    assert (second["version"], second["preserve_version"]) == (2, False)
+    assert update(name="third")["version"] == 2
+    assert versions() == [(2, "third")]
+    assert versions(include_old_versions=True) == [(1, "first"), (2, "third")]
+    about = [["current_version_uuid", "=", uuid], ["version", "=", 1]]
+    past = api.collections().list(filters=about, include_old_versions=True).execute()["items"][0]
+    assert past["uuid"] != uuid and past["replication_desired"] == 1
+    change = api.collections().update(uuid=past["uuid"], body={"collection": {"name": "x"}})
+    assert status_of(change) == 422
+    # The name is free again, although a past version has it.
+    save(api, "first")
+    api.collections().delete(uuid=uuid).execute()
+    assert versions(include_old_versions=True) == []
+
+
+def test_times_are_told_in_one_form(fresh_cluster: LocalCluster) -> None:
+    api = fresh_cluster.api()
+
+    def create(trash_at: str) -> dict:
+        body = {"collection": {"trash_at": trash_at}}
+        return api.collections().create(body=body).execute()
+
+    record = create("2111-01-01T11:11:11.5+02:00")
+    assert record["trash_at"] == "2111-01-01T09:11:11.500000000Z"
+    assert record["delete_at"] == "2111-01-15T09:11:11.500000000Z"
+    assert not record["is_trashed"]
+    assert create("2001-01-01T00:00:00")["is_trashed"]
+    assert status_of(api.collections().create(body={"collection": {"trash_at": "soon"}})) == 422
 
 
 def test_filters_order_and_paging(fresh_cluster: LocalCluster) -> None:
@@ -301,8 +344,30 @@ def test_keep_stops_and_starts_anew(own_cluster: LocalCluster) -> None:
     assert len(api.keep_services().accessible().execute()["items"]) == 3
     with pytest.raises(arvados.errors.NotFoundError):
         get(signed)
-    unsigned = put(b"data")
-    assert "+A" not in unsigned and get(unsigned) == b"data"
+    unsigned = put(b"data").partition("+A")[0]
+    assert get(unsigned) == b"data"
+
+
+def test_a_keep_proxy(own_cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_cluster.start_keep(2)
+    url = own_cluster.start_keep_proxy()
+    for name, value in own_cluster.env().items():
+        monkeypatch.setenv(name, value)
+    api = own_cluster.api()
+    named = api.keep_services().list().execute()["items"]
+    assert sorted(service["service_type"] for service in named) == ["disk", "disk", "proxy"]
+    accessible = api.keep_services().accessible().execute()["items"]
+    assert {service["service_type"] for service in accessible} == {"disk"}
+    through = arvados.KeepClient(api_client=api, proxy=url, local_store="")
+    locator = through.put(b"through the proxy", copies=2)
+    assert through.using_proxy and "+A" in locator
+    direct = arvados.KeepClient(api_client=api, proxy="", local_store="")
+    assert direct.get(locator) == through.get(locator) == b"through the proxy"
+    for keep in ("keep0", "keep1"):
+        assert list((own_cluster.data / keep).glob(f"*/{locator[:32]}"))
+    own_cluster.stop_keep_proxy()
+    named = api.keep_services().list().execute()["items"]
+    assert {service["service_type"] for service in named} == {"disk"}
 
 
 def test_another_process_speaks_to_it(own_cluster: LocalCluster) -> None:

@@ -117,12 +117,13 @@ def stop_ws() -> None:
 
 
 def run_keep_proxy() -> None:
-    """Not there yet."""
-    raise NotImplementedError("a Keep proxy")
+    """Run a Keep proxy, and have clients use it that are told by the environment."""
+    os.environ["ARVADOS_KEEP_SERVICES"] = _attached().start_keep_proxy()
 
 
 def stop_keep_proxy() -> None:
-    """Not there yet."""
+    """Stop the Keep proxy."""
+    _attached().stop_keep_proxy()
 
 
 def run_keep_web() -> None:

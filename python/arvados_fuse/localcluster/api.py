@@ -160,7 +160,12 @@ class API:
 
     async def _accessible(self, request: web.Request) -> web.Response:
         user, token, _, params = await self._asked(request)
-        services = list(self._service.store.all("keep_services"))
+        outside = request.headers.get("X-External-Client") == "1"
+        services = [
+            service
+            for service in self._service.store.all("keep_services")
+            if (service["service_type"] == "proxy") is outside
+        ]
         return _json(self._page("keep_services", services, user, token, params, "uuid"))
 
     async def _table(self, request: web.Request) -> web.Response:

@@ -50,8 +50,8 @@ class CollectionRules:
         self, record: Record, attributes: Record, user: Record, token: str, params: dict[str, Any]
     ) -> None:
         """Take over a manifest, or files named by `replace_files`."""
-        if attributes.get("preserve_version"):
-            raise invalid("preserve_version is not supported by this cluster")
+        # An update that does not ask for it asks against it.
+        record["preserve_version"] = bool(attributes.get("preserve_version"))
         text = attributes.get("manifest_text")
         replace = query.parameter(params, "replace_files") or attributes.get("replace_files")
         if query.parameter(params, "replace_segments"):

@@ -216,6 +216,16 @@ class LocalCluster:
         """Stop the Keep services; clients still find them listed."""
         self.hook("keep/stop", {})
 
+    def start_keep_proxy(self) -> str:
+        """Run a Keep proxy before the services that run now; return its URL, which clients take from
+        ARVADOS_KEEP_SERVICES."""
+        port = self.hook("keep/proxy/start", {})
+        return f"http://{self.api_host.rpartition(':')[0]}:{port}/"
+
+    def stop_keep_proxy(self) -> None:
+        """Stop the Keep proxy."""
+        self.hook("keep/proxy/stop", {})
+
     def record_requests(self, on: bool = True) -> None:
         """Begin (or stop) to record requests; forgets those recorded before."""
         self.hook("requests/record", {"on": on})

@@ -44,6 +44,8 @@ class Hooks:
             "reset": lambda body: self._reset(),
             "keep/start": lambda body: self._start_keep(**body),
             "keep/stop": lambda body: self._cluster.stop_keep(),
+            "keep/proxy/start": lambda body: self._cluster.start_keep_proxy(),
+            "keep/proxy/stop": lambda body: self._cluster.stop_keep_proxy(),
         }
 
         async def handle(request: web.Request) -> web.Response:

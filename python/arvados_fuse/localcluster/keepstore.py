@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""A Keep service: blocks in a folder, named by their md5.
+"""Keep: services with blocks in a folder, named by their md5, and the proxy before them.
 
 `PUT /HASH` checks and stores a block and answers its signed locator; `GET` and `HEAD /LOCATOR` want a
 signature for the token they come with.
@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -26,28 +27,23 @@ from .service import Service
 MAX_BLOCK = 64 * 1024 * 1024
 
 
-class Keepstore:
-    """One Keep service."""
+class KeepService:
+    """What clients speak to: the protocol of every Keep service. Subclasses know where blocks are."""
 
-    def __init__(self, folder: Path, service: Service, faults: Faults) -> None:
-        self.folder = folder
+    def __init__(self, service: Service, faults: Faults) -> None:
         self._service = service
         self._faults = faults
-        #: Whether this service makes and asks for signatures, where the cluster has any.
+        #: Whether this service asks for signatures, where the cluster has any. It makes them always.
         self.blob_signing = True
-        folder.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def _signs(self) -> bool:
-        return self.blob_signing and self._service.signer.enabled
+    def keep(self, data: bytes, copies: int | None) -> tuple[str, int]:
+        """Keep a block; return its locator, unsigned, and how many copies there are now. `copies` is
+        what the client asks for, if it does."""
+        raise NotImplementedError
 
-    def _sign(self, locator: str, token: str) -> str:
-        return self._service.signer.sign(locator, token) if self._signs else locator
-
-    def empty(self) -> None:
-        """Throw all blocks away."""
-        shutil.rmtree(self.folder)
-        self.folder.mkdir()
+    def find(self, block: str) -> Path | None:
+        """Return the file that holds the block of that hash, if there is one."""
+        raise NotImplementedError
 
     def application(self) -> web.Application:
         """Return the HTTP server."""
@@ -80,20 +76,6 @@ class Keepstore:
         finally:
             self._faults.note("keep", request.method, request.path, status)
 
-    def path(self, block: str) -> Path:
-        """Return where the block of that hash is kept."""
-        return self.folder / block[:3] / block
-
-    def store(self, data: bytes) -> str:
-        """Keep a block; return its locator, unsigned."""
-        block = hashlib.md5(data).hexdigest()
-        path = self.path(block)
-        path.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(data)
-        os.replace(file.name, path)
-        return f"{block}+{len(data)}"
-
     def _token(self, request: web.Request) -> str:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme not in ("Bearer", "OAuth2") or not token:
@@ -109,15 +91,17 @@ class Keepstore:
         digest = await asyncio.to_thread(lambda: hashlib.md5(data).hexdigest())
         if digest != request.match_info["hash"]:
             raise APIError(422, "Hash mismatch in PUT request")
-        locator = await asyncio.to_thread(self.store, data)
-        signed = self._sign(locator, token)
+        asked = request.headers.get("X-Keep-Desired-Replicas", "")
+        copies = int(asked) if asked.isdecimal() else None
+        locator, copies = await asyncio.to_thread(self.keep, data, copies)
+        signed = self._service.signer.sign(locator, token)
         classes = request.headers.get("X-Keep-Storage-Classes", "default")
-        confirmed = ", ".join(f"{name.strip()}=1" for name in classes.split(","))
+        confirmed = ", ".join(f"{name.strip()}={copies}" for name in classes.split(","))
         return web.Response(
             text=signed + "\n",
             headers={
                 "X-Keep-Locator": signed,
-                "X-Keep-Replicas-Stored": "1",
+                "X-Keep-Replicas-Stored": str(copies),
                 "X-Keep-Storage-Classes-Confirmed": confirmed,
             },
         )
@@ -125,16 +109,17 @@ class Keepstore:
     async def _get(self, request: web.Request) -> web.StreamResponse:
         token = self._token(request)
         locator = request.path[1:]
-        if self._signs and LOCATOR.match(locator) is None:
-            raise APIError(403, "Forbidden: the locator is not signed")
-        if self._signs and not self._service.signer.valid(locator, token):
-            raise APIError(403, "Forbidden: bad or expired signature")
-        path = self.path(request.match_info["hash"])
-        if not path.exists():
+        if self.blob_signing and self._service.signer.enabled:
+            if LOCATOR.match(locator) is None:
+                raise APIError(403, "Forbidden: the locator is not signed")
+            if not self._service.signer.valid(locator, token):
+                raise APIError(403, "Forbidden: bad or expired signature")
+        path = self.find(request.match_info["hash"])
+        if path is None:
             raise APIError(404, "Not Found")
         if request.headers.get("X-Keep-Signature", "").startswith("local"):
             size = path.stat().st_size
-            signed = self._sign(f"{request.match_info['hash']}+{size}", token)
+            signed = self._service.signer.sign(f"{request.match_info['hash']}+{size}", token)
             return web.Response(headers={"X-Keep-Locator": signed})
         if request["rule"] is not None:
             data = await asyncio.to_thread(path.read_bytes)
@@ -143,3 +128,60 @@ class Keepstore:
 
     async def _status(self, request: web.Request) -> web.Response:
         return web.json_response({"Version": "local"})
+
+
+class Keepstore(KeepService):
+    """A Keep service that has its blocks in a folder."""
+
+    def __init__(self, folder: Path, service: Service, faults: Faults) -> None:
+        super().__init__(service, faults)
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def empty(self) -> None:
+        """Throw all blocks away."""
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+
+    def path(self, block: str) -> Path:
+        """Return where the block of that hash is kept."""
+        return self.folder / block[:3] / block
+
+    def store(self, data: bytes) -> str:
+        """Keep a block; return its locator, unsigned."""
+        block = hashlib.md5(data).hexdigest()
+        path = self.path(block)
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(data)
+        os.replace(file.name, path)
+        return f"{block}+{len(data)}"
+
+    def keep(self, data: bytes, copies: int | None) -> tuple[str, int]:
+        return self.store(data), 1
+
+    def find(self, block: str) -> Path | None:
+        path = self.path(block)
+        return path if path.exists() else None
+
+
+class Keepproxy(KeepService):
+    """The one Keep service that clients outside of a cluster speak to: it keeps as many copies as
+    they ask for (`default_copies` where they do not), and reads from whichever service has a block."""
+
+    def __init__(
+        self, stores: Sequence[Keepstore], default_copies: int, service: Service, faults: Faults
+    ) -> None:
+        super().__init__(service, faults)
+        self._stores = stores
+        self._default_copies = default_copies
+
+    def keep(self, data: bytes, copies: int | None) -> tuple[str, int]:
+        chosen = self._stores[: copies or self._default_copies]
+        if not chosen:
+            raise APIError(503, "No Keep service is running")
+        locators = [store.store(data) for store in chosen]
+        return locators[0], len(locators)
+
+    def find(self, block: str) -> Path | None:
+        return next(filter(None, (store.find(block) for store in self._stores)), None)

@@ -2,7 +2,10 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""Manifests as the API handles them: checked, stripped, normalised, hashed, counted."""
+"""Manifests as the API handles them: checked, stripped of hints, hashed, counted.
+
+Their order stays: who saves the same manifest to two clusters finds the same hash in both.
+"""
 
 import hashlib
 import re
@@ -21,12 +24,10 @@ class Manifest:
     def __init__(self, text: str) -> None:
         """Raises APIError 422, naming the line, where the text is no manifest."""
         self.given_locators: list[str] = []
-        self._names: list[tuple[str, list[str]]] = []
         self.file_count = 0
         self.size = 0
         self._check(text)
-        stripped = _HINTS.sub(r"\1", text)
-        self.text = stripped if self._in_normal_form() else _normalised(stripped)
+        self.text = _HINTS.sub(r"\1", text)
         data = self.text.encode()
         self.portable_data_hash = f"{hashlib.md5(data).hexdigest()}+{len(data)}"
 
@@ -55,32 +56,16 @@ class Manifest:
             raise bad("missing block locator")
         if at == len(words):
             raise bad("no files in stream")
-        names = []
         for word in words[at:]:
             file = _FILE.fullmatch(word)
             if file is None:
                 raise bad(f"invalid file token {word!r}")
             if int(file[1]) + int(file[2]) > length:
                 raise bad(f"file token {word!r} goes past the end of the stream")
-            names.append(file[3])
             self.size += int(file[2])
             if file[3] not in (".", "\\056") and (stream, file[3]) not in seen:
                 seen.add((stream, file[3]))
                 self.file_count += 1
-        self._names.append((stream, names))
-
-    def _in_normal_form(self) -> bool:
-        streams = [stream for stream, _ in self._names]
-        if any(a >= b for a, b in zip(streams, streams[1:])):
-            return False
-        return all(
-            all(a <= b for a, b in zip(names, names[1:])) and not any("/" in name for name in names)
-            for _, names in self._names
-        )
-
-
-def _normalised(text: str) -> str:
-    return offline_collection(text).manifest_text(strip=True, normalize=True)
 
 
 class _NoCluster:

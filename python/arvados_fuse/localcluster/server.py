@@ -24,7 +24,7 @@ from .errors import APIError
 from .eventbus import EventBus
 from .faults import Faults
 from .hooks import Hooks
-from .keepstore import Keepstore
+from .keepstore import Keepproxy, Keepstore
 from .service import Service
 from .store import Record, Store
 from .tls import ensure_certificates, server_context
@@ -78,6 +78,7 @@ class Cluster:
         self.authority = ensure_certificates(self.folder / "tls")
         self._api_runner: web.AppRunner | None = None
         self._keep_runners: list[web.AppRunner] = []
+        self._proxy_runner: web.AppRunner | None = None
         self.port = 0
         self._ensure_users()
 
@@ -146,12 +147,27 @@ class Cluster:
             self.keepstores.append(keepstore)
             self._keep_runners.append(runner)
         self._save_settings()
-        self._register_keepstores(ports[1 : count + 1])
+        self._register_keep("disk", ports[1 : count + 1])
 
     async def stop_keep(self) -> None:
         """Stop the Keep services; the API goes on to name them."""
         runners, self._keep_runners = self._keep_runners, []
         for runner in runners:
+            await runner.cleanup()
+
+    async def start_keep_proxy(self) -> int:
+        """Run a proxy before the Keep services that run now; return its port."""
+        await self.stop_keep_proxy()
+        proxy = Keepproxy(self.keepstores, self.options.replication, self.service, self.faults)
+        self._proxy_runner, port = await self._listen(proxy.application(), 0, None)
+        self._register_keep("proxy", [port])
+        return port
+
+    async def stop_keep_proxy(self) -> None:
+        """Stop the proxy; the API no longer names it."""
+        runner, self._proxy_runner = self._proxy_runner, None
+        if runner is not None:
+            self._register_keep("proxy", [])
             await runner.cleanup()
 
     async def _listen(
@@ -171,13 +187,15 @@ class Cluster:
             await site.start()
         return runner, runner.addresses[0][1]
 
-    def _register_keepstores(self, ports: list[int]) -> None:
+    def _register_keep(self, service_type: str, ports: list[int]) -> None:
+        """Have the API name the services of a type that listen at these ports, and no others."""
         for old in self.store.all("keep_services"):
-            self.store.remove("keep_services", old["uuid"])
+            if old["service_type"] == service_type:
+                self.store.remove("keep_services", old["uuid"])
         admin, _ = self.service.authenticate(self.tokens["admin"])
         for number, port in enumerate(ports):
             record: Record = {
-                "uuid": f"{self.store.cluster_id}-bi6l4-{number:015d}",
+                "uuid": f"{self.store.cluster_id}-bi6l4-{service_type:0<8}{number:07d}",
                 "owner_uuid": admin["uuid"],
                 "created_at": admin["created_at"],
                 "modified_at": admin["created_at"],
@@ -185,7 +203,7 @@ class Cluster:
                 "service_host": self.options.host,
                 "service_port": port,
                 "service_ssl_flag": False,
-                "service_type": "disk",
+                "service_type": service_type,
                 "read_only": False,
             }
             self.store.put("keep_services", record)
@@ -194,6 +212,7 @@ class Cluster:
         """Stop listening and close everything."""
         self.faults.clear()
         (self.folder / "description.json").unlink(missing_ok=True)
+        await self.stop_keep_proxy()
         await self.stop_keep()
         if self._api_runner is not None:
             await self._api_runner.cleanup()
@@ -246,7 +265,8 @@ class Cluster:
             "Collections": {
                 "BlobSigning": self.options.blob_signing,
                 "BlobSigningTTL": f"{self.options.blob_signing_ttl}s",
-                "CollectionVersioning": False,
+                "CollectionVersioning": True,
+                "PreserveVersionIfIdle": "-1s",
                 "DefaultReplication": self.options.replication,
                 "ForwardSlashNameSubstitution": "",
                 "DefaultTrashLifetime": "336h0m0s",

@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import query
+from . import query, versions
 from .blobsign import Signer, secret_of
 from .collection_rules import CollectionRules
 from .discovery import ATTRIBUTES, kind_name, singular
 from .errors import APIError, forbidden, invalid, not_found
 from .permissions import READ, WRITE, Permissions
-from .store import TABLES, Record, Store, timestamp
+from .store import TABLES, Record, Store, canonical_time, timestamp
 
 #: Attributes that clients cannot set.
 _READ_ONLY = {
@@ -50,6 +50,9 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "keep_services": {"read_only": False},
     "logs": {"properties": {}},
 }  # fmt: skip
+
+#: Seconds from the trash to the end.
+_TRASH_LIFETIME = 14 * 24 * 3600
 
 #: Tables whose names are unique for an owner.
 _UNIQUE_NAMES = ("collections", "groups")
@@ -181,10 +184,12 @@ class Service:
         """Return the records of a table that the user may see and that pass the filters."""
         passes = query.matcher(kind, query.parameter(params, "filters"))
         trashed = query.parameter(params, "include_trash") in (True, "true")
+        past = query.parameter(params, "include_old_versions") in (True, "true")
         return [
             record
             for record in self.store.all(kind)
             if (trashed or not record.get("is_trashed"))
+            and (past or not versions.is_past(record))
             and only(record)
             and passes(self._filterable(kind, record))
             and self.readable(kind, user, record)
@@ -252,6 +257,8 @@ class Service:
         if kind == "groups":
             self._check_group(record)
         self._check_name(kind, record)
+        if kind == "collections":
+            versions.supersede(self.store, old, record)
         record["modified_at"] = timestamp()
         record["modified_by_user_uuid"] = user["uuid"]
         self._save(kind, record, user["uuid"])
@@ -274,7 +281,7 @@ class Service:
         old = self.get(kind, uuid, user, trashed=True)
         self._check_writable(kind, old, user)
         now = timestamp()
-        later = timestamp(time.time() + 14 * 24 * 3600)
+        later = timestamp(time.time() + _TRASH_LIFETIME)
         record = dict(
             old,
             is_trashed=trashed,
@@ -285,6 +292,8 @@ class Service:
         )
         if not trashed:
             self._check_name(kind, record)
+        if kind == "collections":
+            versions.supersede(self.store, old, record)
         self._save(kind, record, user["uuid"])
         self._log("update", kind, old, record, user)
         return record
@@ -297,9 +306,21 @@ class Service:
             if name not in ATTRIBUTES[kind]:
                 raise invalid(f"unknown attribute '{name}' for {singular(kind)}.")
             if name not in _READ_ONLY and name not in ("owner_uuid", "manifest_text"):
+                if ATTRIBUTES[kind][name] == "datetime" and value is not None:
+                    value = canonical_time(value)
                 record[name] = value
+        if "trash_at" in attributes:
+            self._plan_trash(record, attributes)
         if kind == "collections":
             self.collections.assign(record, attributes, user, token, params)
+
+    @staticmethod
+    def _plan_trash(record: Record, attributes: Record) -> None:
+        """Follow a new `trash_at`: what is not deleted at a time of its own is two weeks later."""
+        when = record["trash_at"]
+        if not attributes.get("delete_at"):
+            record["delete_at"] = canonical_time(when, after=_TRASH_LIFETIME) if when else None
+        record["is_trashed"] = _past(when)
 
     def _check_owner(self, owner_uuid: str, user: Record) -> None:
         found = self.find(owner_uuid)
@@ -340,7 +361,10 @@ class Service:
         taken = {
             other["name"]
             for other_kind, other in self.store.owned(record["owner_uuid"])
-            if other_kind == kind and other["uuid"] != record["uuid"] and not other["is_trashed"]
+            if other_kind == kind
+            and other["uuid"] != record["uuid"]
+            and not other["is_trashed"]
+            and not versions.is_past(other)
         }
         if record["name"] not in taken:
             return

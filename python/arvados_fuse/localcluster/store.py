@@ -16,8 +16,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta, timezone
 from pathlib import Path
 from typing import Any
+
+import ciso8601
+
+from .errors import invalid
 
 Record = dict[str, Any]
 
@@ -41,6 +46,18 @@ def timestamp(when: float | None = None) -> str:
     whole = int(when)
     fraction = int((when - whole) * 1e6)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{fraction:06d}000Z"
+
+
+def canonical_time(written: Any, after: float = 0) -> str:
+    """Return a time that a client wrote (ISO 8601; UTC where it names no zone), or one so many
+    seconds after it, as the API writes it. APIError 422 where it is none."""
+    try:
+        moment = ciso8601.parse_datetime(written)
+    except (ValueError, TypeError) as error:
+        raise invalid(f"{written!r} is not a time") from error
+    zoned = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    moment = zoned.astimezone(timezone.utc) + timedelta(seconds=after)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S") + f".{moment.microsecond:06d}000Z"
 
 
 class Store:

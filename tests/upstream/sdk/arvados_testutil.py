@@ -68,17 +68,17 @@ def fake_httplib2_response(code: int, **headers: str) -> httplib2.Response:
 class FakeCurl:
     """A `pycurl.Curl` with its answer prepared.
 
-    A body of type Exception is raised instead of an answer; None and True are answers without one.
+    A code or body of type Exception is raised instead; None and True are no body at all.
     """
 
-    def __init__(self, code: int, body: Any, headers: dict[str, Any]) -> None:
+    def __init__(self, code: Any, body: Any, headers: dict[str, Any]) -> None:
         self._code = code
         self._body = _encoded(body)
         self._headers = headers
         self._options: dict[int, Any] = {}
 
     @classmethod
-    def make(cls, code: int, body: Any = b"", headers: dict[str, Any] | None = None) -> "FakeCurl":
+    def make(cls, code: Any, body: Any = b"", headers: dict[str, Any] | None = None) -> "FakeCurl":
         """Return one that answers so."""
         return cls(code, body, headers or {})
 
@@ -93,8 +93,9 @@ class FakeCurl:
     def perform(self) -> None:
         """Answer through the callbacks that were set."""
         assert self.getopt(pycurl.URL), "performed without a URL"
-        if isinstance(self._body, Exception):
-            raise self._body
+        for prepared in (self._code, self._body):
+            if isinstance(prepared, Exception):
+                raise prepared
         on_header = self.getopt(pycurl.HEADERFUNCTION)
         if on_header is not None:
             on_header(f"HTTP/1.1 {self._code} Prepared\r\n")
