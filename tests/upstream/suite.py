@@ -2,38 +2,28 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""Runs the released test suite of arvados_fuse, unmodified, and says what became of each test.
-
-Its files come from the release's source distribution, unpacked anew for each run into
-`target/upstream/NAME`, with this folder's modules beside them. `tests.txt` has the tests that there
-are and what must become of each; a run of the whole suite fails where one differs.
-"""
+"""Runs the released test suite of arvados_fuse on a subject, and says what became of each test."""
 
 import argparse
-import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
-import tarfile
-import tempfile
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-TARGET = ROOT / "target" / "upstream"
+import released
+from released import HERE, ROOT, TARGET, pip, quietly
+from run_test_server import start_cluster
+
 OURS = ROOT / "python"
 SHIM = HERE / "released_modules"
-HELPERS = ("conftest.py", "integration_test.py", "mount_test_base.py", "run_test_server.py")
-
-sys.path[:0] = [str(HERE), str(ROOT / "tests" / "python")]
-
-from leftovers import running_in, unmount_below  # noqa: E402
-from run_test_server import start_cluster  # noqa: E402
+SDIST = HERE / "sdist.txt"
+TESTS = HERE / "tests.txt"
+HELPERS = (
+    "conftest.py", "integration_test.py", "mount_test_base.py", "outcomes.py", "run_test_server.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,30 +60,6 @@ CORE = ("llfuse", "Operations", "Inodes", "InodeCache")
 MODULES = ("command", "crunchstat", "fresh", "fusedir", "fusefile", "unmount")
 
 
-def quietly(*command: object) -> None:
-    """Run a command; what it says is shown if it fails."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
-
-
-def pip(python: Path, *words: object) -> None:
-    quietly(python, "-m", "pip", "-q", "--disable-pip-version-check", *words)
-
-
-def sdist() -> Path:
-    """Return the source distribution, downloaded if it is not there; pip checks its hash, and so
-    does every run."""
-    wanted = (HERE / "sdist.txt").read_text().rpartition("sha256:")[2].strip()
-    path = TARGET / "arvados_fuse-3.2.1.tar.gz"
-    if not path.exists():
-        words = ("--no-deps", "--no-binary", ":all:", "--require-hashes", "-r", HERE / "sdist.txt")
-        pip(Path(sys.executable), "download", *words, "-d", TARGET)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
-        sys.exit(f"{path} is not the release: remove it and try again")
-    return path
-
-
 def release_environment() -> Path:
     """Return an environment's bin folder that has the release, made if it is not there."""
     requirements = HERE / "release.txt"
@@ -106,45 +72,19 @@ def release_environment() -> Path:
     return folder / "bin"
 
 
-def lay_out(name: str, released: bool) -> Path:
-    """Unpack the suite for a subject, put our modules beside it, and the script that it runs."""
-    folder = TARGET / name
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "tmp" / "home").mkdir(parents=True)
-    with tarfile.open(sdist()) as archive, tempfile.TemporaryDirectory(dir=TARGET) as unpacked:
-        archive.extractall(unpacked, filter="data")
-        source = Path(unpacked, "arvados_fuse-3.2.1")
-        shutil.copytree(source / "tests", folder / "tests")
-        # What a test clones as its source.
+def lay_out(name: str, release: bool) -> Path:
+    """Return a folder for a subject: the tests, what they clone as their source, and the script that
+    they run."""
+    with released.unpacked(SDIST) as source:
+        folder = released.lay_out(name, source, [HERE / helper for helper in HELPERS])
         shutil.copytree(source, folder / "workspace")
-    (folder / "tests" / "__init__.py").touch()
-    for helper in HELPERS:
-        (folder / "tests" / helper).symlink_to(HERE / helper)
     (folder / "bin").mkdir()
-    script = folder / "workspace" / "bin" / "arv-mount" if released else ROOT / "bin" / "arv-mount"
+    script = folder / "workspace" / "bin" / "arv-mount" if release else ROOT / "bin" / "arv-mount"
     shutil.copy(script, folder / "bin")
     git = ("git", "-C", folder / "workspace", "-c", "user.name=t", "-c", "user.email=t@localhost")
     for command in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "The release")):
         quietly(*git, *command)
     return folder
-
-
-def environment(folder: Path, binaries: Path, subject: Subject, cluster: Path) -> dict[str, str]:
-    """Return the environment of the tests: nothing of it leads out of the checkout."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("ARVADOS_", "KEEP_", "XDG_", "PYTHON", "SSL_CERT"))
-    }
-    return kept | {
-        "ARVADOS_TEST_CLUSTER": str(cluster),
-        "HOME": str(folder / "tmp" / "home"),
-        "PATH": f"{binaries}:{os.environ['PATH']}",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": ":".join(map(str, subject.path)),
-        "TMPDIR": str(folder / "tmp"),
-        "WORKSPACE": str(folder / "workspace"),
-    }
 
 
 def check_subject(env: dict[str, str], folder: Path, subject: Subject) -> None:
@@ -159,37 +99,6 @@ def check_subject(env: dict[str, str], folder: Path, subject: Subject) -> None:
             sys.exit(f"{name} comes from {file}")
 
 
-def expected() -> dict[str, str]:
-    """Return the tests that there are, with what must become of each."""
-    lines = (HERE / "tests.txt").read_text().splitlines()
-    pairs = (line.split(" ", 1) for line in lines if not line.startswith("#"))
-    return {test: outcome for outcome, test in pairs}
-
-
-def differences(outcomes: dict[str, tuple[str, str]], wanted: dict[str, str]) -> list[str]:
-    """Return how what happened differs from what must: an exclusion is one only where it is listed."""
-    wrong = []
-    for test in sorted(wanted.keys() | outcomes.keys()):
-        outcome, want = outcomes.get(test, ("not run", ""))[0], wanted.get(test, "not there")
-        allowed = ("passed", "excluded") if want == "excluded" else (want,)
-        if outcome not in allowed:
-            wrong.append(f"{test}: {outcome}, but it must be {want}")
-    return wrong
-
-
-def record(outcomes: dict[str, tuple[str, str]]) -> None:
-    """Have what happened be what must happen from now on."""
-    lines = sorted(f"{outcome} {test}\n" for test, (outcome, _) in outcomes.items())
-    heading = "# The tests of the release, and what must become of each.\n"
-    (HERE / "tests.txt").write_text(heading + "".join(lines))
-
-
-def summary(outcomes: dict[str, tuple[str, str]]) -> str:
-    counts = Counter(outcome for outcome, _ in outcomes.values())
-    names = ("passed", "failed", "skipped", "excluded")
-    return ", ".join(f"{counts[name]} {name}" for name in names)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("subject", choices=SUBJECTS)
@@ -200,34 +109,23 @@ def main() -> int:
     TARGET.mkdir(parents=True, exist_ok=True)
     binaries = release_environment() if subject.released else Path(sys.executable).parent
     folder = lay_out(args.subject, subject.released)
-    scratch, results = folder / "tmp", folder / "outcomes.json"
     started = time.monotonic()
     print(f"== running the released suite on {subject.title}", flush=True)
-    cluster = start_cluster(str(scratch / "cluster"))
+    cluster = start_cluster(str(released.cluster_folder(folder)))
     try:
-        env = environment(folder, binaries, subject, scratch / "cluster")
+        env = released.environment(folder, binaries, subject.path)
+        env["WORKSPACE"] = str(folder / "workspace")
         check_subject(env, folder, subject)
-        command = ["python", "-m", "pytest", "-c", HERE / "pytest.ini", "--rootdir", folder]
         files = [] if any(word.startswith("tests") for word in for_pytest) else ["tests"]
-        command += ["--outcomes", results, *for_pytest, *files]
-        status = subprocess.run(list(map(str, command)), env=env, cwd=folder).returncode
+        status = released.start_pytest(folder, env, [*for_pytest, *files]).wait()
     finally:
         cluster.stop()
-    wrong = [] if status == 0 else [f"pytest ended with status {status}"]
-    wrong += [f"left mounted: {path}" for path in unmount_below(scratch)]
-    wrong += [f"left running: {process}" for process in running_in(scratch)]
-    outcomes = json.loads(results.read_text()) if results.exists() else {}
-    for test, (outcome, reason) in outcomes.items():
-        if outcome in ("skipped", "excluded"):
-            print(f"{outcome}: {test}: {reason}")
-    print(f"{summary(outcomes)}, in {time.monotonic() - started:.0f} s")
+    outcomes, wrong = released.results(folder, status)
     if args.record:
-        record(outcomes)
+        released.record(outcomes, TESTS)
     if not for_pytest:
-        wrong += differences(outcomes, expected())
-    for line in wrong:
-        print(f"WRONG: {line}")
-    return 1 if wrong else 0
+        wrong += released.differences(outcomes, released.expected(TESTS))
+    return released.conclude(outcomes, wrong, started)
 
 
 if __name__ == "__main__":
