@@ -65,6 +65,20 @@ def fake_httplib2_response(code: int, **headers: str) -> httplib2.Response:
     return httplib2.Response({**headers, "status": str(code), "reason": reason})
 
 
+def mock_api_responses(
+    api_client: Any,
+    body: Any,
+    codes: Iterable[int],
+    headers: dict[str, str] | None = None,
+    method: str = "request",
+) -> Any:
+    """Patch a method of a client's HTTP object to give prepared answers: `body` with each status of
+    `codes`."""
+    body = _encoded(body)
+    answers = [(fake_httplib2_response(code, **(headers or {})), body) for code in codes]
+    return mock.patch.object(api_client._http, method, side_effect=queue_with(answers))
+
+
 class FakeCurl:
     """A `pycurl.Curl` with its answer prepared.
 
