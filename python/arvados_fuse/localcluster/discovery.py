@@ -7,6 +7,7 @@
 from typing import Any
 
 from . import query
+from .store import TABLES
 
 _STRING = {"type": "string", "location": "query", "required": False}
 _PATH = {"uuid": {"type": "string", "location": "path", "required": True}}
@@ -233,7 +234,7 @@ def _schemas() -> dict[str, Any]:
             "id": name,
             "type": "object",
             "description": name,
-            "uuidPrefix": "",
+            "uuidPrefix": TABLES[kind],
             "properties": {a: {"type": t} for a, t in attributes.items()},
         }
         schemas[name + "List"] = {
