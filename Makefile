@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 # our core (RELEASED_MODULES=1).
 SUBJECT := $(if $(PEER),peer,$(if $(RELEASED_MODULES),released-modules,ours))
 
-.PHONY: help setup build build-release demo test test-rust test-python test-upstream lint wheel clean
+.PHONY: help setup build build-release demo test test-rust test-python test-upstream test-sdk lint wheel clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -34,7 +34,7 @@ build-release: setup
 demo: build-release ## Load this machine's files into a local cluster, mount, read back, compare
 	@$(BIN)/python scripts/demo.py
 
-test: lint test-rust wheel build test-python test-upstream ## Run all tests
+test: lint test-rust wheel build test-python test-upstream test-sdk ## Run all tests
 	@$(BIN)/python tests/upstream/suite.py released-modules
 	@$(BIN)/python tests/upstream/suite.py peer
 	@echo "== all tests passed"
@@ -49,6 +49,9 @@ test-python: setup
 
 test-upstream: build ## Run the released test suite (PEER=1: on the release; RELEASED_MODULES=1: on its modules over our core)
 	@$(BIN)/python tests/upstream/suite.py $(SUBJECT) $(PYTEST_ARGS)
+
+test-sdk: build ## Run the SDK's released tests against the local cluster
+	@$(BIN)/python tests/upstream/sdk/suite.py $(PYTEST_ARGS)
 
 lint: setup ## Check format, clippy, the core without Python, ruff, the type stubs
 	@echo "== checking format and style"

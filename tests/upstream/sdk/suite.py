@@ -36,7 +36,8 @@ HELPERS = (
 PARTS = (
     (
         "test_api.py", "test_arv_get.py", "test_arv_ls.py", "test_arv_put.py", "test_arvfile.py",
-        "test_collections.py", "test_events.py", "test_http_cache.py",
+        "test_collections.py", "test_events.py", "test_http_cache.py", "test_retry_job_helpers.py",
+        "test_vocabulary.py",
     ),
     ("test_keep_client.py",),
 )  # fmt: skip
@@ -54,8 +55,7 @@ LEFT_OUT = {
             "test_arv_normalize.py", "test_arv_ws.py", "test_arvcli.py", "test_basedirs.py",
             "test_cmd_util.py", "test_config.py", "test_errors.py", "test_http_to_keep.py",
             "test_internal.py", "test_keep_locator.py", "test_retry.py",
-            "test_retry_job_helpers.py", "test_s3_to_keep.py", "test_storage_classes.py",
-            "test_util.py", "test_vocabulary.py",
+            "test_s3_to_keep.py", "test_storage_classes.py", "test_util.py",
         ),
         _NO_SERVER,
     ),
