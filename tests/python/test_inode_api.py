@@ -213,3 +213,24 @@ def test_cycles_are_collected() -> None:
     gc.collect()
     gc.collect()
     assert made() is None
+
+
+def test_a_table_without_a_cache_makes_its_own() -> None:
+    inodes = arvados_fuse.Inodes(None)
+    added = inodes.add_entry(entry(500))
+    assert inodes.inode_cache.total() == 500
+    assert list(inodes.inode_cache._cache_entries) == [added.inode]
+
+
+def test_an_entry_that_was_removed_can_be_counted_again(inodes: Any, cache: Any) -> None:
+    cache.min_entries = 0
+    removed = inodes.add_entry(entry(600))
+    with llfuse.lock:
+        inodes.del_entry(removed)
+    inodes.wait_remove_queue_empty()
+    assert removed.inode is None and cache.total() == 0
+    cache.update_cache_size(removed)
+    assert cache.total() == 600
+    assert cache.touch(removed)
+    cache.unmanage(removed)
+    assert cache.total() == 0 and not cache.touch(removed)
