@@ -15,7 +15,7 @@ from conftest import ROOT
 
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md"])
 COMPAT = ROOT / "docs" / "compat.md"
-NAMED_TEST = re.compile(r"\b(test_\w+\.py)(?:::(\w+))?")
+NAMED_TEST = re.compile(r"(?<![/\w])(test_\w+\.py)(?:::(\w+))?")
 # What pins a row of a table beside our own tests.
 MAKE_TARGET = re.compile(r"`make ([\w-]+)")
 

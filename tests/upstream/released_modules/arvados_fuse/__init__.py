@@ -5,8 +5,8 @@
 """The installed release with the middle taken out: its modules drive our Operations, Inodes and InodeCache.
 
 For a test run that has this folder first in its path, then ours, in an environment where the release is
-installed. Every module that the release has is the release's own; `operations` and `handles`, which it
-has not, are ours, and so is `llfuse`.
+installed. Every module that the release has is the release's own; `operations`, `handles` and
+`inode_cache`, which it has not, are ours, and so is `llfuse`.
 
 There is no `__all__`, and modules are imported that nothing here uses: `command` takes all of its
 names from the package by `import *`, the standard library's included.
@@ -32,7 +32,7 @@ import arvados
 import arvados.events
 import arvados.keep
 import llfuse
-from llfuse._core import InodeCache, Inodes
+from llfuse._core import Inodes
 
 __path__ = [
     str(importlib.metadata.distribution("arvados_fuse").locate_file("arvados_fuse")),
@@ -51,4 +51,5 @@ from .fusedir import (  # noqa: E402
 )
 from .fusefile import File, FuseArvadosFile, StringFile  # noqa: E402
 from .handles import DirectoryHandle, FileHandle, Handle  # noqa: E402
+from .inode_cache import InodeCache  # noqa: E402
 from .operations import Operations, catch_exceptions  # noqa: E402
