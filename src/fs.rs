@@ -19,6 +19,7 @@ pub mod errno;
 pub mod filesystem;
 pub mod handles;
 pub mod inodes;
+pub mod loaded;
 pub mod metrics;
 pub mod node;
 pub mod operations;

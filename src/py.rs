@@ -10,6 +10,7 @@
 pub mod clock;
 pub mod gil;
 pub mod inodes;
+pub mod keep;
 pub mod llfuse;
 pub mod manifest;
 pub mod nodes;
@@ -24,6 +25,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("HAS_FAULT_INJECTION", cfg!(feature = "fault-injection"))?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     llfuse::register(m)?;
+    m.add_class::<keep::KeepReader>()?;
     manifest::register(m)?;
     nodes::register(m)?;
     inodes::register(m)?;

@@ -5,6 +5,7 @@
 """Collections as directories, read and written through the SDK's `Collection`."""
 
 import errno
+import functools
 import logging
 import threading
 from typing import Any
@@ -14,8 +15,10 @@ import arvados.collection
 import arvados.errors
 import llfuse
 from arvados.util import uuid_pattern
+from llfuse import _core
 from llfuse._core import final_when_fresh
 
+from . import native
 from .apierrors import is_not_found
 from .directory import Directory
 from .fresh import check_update, convertTime, use_counter
@@ -65,7 +68,8 @@ class CollectionDirectoryBase(Directory):
             moved.parent_inode = self.inode
             self._entries[name] = moved
         elif isinstance(item, arvados.collection.RichCollectionBase):
-            directory = self.inodes.add_entry(
+            directory = self._add_entry(
+                name,
                 CollectionDirectoryBase(
                     self.inode,
                     self.inodes,
@@ -74,17 +78,23 @@ class CollectionDirectoryBase(Directory):
                     item,
                     self.collection_root,
                     poll_time=self._poll_time,
-                )
+                ),
             )
             self._entries[name] = directory
             directory.populate(mtime)
         else:
-            self._entries[name] = self.inodes.add_entry(
+            self._entries[name] = self._add_entry(
+                name,
                 FuseArvadosFile(
                     self.inode, item, mtime, self._enable_write, self._poll, self._poll_time
-                )
+                ),
             )
         item.fuse_entry = self._entries[name]
+
+    def _add_entry(self, name: str, entry: Any) -> Any:
+        # What takes the place of something that the core served keeps its number.
+        number = _core.number_in_tree(self.collection_root, self.inode, name)
+        return self.inodes._add_entry_as(entry, number)
 
     def on_event(self, event: Any, collection: Any, name: str, item: Any) -> None:
         """Follow a change that the collection tells of."""
@@ -244,6 +254,7 @@ class CollectionDirectory(CollectionDirectoryBase):
         "_manifest_size",
         "_writable",
         "_updating_lock",
+        "_promoting",
     )
 
     def __init__(
@@ -271,7 +282,26 @@ class CollectionDirectory(CollectionDirectoryBase):
         self._poll_time = poll_time if by_uuid else self._signature_half_life(api)
         self._writable = by_uuid and enable_write
         self._manifest_size = 0
-        self._updating_lock = threading.Lock()
+        self._updating_lock = threading.RLock()
+        self._promoting = False
+
+    @property
+    def collection(self) -> Any:
+        """The SDK's collection object; None before the first look at the contents.
+
+        While the core serves the contents itself there is no such object; asking for it has one
+        loaded, and an object made for every file.
+        """
+        if _core.shows_tree(self):
+            self._promote()
+        return self._loaded_collection()
+
+    @collection.setter
+    def collection(self, value: Any) -> None:
+        _SLOT.__set__(self, value)
+
+    def _loaded_collection(self) -> Any:
+        return _SLOT.__get__(self)
 
     def _named_by_uuid(self) -> bool:
         locator = self.collection_locator
@@ -292,7 +322,8 @@ class CollectionDirectory(CollectionDirectoryBase):
     def writable(self) -> bool:
         if not self._enable_write:
             return False
-        return self.collection.writable() if self.collection is not None else self._writable
+        collection = self._loaded_collection()
+        return collection.writable() if collection is not None else self._writable
 
     @use_counter
     def flush(self) -> None:
@@ -300,8 +331,10 @@ class CollectionDirectory(CollectionDirectoryBase):
         to save."""
         with llfuse.lock_released:
             with self._updating_lock:
-                collection = self.collection
+                collection = self._loaded_collection()
                 if collection is None:
+                    if _core.shows_tree(self):
+                        self._show(self._get_record())
                     return
                 if collection.committed() or not self.writable():
                     collection.update()
@@ -314,11 +347,27 @@ class CollectionDirectory(CollectionDirectoryBase):
 
     def new_collection(self, new_collection_record: dict, coll_reader: Any) -> None:
         """Show another collection object."""
+        if _core.shows_tree(self):
+            self._take_over(new_collection_record, coll_reader)
+            return
         if self.inode:
             self.clear()
         self.collection = coll_reader
         self.new_collection_record(new_collection_record)
         self.populate(self.mtime())
+
+    def _take_over(self, record: dict, collection: Any) -> None:
+        """Have `collection` take the place of what the core serves; every entry keeps its number."""
+        promoting, self._promoting = self._promoting, True
+        try:
+            # Both show the same version before the one takes the other's place.
+            self._show(record)
+            self.collection = collection
+            self.populate(self.mtime())
+            _core.supersede_tree(self)
+            self.inodes.inode_cache.update_cache_size(self)
+        finally:
+            self._promoting = promoting
 
     def new_collection_record(self, new_collection_record: dict) -> None:
         """Take over what a newer record of the collection says."""
@@ -350,6 +399,8 @@ class CollectionDirectory(CollectionDirectoryBase):
         try:
             if not self.stale():
                 return True
+            if self._update_natively():
+                return True
             with llfuse.lock_released:
                 record, collection = self._fetch()
             if collection is not None:
@@ -372,32 +423,121 @@ class CollectionDirectory(CollectionDirectoryBase):
 
     def _fetch(self) -> tuple[dict, Any]:
         """Return the record, and a new collection object unless there is one already."""
-        if self.collection is not None:
-            if not self.collection.committed():
-                retry_failed_uploads(self.collection)
-            self.collection.update()
-            return self.collection.api_response(), None
-        kind = (
-            arvados.collection.Collection
-            if self._named_by_uuid()
-            else arvados.collection.CollectionReader
-        )
-        collection = kind(
-            self.collection_locator, self.api, self.api.keep, num_retries=self.num_retries
-        )
-        record = collection.api_response() or {}
+        collection = self._loaded_collection()
+        if collection is not None:
+            if not collection.committed():
+                retry_failed_uploads(collection)
+            collection.update()
+            return collection.api_response(), None
+        collection = self._open_collection()
         # One that is loaded from Keep alone has no record: put together what is needed of it.
-        record.setdefault("uuid", self.collection_locator)
-        record.setdefault("portable_data_hash", record["uuid"])
+        record = self._completed(collection.api_response() or {})
         if "manifest_text" not in record:
             record["manifest_text"] = collection.manifest_text()
         if "storage_classes_desired" not in record:
             record["storage_classes_desired"] = collection.storage_classes_desired()
         return record, collection
 
+    def _open_collection(self) -> Any:
+        kind = (
+            arvados.collection.Collection
+            if self._named_by_uuid()
+            else arvados.collection.CollectionReader
+        )
+        return kind(self.collection_locator, self.api, self.api.keep, num_retries=self.num_retries)
+
+    def _may_stay_native(self) -> bool:
+        """Return whether everything that Python would be asked is as it was shipped."""
+        return (
+            type(self) is CollectionDirectory
+            and native.kinds_are_shipped()
+            and native.keep_is_real(getattr(self.api, "keep", None))
+            and not any(hasattr(CollectionDirectory, name) for name in vars(self))
+        )
+
+    def _update_natively(self) -> bool:
+        """Have the core serve the contents; return False where the SDK has to."""
+        if self._loaded_collection() is not None or not self._may_stay_native():
+            return False
+        with llfuse.lock_released:
+            try:
+                record = self._get_record()
+            except Exception as error:
+                # One that is named by its hash may also be found in Keep alone: the SDK looks.
+                if self._named_by_uuid() or not is_not_found(error):
+                    raise
+                return False
+        return self._show(record)
+
+    def _get_record(self) -> dict:
+        record = (
+            self.api.collections()
+            .get(uuid=self.collection_locator)
+            .execute(num_retries=self.num_retries)
+        )
+        return self._completed(record)
+
+    def _completed(self, record: dict) -> dict:
+        # What is named by its hash alone has no record of its own.
+        record.setdefault("uuid", self.collection_locator)
+        record.setdefault("portable_data_hash", record["uuid"])
+        return record
+
+    def _show(self, record: dict) -> bool:
+        text, mtime = record["manifest_text"], float(convertTime(record.get("modified_at")))
+        shown = True
+        try:
+            if _core.shows_tree(self):
+                _core.follow_tree(self, text, mtime)
+            else:
+                shown = _core.show_tree(
+                    self,
+                    text,
+                    mtime,
+                    native.reader_for(self.api.keep),
+                    functools.partial(native.keep_is_real, self.api.keep),
+                    self.writable(),
+                    [RECORD_FILE],
+                )
+        except ValueError as error:
+            raise arvados.errors.ArgumentError(str(error)) from error
+        if shown:
+            self.new_collection_record(record)
+        return shown
+
+    def _renew_signatures(self) -> bool:
+        self.invalidate()
+        return self.update()
+
+    def _promote(self) -> None:
+        """Serve the contents through the SDK's collection from now on: Python asked for it, or
+        something is to be changed. Every entry keeps its number."""
+        with native.under_lock():
+            self._promote_under_lock()
+
+    @use_counter
+    def _promote_under_lock(self) -> None:
+        with llfuse.lock_released:
+            self._updating_lock.acquire()
+        # Populating asks for the entries, which asks for this: once is enough.
+        if self._promoting or not _core.shows_tree(self):
+            self._updating_lock.release()
+            return
+        try:
+            with llfuse.lock_released:
+                collection = self._open_collection()
+            self._take_over(self._completed(collection.api_response()), collection)
+        finally:
+            self._updating_lock.release()
+
     @use_counter
     @check_update
     def collection_record(self) -> Any:
+        if _core.shows_tree(self):
+            with llfuse.lock_released:
+                record = self._get_record()
+            self._show(record)
+            return record
         self.flush()
         return self.collection.api_response()
 
@@ -425,24 +565,33 @@ class CollectionDirectory(CollectionDirectoryBase):
 
     def objsize(self) -> int:
         # Python objects for a file take about eight times what the manifest says about it.
-        return self._manifest_size * 8
+        return _core.tree_memory(self) or self._manifest_size * 8
 
     def finalize(self) -> None:
         """Save what is unsaved. A failure is raised: the data stays, to be saved later."""
-        if self.collection is None:
+        collection = self._loaded_collection()
+        if collection is None:
             return
-        if self.writable() and not self.collection.committed():
-            save(self.collection)
-        self.collection.stop_threads()
+        if self.writable() and not collection.committed():
+            save(collection)
+        collection.stop_threads()
 
     def clear(self) -> None:
+        if _core.shows_tree(self):
+            _core.drop_tree(self)
+            super().invalidate()
         if self.collection is not None:
             self.collection.stop_threads()
         self._manifest_size = 0
         super().clear()
+        self.inodes.inode_cache.update_cache_size(self)
         if self.collection_record_file is not None:
             self.inodes.del_entry(self.collection_record_file)
         self.collection_record_file = None
+
+
+#: Where `CollectionDirectory` keeps its collection object.
+_SLOT: Any = CollectionDirectoryBase.__dict__["collection"]
 
 
 class TmpCollectionDirectory(CollectionDirectoryBase):
@@ -521,3 +670,6 @@ class TmpCollectionDirectory(CollectionDirectoryBase):
         if self.collection_record_file:
             self.collection_record_file.invalidate()
         super().invalidate()
+
+
+native.remember_kinds(CollectionDirectory, FuseArvadosFile)

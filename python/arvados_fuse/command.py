@@ -34,6 +34,7 @@ from arvados_fuse import (
     TagsDirectory,
     TmpCollectionDirectory,
     crunchstat,
+    native,
 )
 from arvados_fuse._version import __version__
 from arvados_fuse.apierrors import http_status, secret_part
@@ -204,6 +205,7 @@ class Mount:
             # Files are still open: end the conversation without their users.
             llfuse.stop()
             self.llfuse_thread.join(timeout=self.args.unmount_timeout)
+        native.shutdown(self.api.keep)
         self.api.keep.block_cache.clear()
         self._stop_local_cluster()
         if self.llfuse_thread.is_alive():

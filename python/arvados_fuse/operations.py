@@ -20,6 +20,7 @@ import llfuse
 from llfuse import _core
 from prometheus_client import Summary
 
+from . import native
 from .handles import FileHandles, Handle
 from .inode_cache import InodeCache
 from .watched import Watched, WatchedType
@@ -123,6 +124,8 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
         self.events: Any = None
         # What could not be saved when the mount ended: (name or uuid, error).
         self.unsaved: list[tuple[str, BaseException]] = []
+        # Made before anybody looks at the counters of the SDK's client, which it feeds.
+        native.reader_for(getattr(api_client, "keep", None))
         self._watch()
 
     @staticmethod
@@ -241,7 +244,7 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
         if entry.inode != llfuse.ROOT_INODE:
             entry.kernel_invalidate()
             return
-        for name in list(getattr(entry, "_entries", ())):
+        for name in entry._names() if hasattr(entry, "_names") else ():
             self.inodes.invalidate_entry(entry, name)
 
     def _attributes(self, found: Any) -> Any:

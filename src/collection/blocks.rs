@@ -28,6 +28,7 @@ pub struct Block {
     pub size: u32,
 }
 
+#[derive(Default)]
 pub(super) struct Blocks {
     pub list: Box<[Block]>,
     /// Where each block of each stream begins, if all streams are put one after another.

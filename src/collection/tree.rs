@@ -78,6 +78,20 @@ impl Tree {
         build::build(text)
     }
 
+    /// A collection of nothing: only the root.
+    #[must_use]
+    pub fn empty() -> Self {
+        let root = Node { name: 0, parent: 0, first: 0, count_and_kind: 0 };
+        Tree {
+            names: Box::default(),
+            nodes: Box::new([root]),
+            spans: Box::default(),
+            blocks: Blocks::default(),
+            files: 0,
+            odd_names: false,
+        }
+    }
+
     /// How many nodes there are, the root included. Their ids are `0..len`.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "the root is always there")]

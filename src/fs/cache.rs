@@ -135,7 +135,7 @@ impl<N: Node> InodeCache<N> {
     /// # Errors
     /// What the node answers.
     pub fn touch(&self, node: &N) -> Outcome<bool> {
-        let key = Self::key(node)?;
+        let key = node.counted_as()?.unwrap_or(UNNUMBERED);
         Ok(self.entries.lock().get(&key).is_some())
     }
 

@@ -4,6 +4,7 @@
 
 //! Open files and directories.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use parking_lot::RwLock;
 
 use super::attr::Fh;
 use super::errno::Errno;
-use super::node::{Node, Outcome};
+use super::node::{Listing, Node, Outcome, Reader};
 
 /// What a file handle stands for. It keeps its entries in use, so that they are not cleared.
 pub enum Handle<N> {
@@ -24,14 +25,26 @@ pub enum Handle<N> {
         parent: Option<N>,
         /// Closing it saves.
         for_writing: bool,
+        /// How it is read, where not through the node.
+        reader: Option<Box<dyn Reader>>,
     },
     /// An open directory.
     Dir {
         /// The directory.
         node: N,
-        /// Its listing as it was when it was opened, `.` and `..` first.
-        entries: Vec<(Box<str>, N)>,
+        /// What comes first in its listing: `.` and `..`.
+        head: Vec<(Box<str>, N)>,
+        /// The rest of its listing, as it was when it was opened.
+        listing: Box<dyn Listing<N>>,
     },
+}
+
+/// What stands at one position of a listing.
+pub enum Listed<'a, N> {
+    /// A name, and what it leads to.
+    Entry(Cow<'a, str>, N),
+    /// An entry that is gone since the directory was opened.
+    Gone,
 }
 
 impl<N: Node> Handle<N> {
@@ -42,13 +55,38 @@ impl<N: Node> Handle<N> {
         }
     }
 
+    /// How an open file is read, where not through its node.
+    pub fn reader(&self) -> Option<&dyn Reader> {
+        match self {
+            Handle::File { reader, .. } => reader.as_deref(),
+            Handle::Dir { .. } => None,
+        }
+    }
+
     /// Everything that the handle keeps in use.
     pub fn used(&self) -> Box<dyn Iterator<Item = &N> + '_> {
         match self {
             Handle::File { node, parent, .. } => Box::new(std::iter::once(node).chain(parent)),
-            Handle::Dir { node, entries } => {
-                Box::new(std::iter::once(node).chain(entries.iter().map(|(_, n)| n)))
+            Handle::Dir { node, head, listing } => {
+                let head = head.iter().map(|(_, node)| node);
+                Box::new(std::iter::once(node).chain(head).chain(listing.used()))
             }
+        }
+    }
+
+    /// Name and node at a position of an open directory's listing, `.` and `..` first; None past
+    /// the end.
+    pub fn listed(&self, at: u64) -> Option<Listed<'_, N>> {
+        let Handle::Dir { head, listing, .. } = self else { return None };
+        let at = usize::try_from(at).ok()?;
+        if let Some((name, node)) = head.as_slice().get(at) {
+            return Some(Listed::Entry(Cow::Borrowed(&**name), node.clone()));
+        }
+        let at = at - head.len();
+        match listing.get(at) {
+            Some((name, node)) => Some(Listed::Entry(name, node)),
+            None if at < listing.len() => Some(Listed::Gone),
+            None => None,
         }
     }
 
@@ -58,7 +96,7 @@ impl<N: Node> Handle<N> {
     /// What the node answers.
     pub fn flush(&self, force: bool) -> Outcome<()> {
         match self {
-            Handle::File { node, parent, for_writing } => {
+            Handle::File { node, parent, for_writing, .. } => {
                 if *for_writing || force {
                     node.flush()?;
                     if let Some(parent) = parent {

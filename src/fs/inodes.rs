@@ -4,10 +4,10 @@
 
 //! The inode table: numbers to entries, uuids to entries, and the removal of both.
 //!
-//! Lock order: the table's lock, then the uuid index's; each is a leaf towards nodes (no node is
-//! asked anything that could call the layer above while one is held).
+//! Lock order: the table's lock, then that of the ranges, then the uuid index's; each is a leaf
+//! towards nodes (no node is asked anything that could call the layer above while one is held).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,9 +28,26 @@ pub trait Above: Send + Sync + 'static {
     fn report(&self, what: &str, halt: Halt);
 }
 
+/// Entries that have no place of their own in the table: a range of numbers is theirs.
+pub trait Block<N>: Send + Sync + 'static {
+    /// The entry of that number; None where there is none at present.
+    fn entry(&self, ino: u64) -> Option<N>;
+    /// Whether nothing is left that anybody could ask for.
+    fn is_deserted(&self) -> bool;
+    /// The first numbers of its ranges.
+    fn ranges(&self) -> Vec<u64>;
+}
+
+struct Range<N> {
+    end: u64,
+    block: Arc<dyn Block<N>>,
+}
+
 /// All inode entries of a mount.
 pub struct Inodes<N: Node> {
     table: RwLock<HashMap<u64, N>>,
+    /// By the first number of each range.
+    ranges: RwLock<BTreeMap<u64, Range<N>>>,
     counter: AtomicU64,
     by_uuid: Mutex<HashMap<String, Vec<N>>>,
     cache: Arc<InodeCache<N>>,
@@ -44,6 +61,7 @@ impl<N: Node> Inodes<N> {
     pub fn new(cache: Arc<InodeCache<N>>, above: Arc<dyn Above>) -> Arc<Self> {
         Arc::new(Inodes {
             table: RwLock::default(),
+            ranges: RwLock::default(),
             counter: AtomicU64::new(Ino::ROOT.0),
             by_uuid: Mutex::default(),
             cache,
@@ -66,7 +84,40 @@ impl<N: Node> Inodes<N> {
     /// The entry of that number.
     #[must_use]
     pub fn get(&self, ino: u64) -> Option<N> {
-        self.table.read().get(&ino).cloned()
+        let found = self.table.read().get(&ino).cloned();
+        found.or_else(|| self.in_range(ino))
+    }
+
+    fn in_range(&self, ino: u64) -> Option<N> {
+        let ranges = self.ranges.read();
+        let (_, range) = ranges.range(..=ino).next_back()?;
+        if ino < range.end { range.block.entry(ino) } else { None }
+    }
+
+    /// Takes `count` numbers for entries that have no place of their own in the table: `block`
+    /// answers for them. Answers the first number.
+    pub fn reserve(&self, count: u64) -> u64 {
+        self.counter.fetch_add(count, Ordering::Relaxed)
+    }
+
+    /// Has `block` answer for `count` numbers from `first` on, which were reserved.
+    pub fn add_range(&self, first: u64, count: u64, block: Arc<dyn Block<N>>) {
+        if count > 0 {
+            self.ranges.write().insert(first, Range { end: first + count, block });
+        }
+    }
+
+    /// Forgets the ranges of the block that answers for `ino`, if nobody can ask it any more.
+    pub fn drop_deserted(&self, ino: u64) {
+        let mut ranges = self.ranges.write();
+        let Some((_, range)) = ranges.range(..=ino).next_back() else { return };
+        if ino >= range.end || !range.block.is_deserted() {
+            return;
+        }
+        let firsts = range.block.ranges();
+        let dropped: Vec<_> = firsts.iter().map(|first| ranges.remove(first)).collect();
+        drop(ranges);
+        drop(dropped);
     }
 
     /// Has the kernel drop what it cached of an entry, if it knows the entry.
@@ -85,7 +136,7 @@ impl<N: Node> Inodes<N> {
     /// Whether there is an entry of that number.
     #[must_use]
     pub fn contains(&self, ino: u64) -> bool {
-        self.table.read().contains_key(&ino)
+        self.table.read().contains_key(&ino) || self.in_range(ino).is_some()
     }
 
     /// Puts an entry under a number.
@@ -96,13 +147,22 @@ impl<N: Node> Inodes<N> {
     /// Numbers of all entries.
     #[must_use]
     pub fn numbers(&self) -> Vec<u64> {
-        self.table.read().keys().copied().collect()
+        let mut numbers: Vec<u64> = self.table.read().keys().copied().collect();
+        let ranges = self.ranges.read();
+        for (first, range) in &*ranges {
+            numbers.extend((*first..range.end).filter(|ino| range.block.entry(*ino).is_some()));
+        }
+        drop(ranges);
+        // An entry that took the place of one in a range has the same number.
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
     }
 
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.table.read().len()
+        self.numbers().len()
     }
 
     /// Whether there is no entry.
@@ -118,6 +178,15 @@ impl<N: Node> Inodes<N> {
     /// What the node answers.
     pub fn add(&self, node: &N) -> Outcome<u64> {
         let ino = self.next_number();
+        self.add_as(ino, node)?;
+        Ok(ino)
+    }
+
+    /// Puts an entry into the table under a number that was handed out before.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn add_as(&self, ino: u64, node: &N) -> Outcome<()> {
         self.insert(ino, node.clone());
         node.set_inode(Some(ino))?;
         if ino == Ino::ROOT.0 {
@@ -129,7 +198,7 @@ impl<N: Node> Inodes<N> {
             None => self.cache.update(node)?,
         }
         self.cap_cache();
-        Ok(ino)
+        Ok(())
     }
 
     /// The entry was deleted from its directory: it goes when nothing uses it any more.
@@ -267,6 +336,9 @@ impl<N: Node> Inodes<N> {
             None => self.cache.unmanage(node).map(drop)?,
         }
         node.set_inode(None)?;
+        if removed.is_none() {
+            self.drop_deserted(ino);
+        }
         drop(removed);
         Ok(())
     }
@@ -354,8 +426,8 @@ impl<N: Node> Inodes<N> {
                 failed.push((node, halt));
             }
         }
-        let table = std::mem::take(&mut *self.table.write());
-        drop((table, listed));
+        self.empty();
+        drop(listed);
         failed
     }
 
@@ -363,8 +435,14 @@ impl<N: Node> Inodes<N> {
     pub fn abandon(&self) {
         self.cache.clear();
         let listed = std::mem::take(&mut *self.by_uuid.lock());
+        self.empty();
+        drop(listed);
+    }
+
+    fn empty(&self) {
         let table = std::mem::take(&mut *self.table.write());
-        drop((table, listed));
+        let ranges = std::mem::take(&mut *self.ranges.write());
+        drop((table, ranges));
     }
 
     /// Calls `visit` with every entry of the table, unless another thread is changing it. The

@@ -10,6 +10,7 @@
 //! cannot be repeated happens before that answer.
 
 use std::any::Any;
+use std::borrow::Cow;
 
 use super::errno::Errno;
 
@@ -37,6 +38,78 @@ pub type Outcome<T> = std::result::Result<T, Halt>;
 pub trait Bytes: Send {
     /// The bytes.
     fn bytes(&self) -> &[u8];
+}
+
+impl Bytes for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
+
+/// Takes what was read, from any thread.
+pub type Deliver = Box<dyn FnOnce(std::result::Result<Box<dyn Bytes>, Errno>) + Send>;
+
+/// The answer to a read.
+pub enum Read {
+    /// Here it is.
+    Now(Box<dyn Bytes>),
+    /// It has to be waited for: this starts the wait, which takes none of the caller's time.
+    Later(Box<dyn FnOnce(Deliver) + Send>),
+}
+
+/// An open file that can be read without the layer above.
+pub trait Reader: Send + Sync {
+    /// Up to `size` bytes from `offset`, fewer only at the end of the file; None where the file
+    /// is no longer read this way, but through its node.
+    ///
+    /// # Errors
+    /// What reading failed with, where that shows at once.
+    fn read(&self, offset: u64, size: u32) -> Outcome<Option<Read>>;
+}
+
+/// What a directory lists, as it was at one moment.
+pub trait Listing<N>: Send + Sync {
+    /// How many entries there are.
+    fn len(&self) -> usize;
+    /// Whether there is no entry.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Name and entry at a position; None past the end, or where the entry is gone since.
+    fn get(&self, at: usize) -> Option<(Cow<'_, str>, N)>;
+    /// Entries that must be kept in use for as long as the listing is.
+    fn used(&self) -> Box<dyn Iterator<Item = &N> + '_>;
+}
+
+impl<N: Node> Listing<N> for Vec<(Box<str>, N)> {
+    fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    fn get(&self, at: usize) -> Option<(Cow<'_, str>, N)> {
+        self.as_slice().get(at).map(|(name, node)| (Cow::Borrowed(&**name), node.clone()))
+    }
+
+    fn used(&self) -> Box<dyn Iterator<Item = &N> + '_> {
+        Box::new(self.iter().map(|(_, node)| node))
+    }
+}
+
+/// What a node tells for its attributes.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Size in bytes.
+    pub size: u64,
+    /// Last access, in seconds since the epoch.
+    pub atime: f64,
+    /// Last change, in seconds since the epoch.
+    pub mtime: f64,
+    /// Whether it can be changed, as far as that was asked.
+    pub writable: bool,
+    /// For how many seconds the kernel may cache the attributes.
+    pub attr_timeout: f64,
+    /// For how many seconds it may cache the name; None: for as long as the directory is fresh.
+    pub entry_timeout: Option<f64>,
 }
 
 /// An inode entry. Cloning is cheap and refers to the same entry.
@@ -78,6 +151,8 @@ pub trait Node: Clone + Send + Sync + 'static {
     fn allow_dirent_cache(&self) -> Outcome<bool> {
         Ok(true)
     }
+    /// All of these together; whether it can be changed only where `may_write`.
+    fn facts(&self, may_write: bool) -> Outcome<Facts>;
 
     /// It was accessed just now.
     fn accessed(&self) -> Outcome<()>;
@@ -126,7 +201,18 @@ pub trait Node: Clone + Send + Sync + 'static {
     /// The entry of that name, after a refresh where one is due.
     fn child(&self, name: &str) -> Outcome<Option<Self>>;
     /// The whole listing, after a refresh where one is due.
-    fn items(&self) -> Outcome<Vec<(Box<str>, Self)>>;
+    fn items(&self) -> Outcome<Box<dyn Listing<Self>>>;
+
+    /// The number under which the inode cache counts it: its own, or that of the entry as a part
+    /// of which it is loaded and evicted.
+    fn counted_as(&self) -> Outcome<Option<u64>> {
+        self.inode()
+    }
+
+    /// How an open file is read without the layer above; None where each read asks the node.
+    fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
+        Ok(None)
+    }
 
     /// Up to `size` bytes from `offset`.
     fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>>;

@@ -21,7 +21,7 @@ use super::errno::Errno;
 use super::handles::{Handle, Handles};
 use super::inodes::Inodes;
 use super::metrics::Metrics;
-use super::node::{Bytes, Halt, Node, Outcome};
+use super::node::{Halt, Node, Outcome, Read};
 
 pub use listing::Cursor;
 
@@ -134,15 +134,17 @@ impl<N: Node> Operations<N> {
 
     fn attr_of(&self, ino: Ino, node: &N) -> Outcome<Attr> {
         self.inodes.touch(node)?;
-        let parent = self.parent_of(node)?;
-        let entry_timeout = match &parent {
-            Some(parent) => {
-                self.inodes.touch(parent)?;
-                if node.allow_dirent_cache()? { parent.time_to_next_poll()? } else { 0.0 }
-            }
-            None => 0.0,
+        let facts = node.facts(self.enable_write.load(Ordering::Relaxed))?;
+        let entry_timeout = match facts.entry_timeout {
+            Some(timeout) => timeout,
+            None => match self.parent_of(node)? {
+                Some(parent) => {
+                    self.inodes.touch(&parent)?;
+                    if node.allow_dirent_cache()? { parent.time_to_next_poll()? } else { 0.0 }
+                }
+                None => 0.0,
+            },
         };
-        let attr_timeout = if node.allow_attr_cache()? { node.time_to_next_poll()? } else { 0.0 };
         let mut mode = 0o444;
         if node.is_dir() {
             mode |= libc::S_IFDIR | 0o111;
@@ -152,25 +154,24 @@ impl<N: Node> Operations<N> {
                 mode |= 0o111;
             }
         }
-        if self.enable_write.load(Ordering::Relaxed) && node.writable()? {
+        if facts.writable {
             mode |= 0o222;
         }
-        let size = node.size()?;
-        let mtime = Timestamp::from_secs_f64(node.mtime()?);
+        let mtime = Timestamp::from_secs_f64(facts.mtime);
         Ok(Attr {
             ino,
             generation: 0,
             entry_timeout: seconds(entry_timeout),
-            attr_timeout: seconds(attr_timeout),
+            attr_timeout: seconds(facts.attr_timeout),
             mode,
             nlink: 1,
             uid: self.uid.load(Ordering::Relaxed),
             gid: self.gid.load(Ordering::Relaxed),
             rdev: 0,
-            size,
+            size: facts.size,
             blksize: 512,
-            blocks: size / 512 + 1,
-            atime: Timestamp::from_secs_f64(node.atime()?),
+            blocks: facts.size / 512 + 1,
+            atime: Timestamp::from_secs_f64(facts.atime),
             mtime,
             ctime: mtime,
         })
@@ -292,20 +293,43 @@ impl<N: Node> Operations<N> {
             above.checkupdate()?;
             below = above;
         }
-        self.handles.open(Handle::File { node, parent, for_writing })
+        let reader = node.reader()?;
+        self.handles.open(Handle::File { node, parent, for_writing, reader })
     }
 
     /// Reads up to `size` bytes.
     ///
     /// # Errors
     /// `EBADF`; what the node answers.
-    pub fn read(&self, fh: Fh, offset: u64, size: u32) -> Outcome<Box<dyn Bytes>> {
+    pub fn read(&self, fh: Fh, offset: u64, size: u32) -> Outcome<Read> {
         let handle = self.handles.get(fh)?;
         self.inodes.touch(handle.node())?;
-        let data = handle.node().readfrom(offset, size, self.retries())?;
+        let read = match handle.reader() {
+            Some(reader) => reader.read(offset, size)?,
+            None => None,
+        };
+        let read = match read {
+            Some(read) => read,
+            None => Read::Now(handle.node().readfrom(offset, size, self.retries())?),
+        };
         self.counters.read_ops.fetch_add(1, Ordering::Relaxed);
-        self.counters.read.fetch_add(data.bytes().len() as u64, Ordering::Relaxed);
-        Ok(data)
+        Ok(match read {
+            Read::Now(data) => {
+                self.counters.read.fetch_add(data.bytes().len() as u64, Ordering::Relaxed);
+                Read::Now(data)
+            }
+            Read::Later(start) => {
+                let counters = Arc::clone(&self.counters);
+                Read::Later(Box::new(move |deliver| {
+                    start(Box::new(move |result| {
+                        if let Ok(data) = &result {
+                            counters.read.fetch_add(data.bytes().len() as u64, Ordering::Relaxed);
+                        }
+                        deliver(result);
+                    }));
+                }))
+            }
+        })
     }
 
     /// Closes a file or directory; saves what was written through it. It is closed even where

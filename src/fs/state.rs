@@ -125,6 +125,16 @@ impl NodeState {
         self.next_poll_by(self.poll_time.load())
     }
 
+    /// For how many seconds from `now` on the contents count as fresh.
+    #[must_use]
+    pub fn fresh_for(&self, now: f64) -> f64 {
+        if self.poll.load(Ordering::Relaxed) {
+            (self.last_update.load() + self.poll_time.load() - now).max(0.0)
+        } else {
+            self.poll_time.load()
+        }
+    }
+
     /// As [`NodeState::time_to_next_poll`], with a poll time from elsewhere.
     #[must_use]
     pub fn next_poll_by(&self, poll_time: f64) -> f64 {

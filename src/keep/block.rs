@@ -93,6 +93,21 @@ impl Block {
         }
     }
 
+    /// Copies the bytes from `offset` on into `into`, which ends within the block.
+    ///
+    /// # Errors
+    /// [`Stale`] also where `into` reaches past the end of the block.
+    pub fn read_into(&self, offset: usize, into: &mut [u8]) -> Result<(), Stale> {
+        match &self.0 {
+            Held::Memory(data) => {
+                let from = data.get(offset..offset + into.len()).ok_or(Stale)?;
+                into.copy_from_slice(from);
+                Ok(())
+            }
+            Held::File(file) => file.read_into(offset as u64, into),
+        }
+    }
+
     /// All bytes, copied.
     pub fn to_vec(&self) -> Result<Vec<u8>, Stale> {
         let mut scratch = Vec::new();

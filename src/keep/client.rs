@@ -163,6 +163,11 @@ impl KeepClient {
         self.shared.cache.bytes()
     }
 
+    /// Bytes of blocks that can be kept in memory for readers: what read-ahead has to fit into.
+    pub fn memory_bytes(&self) -> u64 {
+        self.shared.config.cache.memory_limit().0
+    }
+
     /// Forgets every cached block. Cache files stay for the next process.
     pub fn clear_cache(&self) {
         self.shared.cache.clear();

@@ -35,6 +35,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(notify::invalidate_inode_py, m)?)?;
     m.add_function(wrap_pyfunction!(notify::invalidate_entry_py, m)?)?;
     m.add_function(wrap_pyfunction!(notify::notify_store_py, m)?)?;
+    m.add_function(wrap_pyfunction!(lock::holds_lock, m)?)?;
     m.add_function(wrap_pyfunction!(session::init, m)?)?;
     m.add_function(wrap_pyfunction!(session::main, m)?)?;
     m.add_function(wrap_pyfunction!(session::close, m)?)?;

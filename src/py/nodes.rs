@@ -4,16 +4,20 @@
 
 //! The node base classes: `FreshBase`, `File` and `Directory` of `arvados_fuse` stand on them.
 //!
-//! A node's state lives in a [`node::NodeCore`], readable without the GIL; [`any_node::AnyNode`]
-//! is how the core holds any Python object as an inode entry and decides, method by method,
-//! whether it answers itself or calls Python.
+//! A node's state lives in a [`node::NodeCore`], readable without the GIL. The core holds an inode
+//! entry as an [`any_node::AnyNode`]: a Python object ([`object_node`] decides, method by method,
+//! whether the core answers for it or Python is called) or a part of a collection served from its
+//! tree ([`loaded_node`]).
 
 pub mod any_node;
 pub mod directory;
 pub mod entries;
 pub mod file;
+pub mod loaded_node;
+pub mod loading;
 pub mod merge;
 pub mod node;
+pub mod object_node;
 pub mod of_2017;
 pub mod overrides;
 
@@ -31,5 +35,12 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(overrides::final_when_fresh, m)?)?;
     m.add_function(wrap_pyfunction!(overrides::class_changed, m)?)?;
     m.add_function(wrap_pyfunction!(overrides::answered_natively, m)?)?;
+    m.add_function(wrap_pyfunction!(loading::show_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(loading::follow_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(loading::shows_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(loading::tree_memory, m)?)?;
+    m.add_function(wrap_pyfunction!(loading::drop_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(loading::number_in_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(loading::supersede_tree, m)?)?;
     Ok(())
 }

@@ -25,10 +25,12 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
 use super::gil::for_python;
 use super::inodes::table::Inodes;
 use super::llfuse::attributes::{from_attr, to_set_attr};
+use super::llfuse::errors::fuse_error;
+use super::llfuse::lock;
 use super::nodes::any_node::AnyNode;
-use crate::fs::handles::Handle;
+use crate::fs::handles::{Handle, Listed};
 use crate::fs::metrics::Op;
-use crate::fs::node::Bytes;
+use crate::fs::node::{Bytes, Read};
 use crate::fs::operations::{Codec, Cursor, Operations as Core, Utf8};
 use crate::fs::{Attr, Errno, Fh, FileSystem, Ino, Outcome};
 
@@ -296,13 +298,21 @@ impl Operations {
     /// An open handle: the entry; for a file, the directory that is flushed along with it and whether
     /// closing saves; for a directory, its listing. None where no handle is open by that number.
     fn _handle(&self, py: Python<'_>, fh: u64) -> PyResult<Option<Described>> {
-        Ok(self.core()?.handles.find(Fh(fh)).map(|handle| match &*handle {
-            Handle::File { node, parent, for_writing } => {
-                (node.object(py), parent.as_ref().map(|p| p.object(py)), *for_writing, None)
+        let Some(handle) = self.core()?.handles.find(Fh(fh)) else { return Ok(None) };
+        Ok(Some(match &*handle {
+            Handle::File { node, parent, for_writing, .. } => {
+                let parent = parent.as_ref().map(|p| p.object(py)).transpose()?;
+                (node.object(py)?, parent, *for_writing, None)
             }
-            Handle::Dir { node, entries } => {
-                let list = entries.iter().map(|(name, n)| (name.to_string(), n.object(py)));
-                (node.object(py), None, false, Some(list.collect()))
+            Handle::Dir { node, .. } => {
+                let list = (0..)
+                    .map_while(|at| handle.listed(at))
+                    .filter_map(|listed| match listed {
+                        Listed::Entry(name, node) => Some((name.into_owned(), node)),
+                        Listed::Gone => None,
+                    })
+                    .map(|(name, node)| Ok((name, node.object(py)?)));
+                (node.object(py)?, None, false, Some(list.collect::<PyResult<_>>()?))
             }
         }))
     }
@@ -318,13 +328,17 @@ impl Operations {
     ) -> PyResult<()> {
         let node = AnyNode::new(obj)?;
         let handle = match entries {
-            None => {
-                Handle::File { node, parent: parent.map(AnyNode::new).transpose()?, for_writing }
-            }
+            None => Handle::File {
+                node,
+                parent: parent.map(AnyNode::new).transpose()?,
+                for_writing,
+                reader: None,
+            },
             Some(entries) => {
                 let listed =
                     entries.into_iter().map(|(name, o)| Ok((name.into(), AnyNode::new(&o)?)));
-                Handle::Dir { node, entries: listed.collect::<PyResult<_>>()? }
+                let listing: Vec<(Box<str>, AnyNode)> = listed.collect::<PyResult<_>>()?;
+                Handle::Dir { node, head: Vec::new(), listing: Box::new(listing) }
             }
         };
         self.core()?.handles.insert(Fh(fh), handle);
@@ -387,7 +401,18 @@ impl Operations {
         off: u64,
         size: u32,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let data: Box<dyn Bytes> = self.run(py, |core| core.read(Fh(fh), off, size))?;
+        let data: Box<dyn Bytes> = match self.run(py, |core| core.read(Fh(fh), off, size))? {
+            Read::Now(data) => data,
+            Read::Later(start) => {
+                let (done, arrived) = std::sync::mpsc::sync_channel(1);
+                start(Box::new(move |result| {
+                    // Nobody may be waiting any more: then there is nobody to tell.
+                    let _ = done.send(result);
+                }));
+                let wait = move || arrived.recv().unwrap_or(Err(Errno::EIO));
+                lock::released(py, wait)?.map_err(fuse_error)?
+            }
+        };
         Ok(PyBytes::new(py, data.bytes()))
     }
 
@@ -486,7 +511,7 @@ impl Operations {
     /// The directory of that number, where something may be changed in it.
     fn _check_writable(&self, py: Python<'_>, inode_parent: u64) -> PyResult<Py<PyAny>> {
         let node = self.run(py, |core| core.writable_directory(Ino(inode_parent)))?;
-        Ok(node.object(py))
+        node.object(py)
     }
 
     /// Answers a request for what Keep cannot express.

@@ -57,6 +57,7 @@ impl<N: Node> Operations<N> {
             node: node.clone(),
             parent: Some(directory),
             for_writing: true,
+            reader: None,
         })?;
         Ok((self.referenced_attr(&node)?, fh))
     }

@@ -7,6 +7,7 @@
 use super::{Fh, Handle, Ino, Node, Operations, Outcome};
 use crate::fs::errno::Errno;
 use crate::fs::filesystem::DirSink;
+use crate::fs::handles::Listed;
 
 /// How far a listing got. It survives the request's being run again in the layer above, so that
 /// no entry is given out twice.
@@ -41,13 +42,10 @@ impl<N: Node> Operations<N> {
         node.inc_use()?;
         let listed = node.items();
         node.dec_use()?;
-        let listed = listed?;
-        let mut entries = Vec::with_capacity(listed.len() + 2);
-        entries.push((".".into(), node.clone()));
-        entries.push(("..".into(), parent));
-        entries.extend(listed);
+        let listing = listed?;
         self.inodes.touch(&node)?;
-        self.handles.open(Handle::Dir { node, entries })
+        let head = vec![(".".into(), node.clone()), ("..".into(), parent)];
+        self.handles.open(Handle::Dir { node, head, listing })
     }
 
     /// Gives entries to `sink` until it is full or the listing ends. With `referenced`, each
@@ -63,20 +61,17 @@ impl<N: Node> Operations<N> {
         sink: &mut DirSink<'_>,
     ) -> Outcome<()> {
         let handle = self.handles.get(fh)?;
-        let Handle::Dir { entries, .. } = &*handle else {
+        if !handle.node().is_dir() {
             return Err(Errno::ENOTDIR.into());
-        };
+        }
         while !cursor.full {
-            let Some((name, node)) =
-                usize::try_from(cursor.next).ok().and_then(|at| entries.get(at))
-            else {
-                break;
-            };
+            let Some(listed) = handle.listed(cursor.next) else { break };
             let next = cursor.next + 1;
-            if let Some(ino) = node.inode()?
+            if let Listed::Entry(name, node) = listed
+                && let Some(ino) = node.inode()?
                 && self.inodes.contains(ino)
             {
-                cursor.full = !self.list_one(Ino(ino), name, node, referenced, next, sink)?;
+                cursor.full = !self.list_one(Ino(ino), &name, &node, referenced, next, sink)?;
             }
             if !cursor.full {
                 cursor.next = next;

@@ -14,7 +14,7 @@ use super::replaced::Overrides;
 use crate::fs::cache::InodeCache as Cache;
 use crate::fs::node::{Node, Outcome};
 use crate::py::gil::{for_python, with_python};
-use crate::py::nodes::any_node::AnyNode;
+use crate::py::nodes::any_node::{AnyNode, object_list};
 use crate::py::nodes::of_2017::refers;
 
 /// Counts the memory that inode entries take and orders them by last use.
@@ -131,7 +131,7 @@ impl InodeCache {
         let dict = PyDict::new(py);
         for inode in self.core.inodes() {
             if let Some(node) = self.core.get(inode) {
-                dict.set_item(inode, node.object(py))?;
+                dict.set_item(inode, node.object(py)?)?;
             }
         }
         Ok(dict)
@@ -215,7 +215,7 @@ impl InodeCache {
             }
             Ok(())
         })?;
-        PyList::new(py, found.iter().map(|node| node.object(py)))
+        object_list(py, &found)
     }
 }
 
@@ -232,14 +232,14 @@ impl EvictCandidates {
         slf
     }
 
-    fn __next__(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
         loop {
             if self.core.satisfied() {
-                return None;
+                return Ok(None);
             }
-            let inode = self.remaining.lock().pop()?;
+            let Some(inode) = self.remaining.lock().pop() else { return Ok(None) };
             if let Some(node) = self.core.get(inode) {
-                return Some(node.object(py));
+                return node.object(py).map(Some);
             }
         }
     }

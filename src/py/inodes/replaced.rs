@@ -123,7 +123,7 @@ impl Overridden {
             with_python(|py| {
                 let cache = self.cache.bind(py).call0()?;
                 then(&match node {
-                    Some(node) => cache.call_method1(name.text(), (node.object(py),))?,
+                    Some(node) => cache.call_method1(name.text(), (node.object(py)?,))?,
                     None => cache.call_method0(name.text())?,
                 })
             })

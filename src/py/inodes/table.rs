@@ -19,7 +19,7 @@ use crate::fs::inodes::Inodes as Table;
 use crate::fs::node::Node;
 use crate::py::gil::{exception, for_python};
 use crate::py::llfuse::{lock, notify};
-use crate::py::nodes::any_node::AnyNode;
+use crate::py::nodes::any_node::{AnyNode, object_list};
 
 struct Settings {
     cache: Option<Py<InodeCache>>,
@@ -136,7 +136,7 @@ impl Inodes {
         let dict = PyDict::new(py);
         for number in self.core.numbers() {
             if let Some(node) = self.core.get(number) {
-                dict.set_item(number, node.object(py))?;
+                dict.set_item(number, node.object(py)?)?;
             }
         }
         Ok(dict)
@@ -144,7 +144,10 @@ impl Inodes {
 
     fn __getitem__(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let found = item.extract::<u64>().ok().and_then(|number| self.core.get(number));
-        found.map(|node| node.object(py)).ok_or_else(|| PyKeyError::new_err(item.clone().unbind()))
+        match found {
+            Some(node) => node.object(py),
+            None => Err(PyKeyError::new_err(item.clone().unbind())),
+        }
     }
 
     fn __setitem__(&self, key: u64, item: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -172,8 +175,8 @@ impl Inodes {
     /// Pairs of number and entry.
     fn items<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let pairs = self.core.numbers().into_iter();
-        let pairs = pairs.filter_map(|n| self.core.get(n).map(|node| (n, node.object(py))));
-        PyList::new(py, pairs.collect::<Vec<_>>())
+        let pairs = pairs.filter_map(|n| self.core.get(n).map(|node| Ok((n, node.object(py)?))));
+        PyList::new(py, pairs.collect::<PyResult<Vec<_>>>()?)
     }
 
     /// The entry was used: updates its access time and its place in the cache, and has the cache
@@ -202,6 +205,19 @@ impl Inodes {
     ) -> PyResult<Bound<'py, PyAny>> {
         let node = AnyNode::new(&entry)?;
         for_python(py, || self.core.add(&node))?;
+        Ok(entry)
+    }
+
+    /// As `add_entry`, with a number that another entry had so far; None is any.
+    fn _add_entry_as<'py>(
+        &self,
+        py: Python<'py>,
+        entry: Bound<'py, PyAny>,
+        number: Option<u64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Some(number) = number else { return self.add_entry(py, entry) };
+        let node = AnyNode::new(&entry)?;
+        for_python(py, || self.core.add_as(number, &node))?;
         Ok(entry)
     }
 
@@ -276,10 +292,10 @@ impl Inodes {
     fn _clear(&self, py: Python<'_>) -> PyResult<Vec<(Py<PyAny>, Py<PyAny>)>> {
         self.begin_shutdown(py)?;
         let failed = py.detach(|| self.core.clear());
-        Ok(failed
+        failed
             .into_iter()
-            .map(|(node, halt)| (node.object(py), exception(halt).into_value(py).into_any()))
-            .collect())
+            .map(|(node, halt)| Ok((node.object(py)?, exception(halt).into_value(py).into_any())))
+            .collect()
     }
 
     /// What stands for `/` in file names: a string, or None.
@@ -297,7 +313,7 @@ impl Inodes {
             Ok(uuid) => self.core.find_by_uuid(&uuid),
             Err(_) => Vec::new(),
         };
-        PyList::new(py, found.iter().map(|node| node.object(py)))
+        object_list(py, &found)
     }
 
     /// Always empty: invalidations wait in the notification thread's queue (the module of 2017

@@ -113,6 +113,13 @@ pub fn is_held_by_me() -> bool {
     STATE.lock().owner == Some(thread::current().id())
 }
 
+/// Whether the calling thread holds the lock.
+#[pyfunction]
+#[must_use]
+pub fn holds_lock() -> bool {
+    is_held_by_me()
+}
+
 struct Held;
 
 impl Drop for Held {

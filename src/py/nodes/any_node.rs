@@ -2,40 +2,25 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! Any Python object as an inode entry.
-//!
-//! An object that stands on our base classes answers from its [`NodeCore`] whatever its class
-//! leaves alone; for anything else, and for any other object (a test's mock, a class of somebody's
-//! own), the Python method is called.
+//! An inode entry of any kind: a Python object, or a part of a collection that is served from its
+//! tree and becomes an object only when Python asks for it.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
-
-use pyo3::exceptions::PyKeyError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::PyList;
 
-use super::node::{NodeCore, core_of};
-use super::of_2017::{TIMEOUT_OF_2017, flag, has_ref, keeps_dead};
-use super::overrides::{Name, loaded_class};
-use crate::fs::node::{Bytes, Node, Outcome};
-use crate::fs::state::{NodeState, UNKNOWN_PARENT};
-use crate::py::clock;
-use crate::py::gil::with_python;
-use crate::py::llfuse::lock;
+use super::loaded_node::LoadedNode;
+use super::object_node::ObjectNode;
+use crate::fs::node::{Bytes, Facts, Listing, Node, Outcome, Reader};
 
-struct Held {
-    object: Py<PyAny>,
-    core: Option<Arc<NodeCore>>,
-    directory: bool,
-    collection_file: bool,
-}
-
-/// A Python object in the role of an inode entry. Clones share one reference to it.
+/// An inode entry. Clones refer to the same one.
 #[derive(Clone)]
-pub struct AnyNode(Arc<Held>);
+pub enum AnyNode {
+    /// A Python object.
+    Object(ObjectNode),
+    /// A file or directory of a loaded collection.
+    Loaded(LoadedNode),
+}
 
 impl AnyNode {
     /// Takes a reference to `object`.
@@ -43,492 +28,205 @@ impl AnyNode {
     /// # Errors
     /// Where its class cannot be looked into.
     pub fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let py = object.py();
-        let core = core_of(object);
-        let (directory, collection_file) = match &core {
-            Some(core) => (core.table.is_some(), core.collection_file()),
-            None => (
-                is_instance(py, object, "arvados_fuse.fusedir", "Directory")?,
-                is_instance(py, object, "arvados_fuse.fusefile", "FuseArvadosFile")?,
-            ),
-        };
-        Ok(AnyNode(Arc::new(Held {
-            object: object.clone().unbind(),
-            core,
-            directory,
-            collection_file,
-        })))
+        ObjectNode::new(object).map(AnyNode::Object)
     }
 
-    /// The object.
-    #[must_use]
-    pub fn object(&self, py: Python<'_>) -> Py<PyAny> {
-        self.0.object.clone_ref(py)
+    /// The entry as a Python object; what was none becomes one.
+    ///
+    /// # Errors
+    /// What loading the collection for Python raises.
+    pub fn object(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self {
+            AnyNode::Object(node) => Ok(node.object(py)),
+            AnyNode::Loaded(node) => Ok(node.promoted(py)?.object(py)),
+        }
     }
 
     /// Whether this is that object.
     #[must_use]
     pub fn is(&self, object: &Bound<'_, PyAny>) -> bool {
-        self.0.object.is(object)
+        match self {
+            AnyNode::Object(node) => node.is(object),
+            AnyNode::Loaded(_) => false,
+        }
     }
 
-    /// For the garbage collector.
+    /// For the garbage collector. What is no object refers to none that it could collect.
     ///
     /// # Errors
     /// What the collector answers.
     pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.0.object)
-    }
-
-    /// The core's part of the object, if it stands on our base classes.
-    pub(super) fn core(&self) -> Option<&NodeCore> {
-        self.0.core.as_deref()
-    }
-
-    /// The state, if every one of `names` means for this node what the core means by it.
-    pub(super) fn own(&self, names: &[Name]) -> Option<&NodeState> {
-        let core = self.0.core.as_ref()?;
-        names.iter().all(|name| core.own(*name)).then_some(&core.state)
-    }
-
-    fn call<T>(&self, body: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Outcome<T> {
-        with_python(|py| body(self.0.object.bind(py)))
-    }
-
-    /// The core, if its entries table may answer for `shipped` now: the directory is fresh, or is
-    /// of a kind that is never refreshed.
-    fn answering(&self, shipped: &[Name]) -> Option<&Arc<NodeCore>> {
-        let core = self.0.core.as_ref()?;
-        let ours =
-            core.own(Name::EntriesTable) && shipped.iter().all(|name| core.own_or_shipped(*name));
-        let fresh = || core.natural_staleness() && !core.state.is_stale();
-        (ours && (core.never_refreshed() || fresh())).then_some(core)
+        match self {
+            AnyNode::Object(node) => node.visit(visit),
+            AnyNode::Loaded(_) => Ok(()),
+        }
     }
 }
 
-fn is_instance(
-    py: Python<'_>,
-    object: &Bound<'_, PyAny>,
-    module: &str,
-    class: &str,
-) -> PyResult<bool> {
-    match loaded_class(py, module, class)? {
-        Some(class) => object.is_instance(&class),
-        None => Ok(false),
-    }
+/// A list of entries as Python objects.
+///
+/// # Errors
+/// As [`AnyNode::object`].
+pub fn object_list<'py>(py: Python<'py>, nodes: &[AnyNode]) -> PyResult<Bound<'py, PyList>> {
+    PyList::new(py, nodes.iter().map(|node| node.object(py)).collect::<PyResult<Vec<_>>>()?)
 }
 
-fn number(value: &Bound<'_, PyAny>, unknown: Option<u64>) -> Option<u64> {
-    if value.is_none() { None } else { value.extract().ok().or(unknown) }
-}
-
-struct FromPython(PyBackedBytes);
-
-impl Bytes for FromPython {
-    fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-fn bytes_of(data: Bound<'_, PyAny>) -> PyResult<Box<dyn Bytes>> {
-    let bytes = if data.is_instance_of::<PyBytes>() || data.is_instance_of::<PyByteArray>() {
-        data.extract::<PyBackedBytes>()?
-    } else if let Ok(text) = data.extract::<String>() {
-        PyBytes::new(data.py(), text.as_bytes()).extract()?
-    } else {
-        data.py().get_type::<PyBytes>().call1((data,))?.extract()?
+macro_rules! either {
+    ($self:ident, $node:ident => $body:expr) => {
+        match $self {
+            AnyNode::Object($node) => $body,
+            AnyNode::Loaded($node) => $body,
+        }
     };
-    Ok(Box::new(FromPython(bytes)))
 }
 
 impl Node for AnyNode {
     fn inode(&self) -> Outcome<Option<u64>> {
-        match self.own(&[Name::Inode]) {
-            Some(state) => Ok(state.inode()),
-            None => self.call(|o| Ok(number(&o.getattr("inode")?, None))),
-        }
+        either!(self, n => n.inode())
     }
-
     fn set_inode(&self, inode: Option<u64>) -> Outcome<()> {
-        match self.own(&[Name::Inode, Name::SetAttr]) {
-            Some(state) => {
-                state.set_inode(inode);
-                Ok(())
-            }
-            None => self.call(|o| o.setattr("inode", inode)),
-        }
+        either!(self, n => n.set_inode(inode))
     }
-
     fn parent_inode(&self) -> Outcome<Option<u64>> {
-        match self.own(&[Name::ParentInode]) {
-            Some(state) => Ok(state.parent()),
-            None => self.call(|o| {
-                if keeps_dead(o)? == Some(true) {
-                    return Ok(None);
-                }
-                Ok(match o.getattr_opt("parent_inode")? {
-                    Some(parent) => number(&parent, Some(UNKNOWN_PARENT)),
-                    None => Some(UNKNOWN_PARENT),
-                })
-            }),
-        }
+        either!(self, n => n.parent_inode())
     }
-
     fn set_parent_inode(&self, parent: Option<u64>) -> Outcome<()> {
-        match self.own(&[Name::ParentInode, Name::SetAttr]) {
-            Some(state) => {
-                state.set_parent(parent);
-                Ok(())
-            }
-            None => self.call(|o| {
-                if parent.is_none() && keeps_dead(o)?.is_some() {
-                    o.setattr("dead", true)?;
-                }
-                o.setattr("parent_inode", parent)
-            }),
-        }
+        either!(self, n => n.set_parent_inode(parent))
     }
-
     fn same(&self, other: &Self) -> bool {
-        self.0.object.is(&other.0.object)
+        match (self, other) {
+            (AnyNode::Object(one), AnyNode::Object(another)) => one.same(another),
+            (AnyNode::Loaded(one), AnyNode::Loaded(another)) => one.same(another),
+            _ => false,
+        }
     }
-
     fn is_dir(&self) -> bool {
-        self.0.directory
+        either!(self, n => n.is_dir())
     }
-
     fn is_collection_file(&self) -> bool {
-        self.0.collection_file
+        either!(self, n => n.is_collection_file())
     }
-
     fn size(&self) -> Outcome<u64> {
-        match self.own(&[Name::Size]) {
-            Some(_) => Ok(0),
-            None => self.call(|o| o.call_method0("size")?.extract()),
-        }
+        either!(self, n => n.size())
     }
-
     fn atime(&self) -> Outcome<f64> {
-        match self.own(&[Name::Atime, Name::AtimeValue]) {
-            Some(state) => Ok(state.atime.load()),
-            None => self.call(|o| o.call_method0("atime")?.extract()),
-        }
+        either!(self, n => n.atime())
     }
-
     fn mtime(&self) -> Outcome<f64> {
-        match self.own(&[Name::Mtime, Name::MtimeValue]) {
-            Some(state) => Ok(state.mtime.load()),
-            None => self.call(|o| o.call_method0("mtime")?.extract()),
-        }
+        either!(self, n => n.mtime())
     }
-
     fn writable(&self) -> Outcome<bool> {
-        match self.own(&[Name::Writable]) {
-            Some(_) => Ok(false),
-            None => self.call(|o| o.call_method0("writable")?.is_truthy()),
-        }
+        either!(self, n => n.writable())
     }
-
     fn time_to_next_poll(&self) -> Outcome<f64> {
-        let natural = self.0.core.as_ref().is_some_and(|core| core.natural_staleness());
-        match self.own(&[Name::TimeToNextPoll]) {
-            Some(state) if natural => Ok(state.time_to_next_poll()),
-            _ => self.call(|o| match o.getattr_opt("time_to_next_poll")? {
-                Some(method) => method.call0()?.extract(),
-                None => Ok(TIMEOUT_OF_2017),
-            }),
-        }
+        either!(self, n => n.time_to_next_poll())
     }
-
     fn allow_attr_cache(&self) -> Outcome<bool> {
-        match self.own(&[Name::AllowAttrCache]) {
-            Some(state) => Ok(state.allow_attr_cache.load(Relaxed)),
-            None => self.call(|o| flag(o, "allow_attr_cache")),
-        }
+        either!(self, n => n.allow_attr_cache())
     }
-
     fn allow_dirent_cache(&self) -> Outcome<bool> {
-        match self.own(&[Name::AllowDirentCache]) {
-            Some(state) => Ok(state.allow_dirent_cache.load(Relaxed)),
-            None => self.call(|o| flag(o, "allow_dirent_cache")),
-        }
+        either!(self, n => n.allow_dirent_cache())
     }
-
+    fn facts(&self, may_write: bool) -> Outcome<Facts> {
+        either!(self, n => n.facts(may_write))
+    }
     fn accessed(&self) -> Outcome<()> {
-        let now = clock::read()?;
-        match self.own(&[Name::AtimeValue, Name::SetAttr]) {
-            Some(state) => {
-                state.atime.store(now);
-                Ok(())
-            }
-            // A kind of ours that looks at assignments has nothing to do with this one.
-            None => match &self.0.core {
-                Some(core) if core.own(Name::AtimeValue) => {
-                    core.state.atime.store(now);
-                    Ok(())
-                }
-                _ => self.call(|o| o.setattr("_atime", now)),
-            },
-        }
+        either!(self, n => n.accessed())
     }
-
     fn stale(&self) -> Outcome<bool> {
-        match &self.0.core {
-            Some(core) if core.natural_staleness() => Ok(core.state.is_stale()),
-            // An entry of 2017 that has no such method is never refreshed by itself.
-            _ => self.call(|o| match o.getattr_opt("stale")? {
-                Some(method) => method.call0()?.is_truthy(),
-                None => Ok(false),
-            }),
-        }
+        either!(self, n => n.stale())
     }
-
     fn checkupdate(&self) -> Outcome<()> {
-        if let Some(core) = &self.0.core
-            && core.own(Name::Checkupdate)
-        {
-            if core.own(Name::Update) {
-                core.state.mark_stale(false);
-                return Ok(());
-            }
-            if core.natural_staleness() && !core.state.is_stale() {
-                return Ok(());
-            }
-        }
-        self.call(|o| o.call_method0("checkupdate").map(drop))
+        either!(self, n => n.checkupdate())
     }
-
     fn inc_use(&self) -> Outcome<()> {
-        match self.own(&[Name::IncUse, Name::UseCount]) {
-            Some(state) => {
-                state.add_use(1);
-                Ok(())
-            }
-            None => self.call(|o| o.call_method0("inc_use").map(drop)),
-        }
+        either!(self, n => n.inc_use())
     }
-
     fn dec_use(&self) -> Outcome<()> {
-        match self.own(&[Name::DecUse, Name::UseCount]) {
-            Some(state) => {
-                state.add_use(-1);
-                Ok(())
-            }
-            None => self.call(|o| o.call_method0("dec_use").map(drop)),
-        }
+        either!(self, n => n.dec_use())
     }
-
     fn in_use(&self) -> Outcome<bool> {
-        let Some(state) = self.own(&[Name::InUse, Name::UseCount]) else {
-            return self.call(|o| o.call_method0("in_use")?.is_truthy());
-        };
-        if state.in_use() {
-            return Ok(true);
-        }
-        // A copy of the table: an entry may have to be asked in Python, which must not happen
-        // under the table's lock.
-        if let Some(table) = self.0.core.as_ref().and_then(|core| core.entries()) {
-            for (_, node) in table.snapshot() {
-                if node.in_use()? {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
+        either!(self, n => n.in_use())
     }
-
     fn inc_ref(&self) -> Outcome<()> {
-        match self.own(&[Name::IncRef, Name::RefCount]) {
-            Some(state) => {
-                state.add_ref(1);
-                Ok(())
-            }
-            None => self.call(|o| o.call_method0("inc_ref").map(drop)),
-        }
+        either!(self, n => n.inc_ref())
     }
-
-    fn dec_ref(&self, n: u64) -> Outcome<i64> {
-        let n = i64::try_from(n).unwrap_or(i64::MAX);
-        match self.own(&[Name::DecRef, Name::RefCount]) {
-            Some(state) => Ok(state.add_ref(-n)),
-            None => self.call(|o| o.call_method1("dec_ref", (n,))?.extract()),
-        }
+    fn dec_ref(&self, count: u64) -> Outcome<i64> {
+        either!(self, n => n.dec_ref(count))
     }
-
     fn has_ref(&self) -> Outcome<bool> {
-        match self.own(&[Name::HasRef, Name::RefCount]) {
-            Some(state) => Ok(state.has_ref()),
-            None => self.call(|o| has_ref(o, (), (false,))),
-        }
+        either!(self, n => n.has_ref())
     }
-
     fn referenced_now(&self) -> bool {
-        self.own(&[Name::HasRef, Name::RefCount]).is_some_and(NodeState::has_ref)
+        either!(self, n => n.referenced_now())
     }
-
     fn uuid(&self) -> Outcome<Option<String>> {
-        match self.own(&[Name::Uuid]) {
-            Some(_) => Ok(None),
-            None => self.call(|o| Ok(o.call_method0("uuid")?.extract().ok())),
-        }
+        either!(self, n => n.uuid())
     }
-
     fn cache_uuid(&self) -> Outcome<Option<String>> {
-        match &self.0.core {
-            Some(core) if core.own(Name::CacheUuid) => Ok(core.cache_uuid.lock().clone()),
-            _ => self.call(|o| Ok(o.getattr("cache_uuid")?.extract().ok())),
-        }
+        either!(self, n => n.cache_uuid())
     }
-
     fn set_cache_uuid(&self, uuid: Option<String>) -> Outcome<()> {
-        match &self.0.core {
-            Some(core) if core.own(Name::CacheUuid) => {
-                *core.cache_uuid.lock() = uuid;
-                Ok(())
-            }
-            _ => self.call(|o| o.setattr("cache_uuid", uuid)),
-        }
+        either!(self, n => n.set_cache_uuid(uuid))
     }
-
     fn persisted(&self) -> Outcome<bool> {
-        match self.own(&[Name::Persisted]) {
-            Some(_) => Ok(false),
-            None => self.call(|o| o.call_method0("persisted")?.is_truthy()),
-        }
+        either!(self, n => n.persisted())
     }
-
     fn objsize(&self) -> Outcome<i64> {
-        self.call(|o| o.call_method0("objsize")?.extract())
+        either!(self, n => n.objsize())
     }
-
     fn cache_size(&self) -> Outcome<i64> {
-        match self.own(&[Name::CacheSize]) {
-            Some(state) => Ok(state.cache_size.load(Relaxed)),
-            None => self.call(|o| o.getattr("cache_size")?.extract()),
-        }
+        either!(self, n => n.cache_size())
     }
-
     fn set_cache_size(&self, size: i64) -> Outcome<()> {
-        match self.own(&[Name::CacheSize, Name::SetAttr]) {
-            Some(state) => {
-                state.cache_size.store(size, Relaxed);
-                Ok(())
-            }
-            None => self.call(|o| o.setattr("cache_size", size)),
-        }
+        either!(self, n => n.set_cache_size(size))
     }
-
     fn kernel_invalidate(&self) -> Outcome<()> {
-        if !self.0.directory && self.own(&[Name::KernelInvalidate]).is_some() {
-            return Ok(());
-        }
-        self.call(|o| o.call_method0("kernel_invalidate").map(drop))
+        either!(self, n => n.kernel_invalidate())
     }
-
     fn finalize(&self) -> Outcome<()> {
-        if self.own(&[Name::Finalize]).is_some() {
-            return Ok(());
-        }
-        // Saving may take long: other requests go on meanwhile.
-        self.call(|o| {
-            let py = o.py();
-            let finalize =
-                || Python::attach(|py| self.0.object.call_method0(py, "finalize").map(drop));
-            if lock::is_held_by_me() { lock::released(py, finalize)? } else { finalize() }
-        })
+        either!(self, n => n.finalize())
     }
-
     fn clear(&self) -> Outcome<()> {
-        if !self.0.directory && self.own(&[Name::Clear]).is_some() {
-            return Ok(());
-        }
-        self.call(|o| o.call_method0("clear").map(drop))
+        either!(self, n => n.clear())
     }
-
+    fn counted_as(&self) -> Outcome<Option<u64>> {
+        either!(self, n => n.counted_as())
+    }
     fn child(&self, name: &str) -> Outcome<Option<Self>> {
-        if let Some(core) = self.answering(&[Name::GetItem, Name::Contains]) {
-            let found = core.entries().and_then(|table| table.get(name));
-            if found.is_some() || (core.own(Name::GetItem) && core.own(Name::Contains)) {
-                return Ok(found);
-            }
-        }
-        self.call(|o| {
-            if !o.contains(name)? {
-                return Ok(None);
-            }
-            match o.get_item(name) {
-                Ok(node) => AnyNode::new(&node).map(Some),
-                Err(error) if error.is_instance_of::<PyKeyError>(o.py()) => Ok(None),
-                Err(error) => Err(error),
-            }
-        })
+        either!(self, n => n.child(name))
     }
-
-    fn items(&self) -> Outcome<Vec<(Box<str>, Self)>> {
-        if let Some(core) = self.answering(&[Name::Items])
-            && core.state.listing_complete.load(Relaxed)
-            && let Some(table) = core.entries()
-        {
-            return Ok(table.snapshot());
-        }
-        self.call(|o| {
-            let mut items = Vec::new();
-            for pair in o.call_method0("items")?.try_iter()? {
-                let (name, node): (String, Bound<'_, PyAny>) = pair?.extract()?;
-                items.push((name.into(), AnyNode::new(&node)?));
-            }
-            Ok(items)
-        })
+    fn items(&self) -> Outcome<Box<dyn Listing<Self>>> {
+        either!(self, n => n.items())
     }
-
+    fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
+        either!(self, n => n.reader())
+    }
     fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>> {
-        self.call(|o| bytes_of(o.call_method1("readfrom", (offset, size, num_retries))?))
+        either!(self, n => n.readfrom(offset, size, num_retries))
     }
-
     fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
-        self.call(|o| {
-            let data = PyBytes::new(o.py(), data);
-            let written = o.call_method1("writeto", (offset, data, num_retries))?;
-            if written.is_none() { Ok(0) } else { written.extract() }
-        })
+        either!(self, n => n.writeto(offset, data, num_retries))
     }
-
     fn truncate(&self, size: u64) -> Outcome<u64> {
-        self.call(|o| {
-            let file = o.getattr("arvfile")?.unbind();
-            lock::released(o.py(), || {
-                Python::attach(|py| {
-                    file.call_method1(py, "truncate", (size,))?;
-                    file.call_method0(py, "size")?.extract(py)
-                })
-            })?
-        })
+        either!(self, n => n.truncate(size))
     }
-
     fn flush(&self) -> Outcome<()> {
-        if self.own(&[Name::Flush]).is_some() {
-            return Ok(());
-        }
-        self.call(|o| o.call_method0("flush").map(drop))
+        either!(self, n => n.flush())
     }
-
     fn create(&self, name: &str) -> Outcome<()> {
-        self.call(|o| o.call_method1("create", (name,)).map(drop))
+        either!(self, n => n.create(name))
     }
-
     fn mkdir(&self, name: &str) -> Outcome<()> {
-        self.call(|o| o.call_method1("mkdir", (name,)).map(drop))
+        either!(self, n => n.mkdir(name))
     }
-
     fn unlink(&self, name: &str) -> Outcome<()> {
-        self.call(|o| o.call_method1("unlink", (name,)).map(drop))
+        either!(self, n => n.unlink(name))
     }
-
     fn rmdir(&self, name: &str) -> Outcome<()> {
-        self.call(|o| o.call_method1("rmdir", (name,)).map(drop))
+        either!(self, n => n.rmdir(name))
     }
-
     fn rename(&self, old: &str, new: &str, source: &Self) -> Outcome<()> {
-        self.call(|o| o.call_method1("rename", (old, new, source.object(o.py()))).map(drop))
+        either!(self, n => n.rename(old, new, source))
     }
 }

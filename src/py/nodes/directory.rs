@@ -17,6 +17,7 @@ use super::any_node::AnyNode;
 use super::entries::{Entries, table_from};
 use super::merge;
 use super::node::{Node, NodeCore, no_attribute};
+use crate::collection::NodeId;
 use crate::fs::dentries::Dentries;
 use crate::py::clock;
 
@@ -48,6 +49,15 @@ impl DirectoryNode {
     ) -> PyResult<Py<PyAny>> {
         let references = self.references.lock();
         pick(&references).as_ref().map(|r| r.clone_ref(py)).ok_or_else(|| no_attribute(name))
+    }
+
+    /// Makes objects of the entries, where they are none: a collection that was served from its
+    /// tree is loaded for Python.
+    fn as_objects(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if slf.get().core.loaded().is_some() {
+            slf.call_method0("_promote")?;
+        }
+        Ok(())
     }
 
     /// Runs `body` on the directory when it is fresh, keeping it in use meanwhile.
@@ -162,8 +172,9 @@ impl DirectoryNode {
         drop(old);
     }
     #[getter]
-    fn _entries(&self) -> Entries {
-        Entries { table: self.table() }
+    fn _entries(slf: &Bound<'_, Self>) -> PyResult<Entries> {
+        Self::as_objects(slf)?;
+        Ok(Entries { table: slf.get().table() })
     }
     #[setter(_entries)]
     fn set_entries(&self, mapping: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -186,21 +197,32 @@ impl DirectoryNode {
 
     fn __getitem__(slf: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         Self::when_fresh(slf, || {
+            Self::as_objects(slf)?;
             let found = item.extract::<String>().ok().and_then(|name| slf.get().table().get(&name));
-            found
-                .map(|node| node.object(slf.py()))
-                .ok_or_else(|| PyKeyError::new_err(item.clone().unbind()))
+            match found {
+                Some(node) => node.object(slf.py()),
+                None => Err(PyKeyError::new_err(item.clone().unbind())),
+            }
         })
     }
 
     fn __contains__(slf: &Bound<'_, Self>, k: &Bound<'_, PyAny>) -> PyResult<bool> {
         Self::when_fresh(slf, || {
-            Ok(k.extract::<String>().is_ok_and(|name| slf.get().table().contains(&name)))
+            let Ok(name) = k.extract::<String>() else { return Ok(false) };
+            Ok(match slf.get().core.loaded() {
+                Some(loaded) => loaded.shown().tree().child(NodeId::ROOT, &name).is_some(),
+                None => slf.get().table().contains(&name),
+            })
         })
     }
 
     fn __len__(slf: &Bound<'_, Self>) -> PyResult<usize> {
-        Self::when_fresh(slf, || Ok(slf.get().table().len()))
+        Self::when_fresh(slf, || {
+            Ok(match slf.get().core.loaded() {
+                Some(loaded) => loaded.shown().tree().children(NodeId::ROOT).len(),
+                None => slf.get().table().len(),
+            })
+        })
     }
 
     fn __bool__(&self) -> bool {
@@ -209,7 +231,19 @@ impl DirectoryNode {
 
     /// The listing: pairs of name and entry.
     fn items<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
-        Self::when_fresh(slf, || slf.get()._entries().items(slf.py()))
+        Self::when_fresh(slf, || Self::_entries(slf)?.items(slf.py()))
+    }
+
+    /// The names that are listed at present, without a refresh.
+    fn _names(&self) -> Vec<String> {
+        match self.core.loaded() {
+            Some(loaded) => {
+                let shown = loaded.shown();
+                let children = shown.tree().children(NodeId::ROOT);
+                children.map(|id| shown.tree().name(id).to_owned()).collect()
+            }
+            None => self.table().names().into_iter().map(String::from).collect(),
+        }
     }
 
     /// Refreshes the contents from their source; this kind has none.
@@ -242,8 +276,11 @@ impl DirectoryNode {
         if slf.getattr("use_count")?.gt(0)? {
             return Ok(true);
         }
+        if slf.get().core.loaded().is_some_and(|loaded| loaded.in_use()) {
+            return Ok(true);
+        }
         for (_, node) in slf.get().table().snapshot() {
-            if node.object(slf.py()).bind(slf.py()).call_method0("in_use")?.is_truthy()? {
+            if node.object(slf.py())?.bind(slf.py()).call_method0("in_use")?.is_truthy()? {
                 return Ok(true);
             }
         }

@@ -10,7 +10,7 @@ use pyo3::exceptions::PyKeyError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
 
-use super::any_node::AnyNode;
+use super::any_node::{AnyNode, object_list};
 use crate::fs::dentries::Dentries;
 
 /// A directory's entries table; the table itself, not a copy.
@@ -33,15 +33,15 @@ pub fn table_from(mapping: &Bound<'_, PyAny>) -> PyResult<Vec<(Box<str>, AnyNode
     Ok(entries)
 }
 
-fn object(py: Python<'_>, node: Option<AnyNode>) -> Option<Py<PyAny>> {
-    node.map(|node| node.object(py))
+fn object(py: Python<'_>, node: Option<AnyNode>) -> PyResult<Option<Py<PyAny>>> {
+    node.map(|node| node.object(py)).transpose()
 }
 
 impl Entries {
     fn dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let dict = PyDict::new(py);
         for (name, node) in self.table.snapshot() {
-            dict.set_item(&*name, node.object(py))?;
+            dict.set_item(&*name, node.object(py)?)?;
         }
         Ok(dict)
     }
@@ -59,7 +59,7 @@ impl Entries {
 
     fn __getitem__(&self, py: Python<'_>, name: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let found = name.extract::<String>().ok().and_then(|name| self.table.get(&name));
-        object(py, found).ok_or_else(|| PyKeyError::new_err(name.clone().unbind()))
+        object(py, found)?.ok_or_else(|| PyKeyError::new_err(name.clone().unbind()))
     }
 
     fn __setitem__(&self, name: &str, node: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -95,14 +95,15 @@ impl Entries {
 
     /// The entries.
     fn values<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.table.snapshot().into_iter().map(|(_, node)| node.object(py)))
+        let nodes: Vec<AnyNode> = self.table.snapshot().into_iter().map(|(_, node)| node).collect();
+        object_list(py, &nodes)
     }
 
     /// Pairs of name and entry.
     pub fn items<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let pairs: Vec<(Box<str>, Py<PyAny>)> =
-            self.table.snapshot().into_iter().map(|(name, node)| (name, node.object(py))).collect();
-        PyList::new(py, pairs.iter().map(|(name, object)| (&**name, object)))
+        let pairs = self.table.snapshot().into_iter();
+        let pairs = pairs.map(|(name, node)| Ok((String::from(name), node.object(py)?)));
+        PyList::new(py, pairs.collect::<PyResult<Vec<_>>>()?)
     }
 
     /// The entry of that name, or `default`.
@@ -112,9 +113,9 @@ impl Entries {
         py: Python<'_>,
         name: &Bound<'_, PyAny>,
         default: Option<Py<PyAny>>,
-    ) -> Option<Py<PyAny>> {
+    ) -> PyResult<Option<Py<PyAny>>> {
         let found = name.extract::<String>().ok().and_then(|name| self.table.get(&name));
-        object(py, found).or(default)
+        Ok(object(py, found)?.or(default))
     }
 
     /// Takes out and returns the entry of that name, or `default`.
@@ -122,7 +123,7 @@ impl Entries {
     /// Raises KeyError where there is neither.
     #[pyo3(signature = (name, *default))]
     fn pop(&self, py: Python<'_>, name: &str, default: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
-        match object(py, self.table.remove(name)) {
+        match object(py, self.table.remove(name))? {
             Some(node) => Ok(node),
             None if default.is_empty() => Err(PyKeyError::new_err(name.to_owned())),
             None => Ok(default.get_item(0)?.unbind()),
@@ -134,9 +135,10 @@ impl Entries {
     /// Raises KeyError where the table is empty.
     fn popitem(&self, py: Python<'_>) -> PyResult<(String, Py<PyAny>)> {
         let name = self.table.names().pop();
-        let popped = name
-            .and_then(|name| self.table.remove(&name).map(|node| (name.into(), node.object(py))));
-        popped.ok_or_else(|| PyKeyError::new_err("popitem(): the directory is empty"))
+        match name.and_then(|name| self.table.remove(&name).map(|node| (name, node))) {
+            Some((name, node)) => Ok((name.into(), node.object(py)?)),
+            None => Err(PyKeyError::new_err("popitem(): the directory is empty")),
+        }
     }
 
     /// The entry of that name; where there is none, `default` is put there.
@@ -147,7 +149,7 @@ impl Entries {
         default: &Bound<'_, PyAny>,
     ) -> PyResult<Py<PyAny>> {
         if let Some(node) = self.table.get(name) {
-            return Ok(node.object(py));
+            return node.object(py);
         }
         self.__setitem__(name, default)?;
         Ok(default.clone().unbind())

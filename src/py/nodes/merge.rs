@@ -50,7 +50,7 @@ pub fn merge(
     let mut kept = HashSet::new();
     for (name, item) in &wanted {
         let Some(node) = table.get(name) else { continue };
-        let object = node.object(py).into_bound(py);
+        let object = node.object(py)?.into_bound(py);
         if same.call1((&object, item))?.is_truthy()?
             && object.getattr("parent_inode")?.eq(&own_inode)?
         {
@@ -80,7 +80,7 @@ pub fn merge(
     }
     for (name, node) in gone {
         inodes.call_method1("invalidate_entry", (directory, &*name))?;
-        inodes.call_method1("del_entry", (node.object(py),))?;
+        inodes.call_method1("del_entry", (node.object(py)?,))?;
     }
     if changed {
         directory.setattr("_mtime", clock::now(py)?)?;
@@ -103,7 +103,7 @@ pub fn clear(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
     let inodes = directory.getattr("inodes")?;
     directory.call_method0("invalidate")?;
     for (name, node) in old {
-        let object = node.object(py);
+        let object = node.object(py)?;
         object.call_method0(py, "clear")?;
         inodes.call_method1("invalidate_entry", (directory, &*name))?;
         inodes.call_method1("del_entry", (object,))?;

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::any_node::AnyNode;
+use super::loaded_node::LoadedCollection;
 use super::of_2017::refers;
 use super::overrides::{ClassInfo, InstanceNames, Name, class_info};
 use crate::fs::dentries::Dentries;
@@ -25,11 +26,13 @@ pub type Table = RwLock<Arc<Dentries<AnyNode>>>;
 /// What the core keeps of a node, shared by the Python object and whoever holds it.
 pub struct NodeCore {
     /// State common to all nodes.
-    pub state: NodeState,
+    pub state: Arc<NodeState>,
     /// Uuid under which the inode table lists the node.
     pub cache_uuid: Mutex<Option<String>>,
     /// The entries table, for directories.
     pub table: Option<Box<Table>>,
+    /// For the directory of a collection that is served from its tree.
+    loaded: RwLock<Option<Arc<LoadedCollection>>>,
     class: Arc<ClassInfo>,
     instance: InstanceNames,
 }
@@ -41,9 +44,10 @@ impl NodeCore {
     /// Where the class cannot be looked into.
     pub fn new(class: &Bound<'_, PyType>, directory: bool) -> PyResult<Arc<Self>> {
         Ok(Arc::new(NodeCore {
-            state: NodeState::new(clock::now(class.py())?),
+            state: Arc::new(NodeState::new(clock::now(class.py())?)),
             cache_uuid: Mutex::default(),
             table: directory.then(Box::default),
+            loaded: RwLock::default(),
             class: class_info(class)?,
             instance: InstanceNames::default(),
         }))
@@ -67,6 +71,17 @@ impl NodeCore {
     /// The entries table as it is now; none for a file.
     pub fn entries(&self) -> Option<Arc<Dentries<AnyNode>>> {
         self.table.as_ref().map(|table| Arc::clone(&table.read()))
+    }
+
+    /// The collection that the directory shows from its tree, if it does.
+    pub fn loaded(&self) -> Option<Arc<LoadedCollection>> {
+        self.loaded.read().clone()
+    }
+
+    /// Has the directory show a collection from its tree, or (None) no longer.
+    pub fn set_loaded(&self, loaded: Option<Arc<LoadedCollection>>) {
+        let old = std::mem::replace(&mut *self.loaded.write(), loaded);
+        drop(old);
     }
 
     /// Whether refreshing does nothing: then staleness does not matter.

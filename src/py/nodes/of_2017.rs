@@ -13,6 +13,7 @@ use pyo3::types::PyBool;
 use super::any_node::AnyNode;
 use super::node::NodeCore;
 use super::overrides::Name;
+use crate::fs::node::Node;
 
 /// For how many seconds the kernel cached what an entry of that time told.
 pub const TIMEOUT_OF_2017: f64 = 60.0;
@@ -59,6 +60,7 @@ where
 /// # Errors
 /// What an overridden `has_ref` raises.
 pub fn refers(node: &AnyNode, py: Python<'_>, only_children: bool) -> PyResult<bool> {
+    let AnyNode::Object(node) = node else { return Ok(!only_children && node.referenced_now()) };
     let Some(state) = node.own(&[Name::HasRef, Name::RefCount]) else {
         return has_ref(node.object(py).bind(py), (only_children,), ());
     };

@@ -171,6 +171,15 @@ fn is_collection_file(py: Python<'_>, class: &Bound<'_, PyType>) -> PyResult<boo
 
 type Classes = HashMap<usize, (Py<PyType>, Arc<ClassInfo>)>;
 
+/// How often a class of nodes was changed.
+static EPOCH: AtomicU64 = AtomicU64::new(0);
+
+/// A number that is another after any class of nodes was changed.
+#[must_use]
+pub fn epoch() -> u64 {
+    EPOCH.load(Ordering::Relaxed)
+}
+
 /// Classes met so far, by address; the class is kept, so that no other gets its address.
 static CLASSES: Mutex<Option<Classes>> = Mutex::new(None);
 /// Functions marked with `final_when_fresh`; kept, so that no other gets their address.
@@ -199,6 +208,7 @@ pub fn class_info(class: &Bound<'_, PyType>) -> PyResult<Arc<ClassInfo>> {
 /// Where a class cannot be looked into.
 #[pyfunction]
 pub fn class_changed(class: &Bound<'_, PyType>) -> PyResult<()> {
+    EPOCH.fetch_add(1, Ordering::Relaxed);
     let known = {
         let classes = CLASSES.lock();
         classes.as_ref().and_then(|c| c.get(&(class.as_ptr() as usize)).map(|(_, i)| Arc::clone(i)))

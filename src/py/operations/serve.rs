@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use super::Overrides;
 use super::exceptions::errno_of;
 use crate::fs::metrics::Op;
-use crate::fs::node::Outcome;
+use crate::fs::node::{Outcome, Read};
 use crate::fs::operations::{Cursor, Operations as Core};
 use crate::fs::{
     Attr, Caller, DirSink, Errno, Fh, FileSystem, Halt, Ino, Opened, ReadReply, Result, SetAttr,
@@ -205,7 +205,11 @@ impl FileSystem for Served {
             return self.python.read(ino, fh, offset, size, reply);
         }
         match self.native(Op::Read, |core| core.read(fh, offset, size)) {
-            Ok(data) => reply(Ok(data.bytes())),
+            Ok(Read::Now(data)) => reply(Ok(data.bytes())),
+            Ok(Read::Later(start)) => start(Box::new(move |result| match result {
+                Ok(data) => reply(Ok(data.bytes())),
+                Err(errno) => reply(Err(errno)),
+            })),
             Err(errno) => reply(Err(errno)),
         }
     }

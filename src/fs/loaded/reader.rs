@@ -1,0 +1,297 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Reading an open file of a loaded collection.
+//!
+//! What is at hand is answered at once, in the calling thread. What is not is fetched by the Keep
+//! client, and answered from its threads when every block has arrived and was verified. Blocks
+//! that a sequential reader will want are asked for ahead, by the file's own block list.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use super::shown::Shown;
+use super::{Entry, Owner, Place};
+use crate::collection::{BlockId, NodeId, Piece, Tree};
+use crate::fs::errno::Errno;
+use crate::fs::node::{Bytes, Deliver, Outcome, Read, Reader};
+use crate::keep::{Block, Failure, KeepClient, KeepError, Priority, ReadAhead, Stale};
+
+/// How often a read is begun again because a cache file was changed under it.
+const ATTEMPTS: u32 = 4;
+
+/// An open file of a loaded collection.
+pub struct FileReader<O> {
+    entry: Entry<O>,
+    keep: Arc<KeepClient>,
+    ahead: Mutex<Option<Ahead>>,
+}
+
+/// The block list of the version that is read, and how it is being read.
+struct Ahead {
+    shown: Arc<Shown>,
+    /// Blocks in the file's order, each with the offset in the file at which it ends.
+    list: Box<[(u64, BlockId)]>,
+    state: ReadAhead,
+}
+
+impl<O: Owner> FileReader<O> {
+    /// A file that was just opened.
+    #[must_use]
+    pub fn new(entry: Entry<O>, keep: Arc<KeepClient>) -> Self {
+        FileReader { entry, keep, ahead: Mutex::default() }
+    }
+
+    fn prefetch(&self, shown: &Arc<Shown>, file: NodeId, offset: u64, len: u64) {
+        let tree = shown.tree();
+        let mut ahead = self.ahead.lock();
+        let ahead = match &mut *ahead {
+            Some(ahead) if Arc::ptr_eq(&ahead.shown, shown) => ahead,
+            other => other.insert(Ahead {
+                shown: Arc::clone(shown),
+                list: block_list(tree, file),
+                state: ReadAhead::new(2 * self.keep.memory_bytes()),
+            }),
+        };
+        if ahead.list.len() < 2 {
+            return;
+        }
+        let last = ahead.list.partition_point(|(end, _)| *end < offset + len);
+        let list = &ahead.list;
+        let size_of = |at: usize| list.get(at).map(|(_, id)| u64::from(tree.block(*id).size));
+        for (_, block) in &ahead.list[ahead.state.on_read(offset, len, last, size_of)] {
+            self.keep.prefetch(&tree.locator(*block));
+        }
+    }
+}
+
+fn block_list(tree: &Tree, file: NodeId) -> Box<[(u64, BlockId)]> {
+    let mut list: Vec<(u64, BlockId)> = Vec::new();
+    let mut end = 0;
+    for piece in tree.plan(file, 0, u64::MAX) {
+        end += u64::from(piece.len);
+        match list.last_mut() {
+            Some((until, block)) if *block == piece.block => *until = end,
+            _ => list.push((end, piece.block)),
+        }
+    }
+    list.into()
+}
+
+impl<O: Owner> Reader for FileReader<O> {
+    fn read(&self, offset: u64, size: u32) -> Outcome<Option<Read>> {
+        let (shown, file) = match self.entry.place() {
+            Place::Here(shown, file) => (shown, file),
+            Place::Successor(_) => return Ok(None),
+            Place::Gone => return Err(Errno::ENOENT.into()),
+        };
+        let tree = shown.tree();
+        let len = tree.size(file).saturating_sub(offset).min(u64::from(size));
+        if len == 0 {
+            return Ok(Some(Read::Now(Box::new(Vec::new()))));
+        }
+        self.prefetch(&shown, file, offset, len);
+        let pieces: Vec<Piece> = tree.plan(file, offset, len).collect();
+        let blocks: Option<Vec<Block>> =
+            pieces.iter().map(|piece| self.keep.try_get(&tree.locator(piece.block))).collect();
+        if let Some(blocks) = blocks
+            && let Ok(data) = assemble(&pieces, &blocks)
+        {
+            return Ok(Some(Read::Now(data)));
+        }
+        let wanted = Wanted {
+            entry: self.entry.clone(),
+            keep: Arc::clone(&self.keep),
+            offset,
+            len,
+            attempts: ATTEMPTS,
+            renewed: false,
+        };
+        Ok(Some(Read::Later(Box::new(move |deliver| wanted.fetch(deliver)))))
+    }
+}
+
+thread_local! {
+    /// A buffer that the thread's last read from a cache file used.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// The bytes of a read, in a buffer that the thread uses again.
+struct Buffer {
+    data: Vec<u8>,
+    len: usize,
+}
+
+impl Bytes for Buffer {
+    fn bytes(&self) -> &[u8] {
+        &self.data[..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        BUFFER.set(std::mem::take(&mut self.data));
+    }
+}
+
+/// A part of a block in memory.
+struct Slice {
+    block: Block,
+    offset: usize,
+    len: usize,
+}
+
+impl Bytes for Slice {
+    fn bytes(&self) -> &[u8] {
+        let data = self.block.as_slice().unwrap_or_default();
+        data.get(self.offset..self.offset + self.len).unwrap_or_default()
+    }
+}
+
+/// The bytes of `pieces`, whose blocks these are.
+fn assemble(pieces: &[Piece], blocks: &[Block]) -> Result<Box<dyn Bytes>, Stale> {
+    if let ([piece], [block]) = (pieces, blocks)
+        && block.as_slice().is_some()
+    {
+        let (offset, len) = (piece.offset as usize, piece.len as usize);
+        return Ok(Box::new(Slice { block: block.clone(), offset, len }));
+    }
+    let len = pieces.iter().map(|piece| piece.len as usize).sum();
+    let mut buffer = Buffer { data: BUFFER.take(), len };
+    if buffer.data.len() < len {
+        buffer.data.resize(len, 0);
+    }
+    let mut at = 0;
+    for (piece, block) in pieces.iter().zip(blocks) {
+        let end = at + piece.len as usize;
+        block.read_into(piece.offset as usize, &mut buffer.data[at..end])?;
+        at = end;
+    }
+    Ok(Box::new(buffer))
+}
+
+/// A read that waits for blocks.
+struct Wanted<O> {
+    entry: Entry<O>,
+    keep: Arc<KeepClient>,
+    offset: u64,
+    len: u64,
+    attempts: u32,
+    renewed: bool,
+}
+
+type Arrived = Box<dyn FnOnce(Result<Vec<Block>, KeepError>) + Send>;
+
+/// Blocks on their way, and what is to be done when the last has arrived.
+struct Gathering {
+    blocks: Vec<Option<Block>>,
+    missing: usize,
+    failed: Option<KeepError>,
+    done: Option<Arrived>,
+}
+
+impl Gathering {
+    /// Block number `at` has arrived; answers what to do where it was the last.
+    fn arrived(
+        &mut self,
+        at: usize,
+        result: Result<Block, KeepError>,
+    ) -> Option<impl FnOnce() + use<>> {
+        match result {
+            Ok(block) => self.blocks[at] = Some(block),
+            Err(error) => self.failed = Some(error),
+        }
+        self.missing -= 1;
+        if self.missing > 0 {
+            return None;
+        }
+        let done = self.done.take()?;
+        let blocks: Option<Vec<Block>> = std::mem::take(&mut self.blocks).into_iter().collect();
+        let result = match (blocks, self.failed.take()) {
+            (Some(blocks), None) => Ok(blocks),
+            (_, Some(error)) => Err(error),
+            // A block is missing only where an error was told.
+            (None, None) => return None,
+        };
+        Some(move || done(result))
+    }
+}
+
+impl<O: Owner> Wanted<O> {
+    fn fetch(mut self, deliver: Deliver) {
+        // Looked up anew: meanwhile there may be a newer version, or newer signatures.
+        let Place::Here(shown, file) = self.entry.place() else {
+            return deliver(Err(Errno::EIO));
+        };
+        self.attempts -= 1;
+        let tree = Arc::clone(shown.tree());
+        let pieces: Vec<Piece> = tree.plan(file, self.offset, self.len).collect();
+        if pieces.is_empty() {
+            return deliver(Ok(Box::new(Vec::new())));
+        }
+        let locators: Vec<_> = pieces.iter().map(|piece| tree.locator(piece.block)).collect();
+        let expired = locators.iter().any(|locator| is_expired(locator.expires_at()));
+        let keep = Arc::clone(&self.keep);
+        let gathering = Arc::new(Mutex::new(Gathering {
+            blocks: vec![None; pieces.len()],
+            missing: pieces.len(),
+            failed: None,
+            done: Some(Box::new(move |result| self.arrived(&pieces, result, expired, deliver))),
+        }));
+        for (at, locator) in locators.iter().enumerate() {
+            let gathering = Arc::clone(&gathering);
+            let waiter = Box::new(move |result| {
+                let last = gathering.lock().arrived(at, result);
+                if let Some(done) = last {
+                    done();
+                }
+            });
+            keep.get(locator, Priority::Demand, waiter);
+        }
+    }
+
+    fn arrived(
+        mut self,
+        pieces: &[Piece],
+        result: Result<Vec<Block>, KeepError>,
+        expired: bool,
+        deliver: Deliver,
+    ) {
+        let error = match result {
+            Ok(blocks) => match assemble(pieces, &blocks) {
+                Ok(data) => return deliver(Ok(data)),
+                Err(Stale) if self.attempts > 0 => return self.fetch(deliver),
+                Err(Stale) => {
+                    log::error!("a block's file in the cache is changed again and again");
+                    return deliver(Err(Errno::EIO));
+                }
+            },
+            Err(error) => error,
+        };
+        let refused = error.failure() == Failure::Forbidden
+            || (expired && error.failure() == Failure::NotFound);
+        if !refused || self.renewed || self.attempts == 0 {
+            log::error!("{error}");
+            return deliver(Err(Errno::EIO));
+        }
+        self.renewed = true;
+        let loaded = Arc::clone(self.entry.loaded());
+        loaded.renew(Box::new(move |renewed| {
+            if renewed {
+                self.fetch(deliver);
+            } else {
+                log::error!("{error}");
+                deliver(Err(Errno::EIO));
+            }
+        }));
+    }
+}
+
+fn is_expired(expires_at: Option<u64>) -> bool {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    expires_at.is_some_and(|at| at <= now)
+}

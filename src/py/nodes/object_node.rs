@@ -1,0 +1,605 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! A Python object as an inode entry, of whatever class.
+//!
+//! An object that stands on our base classes answers from its [`NodeCore`] whatever its class
+//! leaves alone; for anything else, and for any other object (a test's mock, a class of somebody's
+//! own), the Python method is called.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use pyo3::exceptions::PyKeyError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyByteArray, PyBytes};
+
+use super::any_node::AnyNode;
+use super::loaded_node;
+use super::node::{NodeCore, core_of};
+use super::of_2017::{TIMEOUT_OF_2017, flag, has_ref, keeps_dead};
+use super::overrides::{Name, loaded_class};
+use crate::collection::NodeId;
+use crate::fs::node::{Bytes, Facts, Listing, Node, Outcome, Reader};
+use crate::fs::state::{NodeState, UNKNOWN_PARENT};
+use crate::py::clock;
+use crate::py::gil::with_python;
+use crate::py::llfuse::lock;
+
+struct Held {
+    object: Py<PyAny>,
+    core: Option<Arc<NodeCore>>,
+    directory: bool,
+    collection_file: bool,
+}
+
+/// A Python object in the role of an inode entry. Clones share one reference to it.
+#[derive(Clone)]
+pub struct ObjectNode(Arc<Held>);
+
+impl ObjectNode {
+    /// Takes a reference to `object`.
+    ///
+    /// # Errors
+    /// Where its class cannot be looked into.
+    pub fn new(object: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let py = object.py();
+        let core = core_of(object);
+        let (directory, collection_file) = match &core {
+            Some(core) => (core.table.is_some(), core.collection_file()),
+            None => (
+                is_instance(py, object, "arvados_fuse.fusedir", "Directory")?,
+                is_instance(py, object, "arvados_fuse.fusefile", "FuseArvadosFile")?,
+            ),
+        };
+        Ok(ObjectNode(Arc::new(Held {
+            object: object.clone().unbind(),
+            core,
+            directory,
+            collection_file,
+        })))
+    }
+
+    /// The object.
+    #[must_use]
+    pub fn object(&self, py: Python<'_>) -> Py<PyAny> {
+        self.0.object.clone_ref(py)
+    }
+
+    /// Whether this is that object.
+    #[must_use]
+    pub fn is(&self, object: &Bound<'_, PyAny>) -> bool {
+        self.0.object.is(object)
+    }
+
+    /// For the garbage collector.
+    ///
+    /// # Errors
+    /// What the collector answers.
+    pub fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.0.object)
+    }
+
+    /// The core's part of the object, if it stands on our base classes.
+    pub(super) fn core(&self) -> Option<&NodeCore> {
+        self.0.core.as_deref()
+    }
+
+    /// The state, if every one of `names` means for this node what the core means by it.
+    pub(super) fn own(&self, names: &[Name]) -> Option<&NodeState> {
+        let core = self.0.core.as_ref()?;
+        names.iter().all(|name| core.own(*name)).then_some(&core.state)
+    }
+
+    fn call<T>(&self, body: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>) -> Outcome<T> {
+        with_python(|py| body(self.0.object.bind(py)))
+    }
+
+    /// Whether the core may answer for `names` of this directory once it is fresh.
+    fn is_shipped(&self, names: &[Name]) -> bool {
+        self.0.core.as_ref().is_some_and(|core| names.iter().all(|n| core.own_or_shipped(*n)))
+    }
+
+    /// The core, if its entries table may answer for `shipped` now: the directory is fresh, or is
+    /// of a kind that is never refreshed.
+    fn answering(&self, shipped: &[Name]) -> Option<&Arc<NodeCore>> {
+        let core = self.0.core.as_ref()?;
+        let ours =
+            core.own(Name::EntriesTable) && shipped.iter().all(|name| core.own_or_shipped(*name));
+        let fresh = || core.natural_staleness() && !core.state.is_stale();
+        (ours && (core.never_refreshed() || fresh())).then_some(core)
+    }
+}
+
+fn is_instance(
+    py: Python<'_>,
+    object: &Bound<'_, PyAny>,
+    module: &str,
+    class: &str,
+) -> PyResult<bool> {
+    match loaded_class(py, module, class)? {
+        Some(class) => object.is_instance(&class),
+        None => Ok(false),
+    }
+}
+
+fn number(value: &Bound<'_, PyAny>, unknown: Option<u64>) -> Option<u64> {
+    if value.is_none() { None } else { value.extract().ok().or(unknown) }
+}
+
+struct FromPython(PyBackedBytes);
+
+impl Bytes for FromPython {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn bytes_of(data: Bound<'_, PyAny>) -> PyResult<Box<dyn Bytes>> {
+    let bytes = if data.is_instance_of::<PyBytes>() || data.is_instance_of::<PyByteArray>() {
+        data.extract::<PyBackedBytes>()?
+    } else if let Ok(text) = data.extract::<String>() {
+        PyBytes::new(data.py(), text.as_bytes()).extract()?
+    } else {
+        data.py().get_type::<PyBytes>().call1((data,))?.extract()?
+    };
+    Ok(Box::new(FromPython(bytes)))
+}
+
+/// What a node is asked: see [`crate::fs::node::Node`].
+#[allow(missing_docs, clippy::missing_errors_doc)]
+impl ObjectNode {
+    pub fn inode(&self) -> Outcome<Option<u64>> {
+        match self.own(&[Name::Inode]) {
+            Some(state) => Ok(state.inode()),
+            None => self.call(|o| Ok(number(&o.getattr("inode")?, None))),
+        }
+    }
+
+    pub fn set_inode(&self, inode: Option<u64>) -> Outcome<()> {
+        match self.own(&[Name::Inode, Name::SetAttr]) {
+            Some(state) => {
+                state.set_inode(inode);
+                Ok(())
+            }
+            None => self.call(|o| o.setattr("inode", inode)),
+        }
+    }
+
+    pub fn parent_inode(&self) -> Outcome<Option<u64>> {
+        match self.own(&[Name::ParentInode]) {
+            Some(state) => Ok(state.parent()),
+            None => self.call(|o| {
+                if keeps_dead(o)? == Some(true) {
+                    return Ok(None);
+                }
+                Ok(match o.getattr_opt("parent_inode")? {
+                    Some(parent) => number(&parent, Some(UNKNOWN_PARENT)),
+                    None => Some(UNKNOWN_PARENT),
+                })
+            }),
+        }
+    }
+
+    pub fn set_parent_inode(&self, parent: Option<u64>) -> Outcome<()> {
+        match self.own(&[Name::ParentInode, Name::SetAttr]) {
+            Some(state) => {
+                state.set_parent(parent);
+                Ok(())
+            }
+            None => self.call(|o| {
+                if parent.is_none() && keeps_dead(o)?.is_some() {
+                    o.setattr("dead", true)?;
+                }
+                o.setattr("parent_inode", parent)
+            }),
+        }
+    }
+
+    pub fn same(&self, other: &Self) -> bool {
+        self.0.object.is(&other.0.object)
+    }
+
+    pub fn is_dir(&self) -> bool {
+        self.0.directory
+    }
+
+    pub fn is_collection_file(&self) -> bool {
+        self.0.collection_file
+    }
+
+    pub fn size(&self) -> Outcome<u64> {
+        match self.own(&[Name::Size]) {
+            Some(_) => Ok(0),
+            None => self.call(|o| o.call_method0("size")?.extract()),
+        }
+    }
+
+    pub fn atime(&self) -> Outcome<f64> {
+        match self.own(&[Name::Atime, Name::AtimeValue]) {
+            Some(state) => Ok(state.atime.load()),
+            None => self.call(|o| o.call_method0("atime")?.extract()),
+        }
+    }
+
+    pub fn mtime(&self) -> Outcome<f64> {
+        match self.own(&[Name::Mtime, Name::MtimeValue]) {
+            Some(state) => Ok(state.mtime.load()),
+            None => self.call(|o| o.call_method0("mtime")?.extract()),
+        }
+    }
+
+    pub fn writable(&self) -> Outcome<bool> {
+        match self.own(&[Name::Writable]) {
+            Some(_) => Ok(false),
+            None => self.call(|o| o.call_method0("writable")?.is_truthy()),
+        }
+    }
+
+    pub fn time_to_next_poll(&self) -> Outcome<f64> {
+        let natural = self.0.core.as_ref().is_some_and(|core| core.natural_staleness());
+        match self.own(&[Name::TimeToNextPoll]) {
+            Some(state) if natural => Ok(state.time_to_next_poll()),
+            _ => self.call(|o| match o.getattr_opt("time_to_next_poll")? {
+                Some(method) => method.call0()?.extract(),
+                None => Ok(TIMEOUT_OF_2017),
+            }),
+        }
+    }
+
+    pub fn allow_attr_cache(&self) -> Outcome<bool> {
+        match self.own(&[Name::AllowAttrCache]) {
+            Some(state) => Ok(state.allow_attr_cache.load(Relaxed)),
+            None => self.call(|o| flag(o, "allow_attr_cache")),
+        }
+    }
+
+    pub fn allow_dirent_cache(&self) -> Outcome<bool> {
+        match self.own(&[Name::AllowDirentCache]) {
+            Some(state) => Ok(state.allow_dirent_cache.load(Relaxed)),
+            None => self.call(|o| flag(o, "allow_dirent_cache")),
+        }
+    }
+
+    pub fn facts(&self, may_write: bool) -> Outcome<Facts> {
+        Ok(Facts {
+            attr_timeout: if self.allow_attr_cache()? { self.time_to_next_poll()? } else { 0.0 },
+            size: self.size()?,
+            atime: self.atime()?,
+            mtime: self.mtime()?,
+            writable: may_write && self.writable()?,
+            entry_timeout: None,
+        })
+    }
+
+    pub fn accessed(&self) -> Outcome<()> {
+        let now = clock::read()?;
+        match self.own(&[Name::AtimeValue, Name::SetAttr]) {
+            Some(state) => {
+                state.atime.store(now);
+                Ok(())
+            }
+            // A kind of ours that looks at assignments has nothing to do with this one.
+            None => match &self.0.core {
+                Some(core) if core.own(Name::AtimeValue) => {
+                    core.state.atime.store(now);
+                    Ok(())
+                }
+                _ => self.call(|o| o.setattr("_atime", now)),
+            },
+        }
+    }
+
+    pub fn stale(&self) -> Outcome<bool> {
+        match &self.0.core {
+            Some(core) if core.natural_staleness() => Ok(core.state.is_stale()),
+            // An entry of 2017 that has no such method is never refreshed by itself.
+            _ => self.call(|o| match o.getattr_opt("stale")? {
+                Some(method) => method.call0()?.is_truthy(),
+                None => Ok(false),
+            }),
+        }
+    }
+
+    pub fn checkupdate(&self) -> Outcome<()> {
+        if let Some(core) = &self.0.core
+            && core.own(Name::Checkupdate)
+        {
+            if core.own(Name::Update) {
+                core.state.mark_stale(false);
+                return Ok(());
+            }
+            if core.natural_staleness() && !core.state.is_stale() {
+                return Ok(());
+            }
+        }
+        self.call(|o| o.call_method0("checkupdate").map(drop))
+    }
+
+    pub fn inc_use(&self) -> Outcome<()> {
+        match self.own(&[Name::IncUse, Name::UseCount]) {
+            Some(state) => {
+                state.add_use(1);
+                Ok(())
+            }
+            None => self.call(|o| o.call_method0("inc_use").map(drop)),
+        }
+    }
+
+    pub fn dec_use(&self) -> Outcome<()> {
+        match self.own(&[Name::DecUse, Name::UseCount]) {
+            Some(state) => {
+                state.add_use(-1);
+                Ok(())
+            }
+            None => self.call(|o| o.call_method0("dec_use").map(drop)),
+        }
+    }
+
+    pub fn in_use(&self) -> Outcome<bool> {
+        let Some(state) = self.own(&[Name::InUse, Name::UseCount]) else {
+            return self.call(|o| o.call_method0("in_use")?.is_truthy());
+        };
+        if state.in_use() {
+            return Ok(true);
+        }
+        if self.0.core.as_ref().and_then(|core| core.loaded()).is_some_and(|l| l.in_use()) {
+            return Ok(true);
+        }
+        // A copy of the table: an entry may have to be asked in Python, which must not happen
+        // under the table's lock.
+        if let Some(table) = self.0.core.as_ref().and_then(|core| core.entries()) {
+            for (_, node) in table.snapshot() {
+                if node.in_use()? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    pub fn inc_ref(&self) -> Outcome<()> {
+        match self.own(&[Name::IncRef, Name::RefCount]) {
+            Some(state) => {
+                state.add_ref(1);
+                Ok(())
+            }
+            None => self.call(|o| o.call_method0("inc_ref").map(drop)),
+        }
+    }
+
+    pub fn dec_ref(&self, n: u64) -> Outcome<i64> {
+        let n = i64::try_from(n).unwrap_or(i64::MAX);
+        match self.own(&[Name::DecRef, Name::RefCount]) {
+            Some(state) => Ok(state.add_ref(-n)),
+            None => self.call(|o| o.call_method1("dec_ref", (n,))?.extract()),
+        }
+    }
+
+    pub fn has_ref(&self) -> Outcome<bool> {
+        match self.own(&[Name::HasRef, Name::RefCount]) {
+            Some(state) => Ok(state.has_ref()),
+            None => self.call(|o| has_ref(o, (), (false,))),
+        }
+    }
+
+    pub fn referenced_now(&self) -> bool {
+        self.own(&[Name::HasRef, Name::RefCount]).is_some_and(NodeState::has_ref)
+    }
+
+    pub fn uuid(&self) -> Outcome<Option<String>> {
+        match self.own(&[Name::Uuid]) {
+            Some(_) => Ok(None),
+            None => self.call(|o| Ok(o.call_method0("uuid")?.extract().ok())),
+        }
+    }
+
+    pub fn cache_uuid(&self) -> Outcome<Option<String>> {
+        match &self.0.core {
+            Some(core) if core.own(Name::CacheUuid) => Ok(core.cache_uuid.lock().clone()),
+            _ => self.call(|o| Ok(o.getattr("cache_uuid")?.extract().ok())),
+        }
+    }
+
+    pub fn set_cache_uuid(&self, uuid: Option<String>) -> Outcome<()> {
+        match &self.0.core {
+            Some(core) if core.own(Name::CacheUuid) => {
+                *core.cache_uuid.lock() = uuid;
+                Ok(())
+            }
+            _ => self.call(|o| o.setattr("cache_uuid", uuid)),
+        }
+    }
+
+    pub fn persisted(&self) -> Outcome<bool> {
+        match self.own(&[Name::Persisted]) {
+            Some(_) => Ok(false),
+            None => self.call(|o| o.call_method0("persisted")?.is_truthy()),
+        }
+    }
+
+    pub fn objsize(&self) -> Outcome<i64> {
+        self.call(|o| o.call_method0("objsize")?.extract())
+    }
+
+    pub fn cache_size(&self) -> Outcome<i64> {
+        match self.own(&[Name::CacheSize]) {
+            Some(state) => Ok(state.cache_size.load(Relaxed)),
+            None => self.call(|o| o.getattr("cache_size")?.extract()),
+        }
+    }
+
+    pub fn set_cache_size(&self, size: i64) -> Outcome<()> {
+        match self.own(&[Name::CacheSize, Name::SetAttr]) {
+            Some(state) => {
+                state.cache_size.store(size, Relaxed);
+                Ok(())
+            }
+            None => self.call(|o| o.setattr("cache_size", size)),
+        }
+    }
+
+    pub fn kernel_invalidate(&self) -> Outcome<()> {
+        if !self.0.directory && self.own(&[Name::KernelInvalidate]).is_some() {
+            return Ok(());
+        }
+        self.call(|o| o.call_method0("kernel_invalidate").map(drop))
+    }
+
+    pub fn finalize(&self) -> Outcome<()> {
+        if self.own(&[Name::Finalize]).is_some() {
+            return Ok(());
+        }
+        // Saving may take long: other requests go on meanwhile.
+        self.call(|o| {
+            let py = o.py();
+            let finalize =
+                || Python::attach(|py| self.0.object.call_method0(py, "finalize").map(drop));
+            if lock::is_held_by_me() { lock::released(py, finalize)? } else { finalize() }
+        })
+    }
+
+    pub fn clear(&self) -> Outcome<()> {
+        if !self.0.directory && self.own(&[Name::Clear]).is_some() {
+            return Ok(());
+        }
+        self.call(|o| o.call_method0("clear").map(drop))
+    }
+
+    pub fn child(&self, name: &str) -> Outcome<Option<AnyNode>> {
+        if let Some(answer) = self.child_here(name) {
+            return Ok(answer);
+        }
+        self.call(|o| {
+            if self.is_shipped(&[Name::GetItem, Name::Contains]) {
+                o.call_method0("checkupdate")?;
+                if let Some(answer) = self.child_here(name) {
+                    return Ok(answer);
+                }
+            }
+            if !o.contains(name)? {
+                return Ok(None);
+            }
+            match o.get_item(name) {
+                Ok(node) => AnyNode::new(&node).map(Some),
+                Err(error) if error.is_instance_of::<PyKeyError>(o.py()) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// The core's answer to [`ObjectNode::child`], if it has one.
+    fn child_here(&self, name: &str) -> Option<Option<AnyNode>> {
+        if let Some(core) = self.answering(&[Name::GetItem, Name::Contains]) {
+            let loaded = core.loaded();
+            let found = match &loaded {
+                Some(loaded) => loaded_node::child(loaded, NodeId::ROOT, name),
+                None => core.entries().and_then(|table| table.get(name)),
+            };
+            // What a loaded collection lacks is not there, but for the names that are not its own.
+            let final_miss = core.own(Name::GetItem) && core.own(Name::Contains)
+                || loaded.is_some_and(|loaded| !loaded.owner.is_reserved(name));
+            if found.is_some() || final_miss {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    pub fn items(&self) -> Outcome<Box<dyn Listing<AnyNode>>> {
+        if let Some(listing) = self.items_here() {
+            return Ok(listing);
+        }
+        self.call(|o| {
+            if self.is_shipped(&[Name::Items]) {
+                o.call_method0("checkupdate")?;
+                if let Some(listing) = self.items_here() {
+                    return Ok(listing);
+                }
+            }
+            let mut items: Vec<(Box<str>, AnyNode)> = Vec::new();
+            for pair in o.call_method0("items")?.try_iter()? {
+                let (name, node): (String, Bound<'_, PyAny>) = pair?.extract()?;
+                items.push((name.into(), AnyNode::new(&node)?));
+            }
+            Ok(Box::new(items) as Box<dyn Listing<AnyNode>>)
+        })
+    }
+
+    /// The core's answer to [`ObjectNode::items`], if it has one.
+    fn items_here(&self) -> Option<Box<dyn Listing<AnyNode>>> {
+        if let Some(core) = self.answering(&[Name::Items])
+            && core.state.listing_complete.load(Relaxed)
+        {
+            if let Some(loaded) = core.loaded() {
+                return Some(loaded_node::listing(&loaded, loaded.shown(), NodeId::ROOT));
+            }
+            if let Some(table) = core.entries() {
+                return Some(Box::new(table.snapshot()));
+            }
+        }
+        None
+    }
+
+    pub fn counted_as(&self) -> Outcome<Option<u64>> {
+        self.inode()
+    }
+
+    pub fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
+        Ok(None)
+    }
+
+    pub fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>> {
+        self.call(|o| bytes_of(o.call_method1("readfrom", (offset, size, num_retries))?))
+    }
+
+    pub fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
+        self.call(|o| {
+            let data = PyBytes::new(o.py(), data);
+            let written = o.call_method1("writeto", (offset, data, num_retries))?;
+            if written.is_none() { Ok(0) } else { written.extract() }
+        })
+    }
+
+    pub fn truncate(&self, size: u64) -> Outcome<u64> {
+        self.call(|o| {
+            let file = o.getattr("arvfile")?.unbind();
+            lock::released(o.py(), || {
+                Python::attach(|py| {
+                    file.call_method1(py, "truncate", (size,))?;
+                    file.call_method0(py, "size")?.extract(py)
+                })
+            })?
+        })
+    }
+
+    pub fn flush(&self) -> Outcome<()> {
+        if self.own(&[Name::Flush]).is_some() {
+            return Ok(());
+        }
+        self.call(|o| o.call_method0("flush").map(drop))
+    }
+
+    pub fn create(&self, name: &str) -> Outcome<()> {
+        self.call(|o| o.call_method1("create", (name,)).map(drop))
+    }
+
+    pub fn mkdir(&self, name: &str) -> Outcome<()> {
+        self.call(|o| o.call_method1("mkdir", (name,)).map(drop))
+    }
+
+    pub fn unlink(&self, name: &str) -> Outcome<()> {
+        self.call(|o| o.call_method1("unlink", (name,)).map(drop))
+    }
+
+    pub fn rmdir(&self, name: &str) -> Outcome<()> {
+        self.call(|o| o.call_method1("rmdir", (name,)).map(drop))
+    }
+
+    pub fn rename(&self, old: &str, new: &str, source: &AnyNode) -> Outcome<()> {
+        self.call(|o| o.call_method1("rename", (old, new, source.object(o.py())?)).map(drop))
+    }
+}
