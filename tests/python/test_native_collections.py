@@ -1,0 +1,330 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""Collections that the core serves from their tree: no Python until Python asks.
+
+What asks: a look at an entry from Python, a change, a patched class or Keep client. Then the SDK's
+collection takes over, and nobody who has a file open or knows its inode number notices.
+"""
+
+import ctypes
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import arvados.collection
+import arvados_fuse
+import llfuse
+import pytest
+from arvados_fuse.localcluster import LocalCluster
+from conftest import poll
+from inprocess import mounted
+from llfuse import _core
+
+TREE = {
+    "a": "first",
+    "b": "second",
+    "sub/c": "third",
+    "sub/deep er/ü": "fourth",
+    "big": "0123456789" * 100_000,
+}
+
+
+def save(cluster: LocalCluster, tree: dict[str, str], name: str = "c") -> Any:
+    collection = arvados.collection.Collection(api_client=cluster.api())
+    write(collection, tree)
+    collection.save_new(name)
+    return collection
+
+
+def write(collection: Any, tree: dict[str, str]) -> None:
+    for path, text in tree.items():
+        with collection.open(path, "w") as file:
+            file.write(text)
+
+
+def contents(path: Path) -> dict[str, str]:
+    return {
+        os.path.relpath(os.path.join(folder, name), path): Path(folder, name).read_text()
+        for folder, _, names in os.walk(path)
+        for name in names
+    }
+
+
+def inodes(path: Path) -> dict[str, int]:
+    return {str(p.relative_to(path)): p.stat().st_ino for p in sorted(path.rglob("*"))}
+
+
+@contextmanager
+def shown(
+    tmp_path: Path, cluster: LocalCluster, locator: str, **options: Any
+) -> Iterator[tuple[Path, Any, Any]]:
+    """Mount a collection; give the mount point, the Operations object and the root directory."""
+    api = cluster.api()
+    writing = options.setdefault("enable_write", False)
+
+    def root(operations: Any) -> Any:
+        return arvados_fuse.CollectionDirectory(
+            1, operations.inodes, api, 0, writing, None, locator, poll_time=3600
+        )
+
+    path = tmp_path / "mnt"
+    with mounted(path, root, api=api, **options) as operations:
+        yield path, operations, operations.inodes[1]
+
+
+def test_a_collection_is_read_without_an_object_for_each_file(
+    tmp_path: Path, fresh_cluster: LocalCluster
+) -> None:
+    locator = save(fresh_cluster, TREE).manifest_locator()
+    with (
+        mock.patch.object(arvados_fuse.FuseArvadosFile, "__new__") as made,
+        shown(tmp_path, fresh_cluster, locator) as (path, _, root),
+    ):
+        # A patched class is one that Python may want to see used.
+        assert not made.called and not _core.shows_tree(root)
+    with shown(tmp_path, fresh_cluster, locator) as (path, operations, root):
+        assert contents(path) == TREE
+        assert sorted(os.listdir(path / "sub")) == ["c", "deep er"]
+        assert _core.shows_tree(root)
+        assert len(inodes(path)) == len(set(inodes(path).values())) == 7
+        assert all(number in operations.inodes for number in inodes(path).values())
+        assert (path / "big").stat().st_size == 1_000_000
+        assert (path / "big").stat().st_mode & 0o7777 == 0o555
+        assert (path / "a").stat().st_mtime == root.mtime()
+        with pytest.raises(FileNotFoundError):
+            (path / "none").stat()
+        with pytest.raises(NotADirectoryError):
+            (path / "a" / "x").stat()
+        assert "portable_data_hash" in (path / ".arvados#collection").read_text()
+        assert _core.shows_tree(root), "none of this needed an object"
+
+
+def test_nothing_waits_for_the_gil(tmp_path: Path, fresh_cluster: LocalCluster) -> None:
+    locator = save(fresh_cluster, TREE).manifest_locator()
+    with shown(tmp_path, fresh_cluster, locator) as (path, operations, _):
+        file = os.open(path / "big", os.O_RDONLY)
+        assert os.pread(file, 5, 0) == b"01234"
+        # PyDLL keeps the GIL during the call: it would never return if the mount needed it.
+        holding_the_gil = ctypes.PyDLL(None, use_errno=True)
+        buffer = ctypes.create_string_buffer(512)
+        for name in [b"a", b"sub", b"sub/c", "sub/deep er/ü".encode()]:
+            assert holding_the_gil.stat(bytes(path) + b"/" + name, buffer) == 0
+        assert holding_the_gil.access(bytes(path) + b"/sub/none", os.R_OK) == -1
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        assert holding_the_gil.pread(file, buffer, 10, 500_000) == 10
+        assert buffer.raw[:10] == b"0123456789"
+        os.close(file)
+
+
+def test_python_sees_objects_under_the_same_numbers(
+    tmp_path: Path, fresh_cluster: LocalCluster
+) -> None:
+    locator = save(fresh_cluster, TREE).manifest_locator()
+    with shown(tmp_path, fresh_cluster, locator) as (path, operations, root):
+        before = inodes(path)
+        with open(path / "big") as file, os.scandir(path / "sub") as listing:
+            assert file.read(5) == "01234"
+            entry = root["sub"]["c"]
+            assert not _core.shows_tree(root)
+            assert type(entry) is arvados_fuse.FuseArvadosFile
+            assert type(root["sub"]) is arvados_fuse.CollectionDirectoryBase
+            assert entry is operations.inodes[before["sub/c"]] is root["sub"]._entries["c"]
+            assert entry.ref_count >= 1, "the kernel's reference came along"
+            assert operations.inodes[before["big"]].use_count == 1, "and so did the open file"
+            assert root.collection.open("b").read() == "second"
+            assert entry.arvfile.size() == 5
+            file.seek(999_990)
+            assert file.read() == "0123456789"
+            assert sorted(e.name for e in listing) == ["c", "deep er"]
+        assert inodes(path) == before
+        assert contents(path) == TREE
+        assert operations.inodes[before["big"]].use_count == 0
+
+
+def test_a_change_is_made_through_the_sdk(tmp_path: Path, fresh_cluster: LocalCluster) -> None:
+    uuid = save(fresh_cluster, TREE).manifest_locator()
+    with shown(tmp_path, fresh_cluster, uuid, enable_write=True) as (path, _, root):
+        before = inodes(path)
+        assert (path / "a").stat().st_mode & 0o777 == 0o777
+        with open(path / "b") as reading, open(path / "a", "r+") as writing:
+            assert reading.read() == "second"
+            assert _core.shows_tree(root), "opening for writing changes nothing yet"
+            writing.write("FIRST")
+            writing.flush()
+            assert not _core.shows_tree(root)
+            assert (path / "a").read_text() == "FIRST"
+            reading.seek(0)
+            assert reading.read() == "second"
+        (path / "sub" / "new").write_text("made here")
+        os.truncate(path / "b", 3)
+        now = {**TREE, "a": "FIRST", "b": "sec", "sub/new": "made here"}
+        assert contents(path) == now
+        after = inodes(path)
+        assert {name: after[name] for name in before} == before
+    saved = arvados.collection.CollectionReader(uuid, api_client=fresh_cluster.api())
+    assert saved.open("a").read() == "FIRST" and saved.open("sub/new").read() == "made here"
+
+
+def test_a_new_version_keeps_what_stays(tmp_path: Path, fresh_cluster: LocalCluster) -> None:
+    collection = save(fresh_cluster, TREE)
+    uuid = collection.manifest_locator()
+    with shown(tmp_path, fresh_cluster, uuid) as (path, operations, root):
+        before = inodes(path)
+        mtime = (path / "a").stat().st_mtime
+        with open(path / "b") as gone, open(path / "a") as changed, open(path / "big") as kept:
+            assert gone.read(3) == "sec" and kept.read(1) == "0"
+            poll("a later second", lambda: int(time.time()) > mtime)
+            collection.remove("b")
+            write(collection, {"a": "another first", "sub/more": "fifth"})
+            collection.save()
+            operations.on_event({"event_type": "update", "object_uuid": uuid})
+            now = {**TREE, "a": "another first", "sub/more": "fifth"}
+            del now["b"]
+            assert contents(path) == now
+            assert _core.shows_tree(root)
+            after = inodes(path)
+            assert {n: after[n] for n in before if n != "b"} == {
+                n: i for n, i in before.items() if n != "b"
+            }
+            assert after["sub/more"] not in before.values()
+            assert (path / "a").stat().st_mtime > mtime
+            assert (path / "big").stat().st_mtime == mtime, "what did not change kept its time"
+            # Who has a file open reads on: in the new version, or what is gone.
+            assert changed.read() == "another first"
+            gone.seek(0)
+            assert gone.read() == "second"
+            assert os.fstat(gone.fileno()).st_ino == before["b"]
+        operations.inodes.wait_remove_queue_empty()
+        poll("the number of what is gone is", lambda: before["b"] not in operations.inodes)
+
+
+def test_a_collection_that_is_handed_in_takes_over(
+    tmp_path: Path, fresh_cluster: LocalCluster
+) -> None:
+    uuid = save(fresh_cluster, TREE).manifest_locator()
+    with shown(tmp_path, fresh_cluster, uuid) as (path, _, root):
+        before = inodes(path)
+        with open(path / "big") as file:
+            file.read(1)
+            handed = arvados.collection.Collection(uuid, api_client=fresh_cluster.api())
+            root.new_collection(handed.api_response(), handed)
+            assert root.collection is handed
+            assert inodes(path) == before
+            file.seek(10)
+            assert file.read(3) == "012"
+        with handed.open("b", "w") as file:
+            file.write("seen through the mount")
+        poll("the change", lambda: (path / "b").read_text() == "seen through the mount")
+
+
+def patch_reading(_cluster: LocalCluster) -> Any:
+    return mock.patch("arvados.keep.KeepClient.get", return_value=b"faked!")
+
+
+def patch_kind(_cluster: LocalCluster) -> Any:
+    return mock.patch.object(
+        arvados_fuse.FuseArvadosFile, "readfrom", autospec=True, return_value=b"faked!"
+    )
+
+
+@pytest.mark.parametrize("patch", [patch_reading, patch_kind])
+def test_what_is_patched_while_it_is_shown_is_called(
+    tmp_path: Path, fresh_cluster: LocalCluster, patch: Callable
+) -> None:
+    uuid = save(fresh_cluster, {"f": "second"}).manifest_locator()
+    with shown(tmp_path, fresh_cluster, uuid) as (path, _, root):
+        assert (path / "f").stat().st_size == 6
+        assert _core.shows_tree(root)
+        with patch(fresh_cluster) as called:
+            assert (path / "f").read_text() == "faked!"
+        assert called.called and not _core.shows_tree(root)
+
+
+class Named(arvados_fuse.CollectionDirectory):
+    """A kind of somebody's own."""
+
+    def new_entry(self, name: str, item: Any, mtime: float) -> None:
+        super().new_entry("my-" + name, item, mtime)
+
+
+def test_a_subclass_is_asked(tmp_path: Path, fresh_cluster: LocalCluster) -> None:
+    api = fresh_cluster.api()
+    locator = save(fresh_cluster, {"f": "text"}).manifest_locator()
+
+    def root(operations: Any) -> Any:
+        return Named(1, operations.inodes, api, 0, False, None, locator)
+
+    with mounted(tmp_path / "mnt", root, api=api):
+        assert (tmp_path / "mnt" / "my-f").read_text() == "text"
+
+
+def test_eviction_and_events_and_promotion_at_once(
+    tmp_path: Path, fresh_cluster: LocalCluster
+) -> None:
+    collection = save(fresh_cluster, TREE)
+    uuid = collection.manifest_locator()
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def reader(path: Path) -> None:
+        try:
+            while not stop.is_set():
+                assert contents(path) == TREE
+        except BaseException as error:
+            failures.append(error)
+
+    with shown(tmp_path, fresh_cluster, uuid) as (path, operations, root):
+        threads = [threading.Thread(target=reader, args=(path,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for turn in range(30):
+            operations.on_event({"event_type": "update", "object_uuid": uuid})
+            if turn % 3 == 1:
+                with llfuse.lock:
+                    assert root["a"] is root._entries["a"]
+            if turn % 3 == 2:
+                os.listdir(path)
+            time.sleep(0.02)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not failures, failures[0]
+
+
+def test_signatures_that_expired_are_renewed_once_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = os.urandom(200_000).hex()
+    with LocalCluster(tmp_path / "cluster", test_hooks=True, blob_signing_ttl=2) as cluster:
+        for name, value in cluster.env().items():
+            monkeypatch.setenv(name, value)
+        uuid = save(cluster, {f"f{n}": f"{n}{text}" for n in range(4)}).manifest_locator()
+        expected = {f"f{n}": hashlib.md5(f"{n}{text}".encode()).hexdigest() for n in range(4)}
+        with shown(tmp_path, cluster, uuid) as (path, _, root):
+            files = {name: open(path / name, "rb") for name in expected}
+            time.sleep(4)  # until the signatures have expired: that is what is tested
+            cluster.record_requests()
+            found: dict[str, str] = {}
+
+            def read(name: str) -> None:
+                found[name] = hashlib.md5(files[name].read()).hexdigest()
+
+            threads = [threading.Thread(target=read, args=(name,)) for name in files]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert found == expected
+            assert _core.shows_tree(root)
+            asked = [r for r in cluster.requests() if uuid in r["path"]]
+            assert 1 <= len(asked) <= 2, asked
+            for file in files.values():
+                file.close()
