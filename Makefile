@@ -10,11 +10,12 @@ BIN := $(CURDIR)/.venv/bin
 # What tests and the demo write goes here, caches of the SDK included.
 export TMPDIR := $(CURDIR)/target/tmp
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # What the released suite runs on: our package, the release (PEER=1), or the release's modules over
 # our core (RELEASED_MODULES=1).
 SUBJECT := $(if $(PEER),peer,$(if $(RELEASED_MODULES),released-modules,ours))
 
-.PHONY: help setup build build-release demo test test-rust test-python test-upstream test-sdk lint wheel clean
+.PHONY: help setup build build-release demo test test-rust test-python test-upstream test-sdk lint wheel bench bench-core bench-compare clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -70,6 +71,15 @@ wheel: setup ## Build the wheel into dist/
 	@rm -rf dist
 	@scripts/quietly.sh $(BIN)/maturin build --release --out dist
 	@ls dist
+
+bench: setup wheel ## Compare with the release and with the limit (QUICK=1, ROWS=read,stat)
+	@scripts/bench.sh $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS)) $(BENCH_ARGS)
+
+bench-core: setup ## Measure the core alone
+	cargo bench -q --no-default-features
+
+bench-compare: ## Compare two runs of bench (A=old.json B=new.json)
+	@PYTHONPATH=scripts python3 -m bench.compare $(A) $(B)
 
 clean: ## Remove everything that was made
 	rm -rf target dist .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,209 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! A Keep service for benchmarks: it has its blocks in memory, so that it is never what is measured.
+//!
+//!     bench-blocks DIR
+//!
+//! Serves the files of a folder, named by their md5, over HTTP on loopback, and prints the port. It
+//! asks for no signature and checks no hash. A block that is put is received, counted and
+//! forgotten. It ends when its standard input does.
+//!
+//! Under `/_control/`: POST `stall` (hashes, a line each) has those blocks wait, POST `clear`
+//! lets them go, GET `stats` tells what was asked.
+
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+/// Of the longest request head that is understood, in bytes.
+const MAX_HEAD: u64 = 64 << 10;
+
+struct Block {
+    /// A file in memory, opened anew for each request: each has a position of its own.
+    path: String,
+    size: u64,
+    _memory: File,
+}
+
+#[derive(Default)]
+struct Store {
+    blocks: HashMap<String, Block>,
+    stalled: Mutex<HashSet<String>>,
+    cleared: Condvar,
+    waiting: AtomicU64,
+    gets: AtomicU64,
+    bytes: AtomicU64,
+    puts: AtomicU64,
+    put_bytes: AtomicU64,
+}
+
+struct Head {
+    method: String,
+    path: String,
+    length: u64,
+    expects: bool,
+    close: bool,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let folder = std::env::args_os().nth(1).ok_or("a folder of blocks is missing")?;
+    let store = Arc::new(Store { blocks: load(&folder)?, ..Store::default() });
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    println!("{}", listener.local_addr()?.port());
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(0);
+    });
+    for connection in listener.incoming() {
+        let (store, connection) = (Arc::clone(&store), connection?);
+        std::thread::spawn(move || {
+            // A client that leaves is no concern of the others.
+            let _ = store.serve(&connection);
+        });
+    }
+    Ok(())
+}
+
+fn load(folder: &OsString) -> Result<HashMap<String, Block>, Box<dyn Error>> {
+    let mut blocks = HashMap::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().map_err(|_| "a name that is not utf-8")?;
+        let mut memory = File::from(memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?);
+        let size = io::copy(&mut File::open(entry.path())?, &mut memory)?;
+        let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+        blocks.insert(name, Block { path, size, _memory: memory });
+    }
+    Ok(blocks)
+}
+
+fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
+    let mut text = Vec::new();
+    let mut limited = reader.take(MAX_HEAD);
+    while limited.read_until(b'\n', &mut text)? > 0 && !text.ends_with(b"\r\n\r\n") {}
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut headers);
+    let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    match request.parse(&text) {
+        Ok(status) if status.is_complete() => {}
+        _ => return Err(bad("not a request")),
+    }
+    let value = |name: &str| {
+        let header = request.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
+        header.and_then(|h| std::str::from_utf8(h.value).ok())
+    };
+    Ok(Some(Head {
+        method: request.method.unwrap_or_default().into(),
+        path: request.path.unwrap_or_default().into(),
+        length: value("content-length").map_or(Ok(0), str::parse).map_err(|_| bad("length"))?,
+        expects: value("expect").is_some(),
+        close: value("connection").is_some_and(|v| v.eq_ignore_ascii_case("close")),
+    }))
+}
+
+fn answer(mut to: &TcpStream, status: &str, headers: &str, body: &str) -> io::Result<()> {
+    let length = body.len();
+    write!(to, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n{headers}\r\n{body}")
+}
+
+impl Store {
+    fn serve(&self, connection: &TcpStream) -> io::Result<()> {
+        connection.set_nodelay(true)?;
+        let mut reader = BufReader::with_capacity(1 << 20, connection);
+        while let Some(head) = read_head(&mut reader)? {
+            if head.expects {
+                (&*connection).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+            }
+            match (head.method.as_str(), head.path.strip_prefix("/_control/")) {
+                (_, Some(command)) => {
+                    let mut body = String::new();
+                    reader.by_ref().take(head.length).read_to_string(&mut body)?;
+                    answer(connection, "200 OK", "", &self.control(command, &body))?;
+                }
+                ("PUT", None) => self.put(&head, &mut reader, connection)?,
+                ("GET" | "HEAD", None) => self.get(&head, connection)?,
+                _ => answer(connection, "405 Method Not Allowed", "", "")?,
+            }
+            if head.close {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, head: &Head, mut to: &TcpStream) -> io::Result<()> {
+        let hash = head.path.trim_start_matches('/').split('+').next().unwrap_or_default();
+        let Some(block) = self.blocks.get(hash) else {
+            return answer(to, "404 Not Found", "", "");
+        };
+        self.wait_while_stalled(hash);
+        self.gets.fetch_add(1, Relaxed);
+        write!(
+            to,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
+            block.size
+        )?;
+        if head.method == "GET" {
+            // From a file to a socket the standard library has the kernel do it (sendfile(2)).
+            self.bytes.fetch_add(io::copy(&mut File::open(&block.path)?, &mut to)?, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn put(&self, head: &Head, reader: &mut impl Read, to: &TcpStream) -> io::Result<()> {
+        let received = io::copy(&mut reader.take(head.length), &mut io::sink())?;
+        self.puts.fetch_add(1, Relaxed);
+        self.put_bytes.fetch_add(received, Relaxed);
+        let hash = head.path.trim_start_matches('/').split('+').next().unwrap_or_default();
+        // In the form of a signature, so that clients take it for a locator that they may use.
+        let locator = format!("{hash}+{received}+A{:040}@7fffffff", 0);
+        let headers = format!(
+            "X-Keep-Locator: {locator}\r\nX-Keep-Replicas-Stored: 2\r\nX-Keep-Storage-Classes-Confirmed: default=2\r\n"
+        );
+        answer(to, "200 OK", &headers, &format!("{locator}\n"))
+    }
+
+    fn wait_while_stalled(&self, hash: &str) {
+        let mut stalled = self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        if stalled.contains(hash) {
+            self.waiting.fetch_add(1, Relaxed);
+            while stalled.contains(hash) {
+                stalled = self.cleared.wait(stalled).unwrap_or_else(PoisonError::into_inner);
+            }
+            self.waiting.fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn control(&self, command: &str, body: &str) -> String {
+        let mut stalled = self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        match command {
+            "stall" => stalled.extend(body.lines().map(String::from)),
+            "clear" => {
+                stalled.clear();
+                self.cleared.notify_all();
+            }
+            _ => {}
+        }
+        format!(
+            r#"{{"waiting": {}, "gets": {}, "bytes": {}, "puts": {}, "put_bytes": {}}}"#,
+            self.waiting.load(Relaxed),
+            self.gets.load(Relaxed),
+            self.bytes.load(Relaxed),
+            self.puts.load(Relaxed),
+            self.put_bytes.load(Relaxed),
+        )
+    }
+}

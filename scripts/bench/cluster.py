@@ -1,0 +1,113 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""The cluster that all mount: API and events of the local cluster, blocks from a Keep service in Rust.
+
+The local cluster's own Keep service is for tests. The one here has its blocks in memory and costs
+next to nothing, so that it takes as little as it can of the processors that it shares with what is
+measured.
+"""
+
+import contextlib
+import http.client
+import json
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from arvados_fuse.localcluster import LocalCluster
+
+from .dataset import DataSet
+
+
+class BlockServer:
+    """A running Keep service."""
+
+    def __init__(self, program: Path, blocks: Path) -> None:
+        # It ends when its standard input does, whatever becomes of this process.
+        self._process = subprocess.Popen(
+            [str(program), str(blocks)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout
+        self.port = int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """Stop it."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+    def control(self, name: str, body: str = "") -> dict[str, int]:
+        """Give an order; return what was asked of it so far."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("POST", f"/_control/{name}", body)
+            return json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
+    def stall(self, locators: Iterable[str]) -> None:
+        """Have these blocks wait until `clear`."""
+        self.control("stall", "\n".join(locator[:32] for locator in locators))
+
+    def clear(self) -> None:
+        """Let go of the blocks that wait."""
+        self.control("clear")
+
+    def served(self) -> int:
+        """Return how many bytes of blocks were served so far."""
+        return self.control("stats")["bytes"]
+
+    def urls(self, locators: Iterable[str]) -> list[str]:
+        """Return where blocks are to be had."""
+        return [f"http://127.0.0.1:{self.port}/{locator}" for locator in locators]
+
+
+class Cluster:
+    """The running cluster."""
+
+    def __init__(self, local: LocalCluster, keep: BlockServer) -> None:
+        self.local = local
+        self.keep = keep
+        self.env = local.env()
+
+    def api(self) -> Any:
+        """Return an SDK client."""
+        return self.local.api()
+
+    def record_url(self, uuid: str) -> tuple[str, list[str]]:
+        """Return the address of a collection's record, and what curl needs to be let in."""
+        token, authority = self.local.token(), self.env["SSL_CERT_FILE"]
+        options = ["-H", f"Authorization: Bearer {token}", "--cacert", authority]
+        return f"https://{self.local.api_host}/arvados/v1/collections/{uuid}", options
+
+
+@contextlib.contextmanager
+def running(folder: Path, program: Path, data: DataSet) -> Iterator[Cluster]:
+    """Run a cluster that has the data set; its records are in `folder`."""
+    with contextlib.ExitStack() as cleanup:
+        keep = BlockServer(program, data.blocks)
+        cleanup.callback(keep.close)
+        # Two copies, as clusters have it by default; the one service answers for both.
+        options = {"keepstores": 1, "replication": 2, "test_hooks": True}
+        local = cleanup.enter_context(LocalCluster(folder, **options))
+        user = local.api().users().current().execute()["uuid"]
+        service = {
+            "uuid": "xlocl-bi6l4-000000000000000",
+            "owner_uuid": user,
+            "created_at": "2026-01-01T00:00:00.000000000Z",
+            "modified_at": "2026-01-01T00:00:00.000000000Z",
+            "modified_by_user_uuid": user,
+            "service_host": "127.0.0.1",
+            "service_port": keep.port,
+            "service_ssl_flag": False,
+            "service_type": "disk",
+            "read_only": False,
+        }
+        local.load_fixtures({"keep_services": [service]})
+        for tables in data.records(user):
+            local.load_fixtures(tables)
+        yield Cluster(local, keep)

@@ -1,0 +1,17 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""The rows, by theme. A theme's `scenes` returns what measures them."""
+
+from ..runner import Scene
+from . import memory, metadata, opening, reading, service, writing
+from .bench import Bench
+
+__all__ = ["Bench", "all_scenes"]
+
+
+def all_scenes(bench: Bench) -> list[Scene]:
+    """Return every scene, in the order of the report."""
+    themes = (metadata, reading, opening, writing, service, memory)
+    return [scene for theme in themes for scene in theme.scenes(bench)]

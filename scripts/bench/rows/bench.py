@@ -1,0 +1,64 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""What all scenes work with."""
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..cluster import Cluster
+from ..dataset import DataSet, Sizes
+from ..mounts import Mount
+from ..runner import Failed, command
+
+
+@dataclass
+class Bench:
+    """The data set, where it is served from, and the program that loads mounts."""
+
+    data: DataSet
+    cluster: Cluster
+    program: Path
+    #: Seconds that a measurement may take.
+    timeout: float
+
+    @property
+    def sizes(self) -> Sizes:
+        """How much of everything."""
+        return self.data.sizes
+
+    def load(self, mount: Mount, *words: object, timeout: float | None = None) -> dict[str, Any]:
+        """Run the load program in a mount; return what it measured."""
+        limit = timeout or self.timeout
+        printed = command(self.program, *words, cwd=mount.path, timeout=limit, output=True)
+        return json.loads(printed) if printed else {}
+
+    def start(self, mount: Mount, *words: object) -> subprocess.Popen:
+        """Start the load program in a mount; return when it says that it is ready."""
+        process = subprocess.Popen(
+            [str(self.program), *map(str, words)],
+            cwd=mount.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout
+        if process.stdout.readline() != "ready\n":
+            _, reason = process.communicate(timeout=10)
+            raise Failed(reason.strip() or "the load program did not start")
+        return process
+
+    def list_top(self, mount: Mount, path: str) -> None:
+        """Have a collection loaded."""
+        command("ls", "-f", path, cwd=mount.path, timeout=self.timeout)
+
+    def count(self, mount: Mount, path: str, expected: int) -> None:
+        """Have everything below a path listed. Raises Failed where that is not what there is."""
+        words = ("find", path, "-type", "f", "-printf", ".")
+        found = len(command(*words, cwd=mount.path, timeout=self.timeout, output=True))
+        if found != expected:
+            raise Failed(f"{found} files are listed, not {expected}")
