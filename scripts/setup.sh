@@ -12,8 +12,8 @@ say() { printf '== %s\n' "$*"; }
 
 # What each package is for: venv for the environment, fuse3 for fusermount3 (mounting without root,
 # unmounting), libfuse, pkg-config and Python's headers to build arvados-llfuse, with which the
-# release runs in tests, the rest are the programs that tests run on a mount.
-wanted=(python3-venv python3-dev fuse3 libfuse-dev pkg-config attr rsync sqlite3 git gcc procps)
+# release runs in tests, curl for the benchmark, the rest are the programs that tests run on a mount.
+wanted=(python3-venv python3-dev fuse3 libfuse-dev pkg-config attr rsync sqlite3 git gcc procps curl)
 missing=()
 for package in "${wanted[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
@@ -24,6 +24,7 @@ python3 -c 'import venv, ensurepip' 2>/dev/null && drop python3-venv
 python3 -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null && drop python3-dev
 command -v git >/dev/null && drop git
 command -v gcc >/dev/null && drop gcc
+command -v curl >/dev/null && drop curl
 if [ "${#missing[@]}" -gt 0 ]; then
     if [ "$(id -u)" = 0 ]; then sudo=(); else sudo=(sudo); fi
     say "installing Debian packages: ${missing[*]}"

@@ -73,7 +73,6 @@ def measure(args: argparse.Namespace) -> tuple[list[results.Result], report.Abou
     data = DataSet(WORK / ("data-quick" if args.quick else "data"), sizes).build()
     recorder = Recorder()
     with running(place / "cluster", PROGRAMS / "bench-blocks", data) as cluster:
-        os.environ.update(cluster.env)
         contestants = [
             ArvMount(OURS, WORK / "ours", place, cluster.env),
             ArvMount(PEER, WORK / "peer", place, cluster.env),

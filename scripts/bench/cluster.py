@@ -12,6 +12,7 @@ measured.
 import contextlib
 import http.client
 import json
+import os
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -94,6 +95,8 @@ def running(folder: Path, program: Path, data: DataSet) -> Iterator[Cluster]:
         # Two copies, as clusters have it by default; the one service answers for both.
         options = {"keepstores": 1, "replication": 2, "test_hooks": True}
         local = cleanup.enter_context(LocalCluster(folder, **options))
+        # This process is a client as well.
+        os.environ.update(local.env())
         user = local.api().users().current().execute()["uuid"]
         service = {
             "uuid": "xlocl-bi6l4-000000000000000",

@@ -56,7 +56,7 @@ QUICK = Sizes(
     soak_files=1_000,
     soak_passes=2,
     soak_cache=2 << 20,
-    write_mib=128,
+    write_mib=384,
     creates=500,
 )
 

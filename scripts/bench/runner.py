@@ -30,11 +30,17 @@ class TimedOut(Failed):
     """A measurement took longer than it may."""
 
 
-def command(
-    *words: object, timeout: float, cwd: object = None, output: bool = False, **popen: Any
-) -> str:
-    """Run a program; return what it printed, if asked. Raises Failed where it fails, TimedOut."""
-    arguments = [str(word) for word in words]
+def within(cwd: object, words: Sequence[object]) -> list[str]:
+    """Return the command line that runs a program in a directory."""
+    return [*(["env", "-C", str(cwd)] if cwd else []), *map(str, words)]
+
+
+def command(*words: object, timeout: float, cwd: object = None, output: bool = False) -> str:
+    """Run a program; return what it printed, if asked. Raises Failed where it fails, TimedOut.
+
+    The program itself goes to `cwd`: within Popen, nothing would end a chdir(2) that a mount holds up.
+    """
+    arguments = within(cwd, words)
     try:
         done = subprocess.run(
             arguments,
@@ -44,16 +50,15 @@ def command(
             text=True,
             errors="replace",
             timeout=timeout,
-            cwd=cwd,  # type: ignore[call-overload]
-            **popen,
         )
     except subprocess.TimeoutExpired:
         raise TimedOut(f"not done within {timeout:.0f} s") from None
     except OSError as error:
-        raise Failed(f"{arguments[0]}: {error.strerror}") from None
+        raise Failed(f"{words[0]}: {error.strerror}") from None
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise Failed(f"{arguments[0].rpartition('/')[2]} exited {done.returncode}: {reason}")
+        program = str(words[0]).rpartition("/")[2]
+        raise Failed(f"{program} exited {done.returncode}: {reason}")
     return done.stdout or ""
 
 

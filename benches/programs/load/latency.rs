@@ -34,9 +34,13 @@ pub fn stat_all(crew: Crew, mut args: Arguments) -> Outcome<()> {
 
 pub fn one_by_one(mut args: Arguments) -> Outcome<()> {
     let seconds = args.value_from_str("--seconds")?;
+    let paths = list(&mut args)?;
+    // In its directory, which it might not get to later.
+    println!("ready");
+    std::io::stdin().read_line(&mut String::new())?;
     let begun = Instant::now();
     let mut took = Vec::new();
-    for path in list(&mut args)? {
+    for path in paths {
         let start = Instant::now();
         fs::symlink_metadata(&path).map_err(|e| format!("{path}: {e}"))?;
         took.push(start.elapsed());

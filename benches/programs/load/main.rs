@@ -12,7 +12,7 @@
 //!     bench-load read --procs N FILE                 a file from end to end, a part a process
 //!     bench-load write --mib N FILE                  a new file, closed at the end
 //!     bench-load create --count K DIR                new files of 4 KiB
-//!     bench-load latency --list FILE --seconds S     stat of one path after the other
+//!     bench-load latency --list FILE --seconds S     stat of one path after the other, at a sign
 //!     bench-load hold --list FILE                    a reader for each path, until killed
 //!     bench-load watch --seconds S PATH              tells when a path is seen
 //!     bench-load evict FILE                          drops a file's pages from the kernel's cache

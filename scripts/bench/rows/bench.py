@@ -5,6 +5,7 @@
 """What all scenes work with."""
 
 import json
+import select
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from ..cluster import Cluster
 from ..dataset import DataSet, Sizes
 from ..mounts import Mount
-from ..runner import Failed, command
+from ..runner import Failed, TimedOut, command, within
 
 
 @dataclass
@@ -38,19 +39,34 @@ class Bench:
         return json.loads(printed) if printed else {}
 
     def start(self, mount: Mount, *words: object) -> subprocess.Popen:
-        """Start the load program in a mount; return when it says that it is ready."""
-        process = subprocess.Popen(
-            [str(self.program), *map(str, words)],
-            cwd=mount.path,
+        """Start the load program in a mount."""
+        return subprocess.Popen(
+            within(mount.path, (self.program, *words)),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def ready(self, process: subprocess.Popen) -> None:
+        """Wait until a started program says that it is ready; raises as `finish` does."""
         assert process.stdout
-        if process.stdout.readline() != "ready\n":
-            _, reason = process.communicate(timeout=10)
-            raise Failed(reason.strip() or "the load program did not start")
-        return process
+        readable, _, _ = select.select([process.stdout], [], [], self.timeout)
+        if not readable or process.stdout.readline() != "ready\n":
+            self.finish(process, 1)
+            raise Failed("the load program did not say that it is ready")
+
+    def finish(self, process: subprocess.Popen, timeout: float) -> str:
+        """Return what a started program printed; raises Failed where it failed, TimedOut."""
+        try:
+            printed, reason = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            raise TimedOut(f"not done within {timeout:.0f} s") from None
+        if process.returncode:
+            raise Failed(reason.strip() or f"the load program exited {process.returncode}")
+        return printed
 
     def list_top(self, mount: Mount, path: str) -> None:
         """Have a collection loaded."""

@@ -14,7 +14,7 @@ from typing import Any
 from ..dataset import manifest_of_empty
 from ..mounts import Mount
 from ..results import LIMIT, OURS, PEER, Row
-from ..runner import Failed, Scene, TimedOut, Turn
+from ..runner import Failed, Scene, Turn
 from .bench import Bench
 from .metadata import forget_names
 
@@ -66,15 +66,13 @@ def _edit(bench: Bench) -> Scene:
         name = f"changed{next(count)}"
         words = ("watch", "--seconds", SEEN_WITHIN, f"{collection.path}/{name}")
         watch = bench.start(mount, *words)
+        bench.ready(watch)
         body = {"collection": {"manifest_text": manifest_of_empty(name)}}
         start = time.perf_counter()
         api.collections().update(uuid=collection.uuid, body=body).execute()
-        assert watch.stdout
-        line = watch.stdout.readline()
+        watch.stdout.readline()  # type: ignore[union-attr]
         took = time.perf_counter() - start
-        _, reason = watch.communicate(timeout=10)
-        if line != "seen\n":
-            raise Failed(reason.strip())
+        bench.finish(watch, 10)
         return took
 
     return Scene("a change made elsewhere", (EDIT,), plan, play, (OURS, PEER))
@@ -94,11 +92,11 @@ def _stalled(bench: Bench) -> Scene:
             bench.count(mount, data.small.path, len(data.small.files))
             # Each stat is to ask the mount, which has what it needs for the answer.
             forget_names(mount)
-            if turn.name == LIMIT:
-                found = latencies(mount)
-            else:
-                with waiting(mount):
-                    found = latencies(mount)
+            words = ("latency", "--seconds", sizes.stall_seconds, "--list", data.list_of("small"))
+            asking = bench.start(mount, *words)
+            bench.ready(asking)
+            with contextlib.nullcontext() if turn.name == LIMIT else waiting(mount):
+                found = latencies(asking)
         for each in params:
             turn.value(STALLED, found[each["quantile"]], **each)
 
@@ -106,6 +104,7 @@ def _stalled(bench: Bench) -> Scene:
     def waiting(mount: Mount) -> Any:
         keep.stall(data.waiting.manifest.split()[1 : 1 + sizes.waiting_reads])
         readers = bench.start(mount, "hold", "--list", data.list_of("waiting"))
+        bench.ready(readers)
         try:
             # Some mounts let fewer through than there are: those that wait do so in the kernel.
             deadline = time.monotonic() + 2
@@ -117,33 +116,22 @@ def _stalled(bench: Bench) -> Scene:
                 raise Failed("no read waits for the stalled Keep service")
             yield
         finally:
-            keep.clear()
+            # Where all is being ended, the service may have ended first.
+            with contextlib.suppress(OSError):
+                keep.clear()
             readers.kill()
             readers.communicate(timeout=60)
 
-    def latencies(mount: Mount) -> dict[str, float]:
+    def latencies(asking: subprocess.Popen) -> dict[str, float]:
         """Stat one file after the other while the stall lasts; each is asked for once."""
-        words = ["latency", "--seconds", sizes.stall_seconds, "--list", data.list_of("small")]
-        asking = subprocess.Popen(
-            [str(bench.program), *map(str, words)],
-            cwd=mount.path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            printed, reason = asking.communicate(timeout=sizes.stall_seconds + 1)
-        except subprocess.TimeoutExpired:
+        assert asking.stdin
+        asking.stdin.write("go\n")
+        asking.stdin.flush()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            asking.wait(sizes.stall_seconds + 1)
+        if asking.poll() is None:
             # One of them does not come back. It counts as it is: no less than the stall.
             keep.clear()
-            try:
-                printed, reason = asking.communicate(timeout=bench.timeout)
-            except subprocess.TimeoutExpired:
-                asking.kill()
-                asking.communicate()
-                raise TimedOut(f"a stat took longer than {bench.timeout:.0f} s") from None
-        if asking.returncode:
-            raise Failed(reason.strip())
-        return json.loads(printed)
+        return json.loads(bench.finish(asking, bench.timeout))
 
     return Scene("a stalled Keep service", (STALLED,), plan, play)
