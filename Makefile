@@ -45,6 +45,8 @@ test-rust: setup
 	cargo test -q --no-default-features --features fault-injection
 
 test-python: setup
+	@echo "== building the programs of the benchmark"
+	cargo build -q --no-default-features --features fault-injection --examples
 	@echo "== testing through mounts"
 	$(BIN)/python -m pytest tests/python $(PYTEST_ARGS)
 

@@ -1,1 +1,16 @@
-fn main() {}
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Benchmarks of the core alone: no mount, no Python, no cluster. Run by `make bench-core`.
+//!
+//! Each grows with what it is given, to show what grows with it and what does not.
+
+mod lru;
+mod node;
+
+fn main() {
+    let mut criterion = criterion::Criterion::default().configure_from_args();
+    lru::benches(&mut criterion);
+    criterion.final_summary();
+}

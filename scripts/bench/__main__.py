@@ -88,9 +88,16 @@ def measure(args: argparse.Namespace) -> tuple[list[results.Result], report.Abou
             print(text, flush=True)
 
         run(scenes, contestants, about.rounds, recorder, chosen.__contains__, say)
-    shutil.rmtree(place, ignore_errors=True)
     about.seconds = time.monotonic() - start
-    return recorder.results(), about
+    found = recorder.results()
+    if any(result.error for result in found):
+        # What the mounts logged may tell why.
+        print(f"\nThe logs of the mounts are in {(place / 'mounts').relative_to(ROOT)}.")
+        for folder in ("home", "cluster"):
+            shutil.rmtree(place / folder, ignore_errors=True)
+    else:
+        shutil.rmtree(place, ignore_errors=True)
+    return found, about
 
 
 def main() -> int:

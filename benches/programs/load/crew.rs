@@ -7,7 +7,7 @@
 //! The program starts itself once for each; the parent's clock runs from the moment when all are
 //! ready to the moment when the last has done its part.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -44,7 +44,9 @@ impl Crew {
                 let (number, procs) = (number as u64, procs as u64);
                 let work = part(all * number / procs..all * (number + 1) / procs)?;
                 println!("ready");
-                std::io::stdin().read_line(&mut String::new())?;
+                if std::io::stdin().read_line(&mut String::new())? == 0 {
+                    return Err("given up".into());
+                }
                 let (ops, bytes) = work()?;
                 println!("{ops} {bytes}");
                 Ok(())
@@ -65,6 +67,7 @@ impl Member {
             .args(["--member", &number.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()?;
         let lines = BufReader::new(child.stdout.take().ok_or("no output")?);
         Ok(Member { child, lines })
@@ -73,7 +76,10 @@ impl Member {
     fn line(&mut self) -> Outcome<String> {
         let mut line = String::new();
         if self.lines.read_line(&mut line)? == 0 {
-            return Err(format!("a process failed: {}", self.child.wait()?).into());
+            let status = self.child.wait()?;
+            let mut reason = String::new();
+            self.child.stderr.take().ok_or("no errors")?.read_to_string(&mut reason)?;
+            return Err(format!("{} ({status})", reason.trim()).into());
         }
         Ok(line)
     }

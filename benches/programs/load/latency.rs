@@ -37,7 +37,9 @@ pub fn one_by_one(mut args: Arguments) -> Outcome<()> {
     let paths = list(&mut args)?;
     // In its directory, which it might not get to later.
     println!("ready");
-    std::io::stdin().read_line(&mut String::new())?;
+    if std::io::stdin().read_line(&mut String::new())? == 0 {
+        return Err("given up".into());
+    }
     let begun = Instant::now();
     let mut took = Vec::new();
     for path in paths {

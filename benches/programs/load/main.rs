@@ -24,13 +24,24 @@ mod latency;
 mod transfer;
 
 use std::error::Error;
+use std::process::ExitCode;
 
 use crew::Crew;
 
 /// What a command returns.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
-fn main() -> Outcome<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Outcome<()> {
     let mut args = pico_args::Arguments::from_env();
     let command = args.subcommand()?.ok_or("a command is missing")?;
     match command.as_str() {

@@ -1,0 +1,397 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""The harness of `make bench`: what it makes of contestants that are slow, fail or hang."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from bench import compare, picture, report, results  # noqa: E402
+from bench.cluster import BlockServer  # noqa: E402
+from bench.dataset import DataSet, Sizes  # noqa: E402
+from bench.mounts import LimitMount, Mount, is_mounted  # noqa: E402
+from bench.results import LIMIT, OURS, PEER, Recorder, Result, Row, cost_ratio  # noqa: E402
+from bench.runner import Failed, Scene, TimedOut, Turn, command, human, run, shown, timed  # noqa: E402
+
+TIME = Row("time", "sleeping", "s")
+RATE = Row("rate", "a rate", "1/s")
+
+
+class Program:
+    """A contestant that is a command line."""
+
+    def __init__(self, name: str, *words: str) -> None:
+        self.name = name
+        self.words = words
+
+
+def scene(timeout: float = 10, name: str = "scene") -> Scene:
+    """Times the contestant's program."""
+
+    def plan(turn: Turn) -> None:
+        turn.plan(TIME)
+
+    def play(turn: Turn) -> None:
+        turn.measure(TIME, lambda: timed(*turn.contestant.words, timeout=timeout))
+
+    return Scene(name, [TIME], plan, play)
+
+
+def played(
+    scenes: list[Scene], *contestants: Program, rounds: int = 3, **options: object
+) -> tuple[dict[tuple[str, str], Result], list[str]]:
+    recorder, said = Recorder(), []
+    run(scenes, contestants, rounds, recorder, say=said.append, **options)  # type: ignore[arg-type]
+    return {(r.row, r.contestant): r for r in recorder.results()}, said
+
+
+def about(rows: list[Row]) -> report.About:
+    return report.About(
+        date="2026-01-01",
+        machine={"processor": "one"},
+        versions={OURS: "1", PEER: "2"},
+        rounds=3,
+        sizes=Sizes(),
+        complete=True,
+        rows={row.name: row for row in rows},
+    )
+
+
+def test_twice_as_slow_shows_as_two() -> None:
+    found, _ = played(
+        [scene()], Program(OURS, "sleep", "0.6"), Program(LIMIT, "sleep", "0.3"), rounds=3
+    )
+    ours, limit = found["time", OURS], found["time", LIMIT]
+    assert cost_ratio(ours, limit) == pytest.approx(2.0, rel=0.15)
+    assert ours.rounds == limit.rounds == 3
+    assert ours.min is not None and ours.median is not None and ours.max is not None
+    assert 0.6 <= ours.min <= ours.median <= ours.max
+    assert ours.error is None
+
+
+@pytest.mark.parametrize("row, ours, limit", [(TIME, 4.0, 2.0), (RATE, 50.0, 100.0)])
+def test_a_ratio_is_of_costs_whatever_the_unit(row: Row, ours: float, limit: float) -> None:
+    recorder = Recorder()
+    for value in (ours * 0.9, ours, ours * 7):
+        recorder.value(row, {"files": 10}, OURS, value)
+    recorder.value(row, {"files": 10}, LIMIT, limit)
+    (line,) = results.lines(recorder.results())
+    assert cost_ratio(line[OURS], line[LIMIT]) == pytest.approx(2.0)
+    assert "2.00" in report.table(recorder.results(), about([row]))
+    assert cost_ratio(line[OURS], line.get(PEER)) is None
+
+
+def test_one_that_fails_shows_as_failed_and_the_run_goes_on() -> None:
+    found, said = played(
+        [scene(name="first"), scene(name="second")],
+        Program(OURS, "sh", "-c", "echo no such luck >&2; exit 3"),
+        Program(PEER, "true"),
+        rounds=2,
+    )
+    ours, peer = found["time", OURS], found["time", PEER]
+    assert ours.median is None and ours.rounds == 0
+    assert ours.error == "failed in 4 of 4 rounds: sh exited 3: no such luck"
+    assert peer.rounds == 4 and peer.error is None
+    assert cost_ratio(ours, peer) is None
+    assert any("FAILED" in line and "ours" in line for line in said)
+    for text in (report.table, report.page):
+        shows = text(list(found.values()), about([TIME]))
+        assert "failed" in shows and "no such luck" in shows
+
+
+def test_a_row_that_fails_leaves_the_others_of_its_scene() -> None:
+    def plan(turn: Turn) -> None:
+        turn.plan(TIME)
+        turn.plan(RATE)
+
+    def play(turn: Turn) -> None:
+        turn.measure(TIME, lambda: timed("false", timeout=5))
+        turn.value(RATE, 7)
+
+    found, _ = played([Scene("two", [TIME, RATE], plan, play)], Program(OURS, ""), rounds=1)
+    assert found["time", OURS].error
+    assert found["rate", OURS].median == 7
+
+
+def test_what_was_not_reached_says_why() -> None:
+    def plan(turn: Turn) -> None:
+        turn.plan(TIME)
+        turn.plan(RATE, {"files": 1}, {"files": 2})
+
+    def play(turn: Turn) -> None:
+        turn.value(TIME, 1)
+        raise Failed("cannot mount")
+
+    recorder = Recorder()
+    run([Scene("two", [TIME, RATE], plan, play)], [Program(OURS, "")], 1, recorder)
+    errors = {(r.row, str(r.params)): r.error for r in recorder.results()}
+    assert errors["time", "{}"] is None
+    for files in (1, 2):
+        assert "cannot mount" in errors["rate", str({"files": files})]
+
+
+def test_one_that_hangs_is_ended_and_in_the_end_left_out() -> None:
+    start = time.monotonic()
+    found, _ = played(
+        [scene(timeout=0.3)], Program(OURS, "sleep", "60"), Program(PEER, "true"), rounds=5
+    )
+    assert time.monotonic() - start < 30
+    assert found["time", OURS].error == "failed in 5 of 5 rounds: not done within 0 s"
+    assert found["time", PEER].rounds == 5
+
+
+def test_rounds_are_interleaved() -> None:
+    order = []
+
+    def play(turn: Turn) -> None:
+        order.append((turn.number, turn.name))
+
+    both = [Program(OURS), Program(PEER)]
+    run([Scene("s", [TIME], lambda turn: None, play)], both, 2, Recorder())
+    assert order == [(0, OURS), (0, PEER), (1, OURS), (1, PEER)]
+
+
+def test_only_wanted_rows_are_measured() -> None:
+    def never() -> float:
+        raise AssertionError("nobody wants this row")
+
+    def plan(turn: Turn) -> None:
+        turn.plan(TIME)
+        turn.plan(RATE)
+
+    def play(turn: Turn) -> None:
+        turn.measure(TIME, never)
+        turn.value(RATE, 1)
+
+    scenes = [Scene("s", [TIME, RATE], plan, play), Scene("t", [TIME], plan, play)]
+    found, said = played(scenes, Program(OURS), rounds=1, wanted={"rate"}.__contains__)
+    assert set(found) == {("rate", OURS)}
+    assert "== 1/1 s" in said
+
+
+def test_a_program_that_is_missing_is_a_failure() -> None:
+    with pytest.raises(Failed, match="no-such-program"):
+        command("no-such-program", timeout=5)
+    with pytest.raises(TimedOut):
+        command("sleep", "60", timeout=0.2)
+
+
+def test_results_are_kept_as_promised(tmp_path: Path) -> None:
+    recorder = Recorder()
+    for value in (1.0, 2.0, 9.0):
+        recorder.value(TIME, {"files": 1000}, OURS, value)
+    recorder.failure(TIME, {"files": 1000}, OURS, "late")
+    path = tmp_path / "made" / "latest.json"
+    results.save(path, recorder.results())
+    assert json.loads(path.read_text()) == [
+        {
+            "row": "time",
+            "params": {"files": 1000},
+            "contestant": "ours",
+            "unit": "s",
+            "better": "lower",
+            "median": 2.0,
+            "min": 1.0,
+            "max": 9.0,
+            "rounds": 3,
+            "error": "failed in 1 of 4 rounds: late",
+        }
+    ]
+    assert results.load(path) == recorder.results()
+
+
+def test_two_runs_are_compared(tmp_path: Path) -> None:
+    def saved(name: str, values: dict[Row, list[float]]) -> Path:
+        recorder = Recorder()
+        for row, taken in values.items():
+            for value in taken:
+                recorder.value(row, {}, OURS, value)
+        results.save(tmp_path / name, recorder.results())
+        return tmp_path / name
+
+    a = saved("a.json", {TIME: [1.0, 1.1, 1.2], RATE: [10, 11, 12]})
+    b = saved("b.json", {TIME: [2.0, 2.2, 2.4], RATE: [11, 12, 13]})
+    words = [sys.executable, "-m", "bench.compare"]
+    env = {"PYTHONPATH": str(ROOT / "scripts"), "PATH": ""}
+    done = subprocess.run([*words, a, b], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    time_line, rate_line = done.stdout.splitlines()[1:]
+    assert "2.00" in time_line and time_line.endswith("worse")
+    assert "0.92" in rate_line and not rate_line.endswith(("worse", "better")), "they overlap"
+    missing = subprocess.run([*words, a, tmp_path / "no"], capture_output=True, text=True, env=env)
+    assert missing.returncode == 2 and "no" in missing.stderr
+    assert compare.verdict(results.load(b)[0], results.load(a)[0]) == "better"
+
+
+def test_the_report_is_a_table_and_a_picture(tmp_path: Path) -> None:
+    recorder = Recorder()
+    for name, value in ((OURS, 2.0), (PEER, 8.0), (LIMIT, 1.0)):
+        recorder.value(TIME, {"processes": 4}, name, value)
+    page, drawing = report.write(tmp_path, recorder.results(), about([TIME]))
+    assert "| sleeping (4 processes) | 2.00 s | 8.00 s | 1.00 s | 2.00 | 0.25 |" in page.read_text()
+    svg = ElementTree.fromstring(drawing.read_text())
+    texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert "sleeping (4 processes)" in texts and "2.00" in texts and "0.25" in texts
+    bars = [e for e in svg.iter("{http://www.w3.org/2000/svg}rect") if e.get("height") == "12"]
+    to_limit, to_peer = (float(bar.get("width", "0")) for bar in bars[-2:])
+    assert to_peer == pytest.approx(2 * to_limit, abs=0.5), "a quarter is twice as far as a half"
+
+
+def test_pictures_stand_extremes() -> None:
+    ElementTree.fromstring(picture.draw([]))
+    drawing = picture.draw([picture.Bar("a < b", 1e-9, 1e9), picture.Bar("none", None, 1.0)])
+    width = float(ElementTree.fromstring(drawing).get("viewBox", "").split()[2])
+    for element in ElementTree.fromstring(drawing).iter("{http://www.w3.org/2000/svg}rect"):
+        assert 0 <= float(element.get("x", 0)) <= width
+
+
+@pytest.mark.parametrize(
+    "value, unit, text",
+    [
+        (0.000025, "s", "25.0 µs"),
+        (1.5, "s", "1.50 s"),
+        (123456.0, "1/s", "123,456 /s"),
+        (2.5e9, "B/s", "2.50 GB/s"),
+        (3 << 20, "B", "3.00 MiB"),
+        (0.0, "B", "0.00 B"),
+        (None, "s", "failed"),
+    ],
+)
+def test_values_are_readable(value: float | None, unit: str, text: str) -> None:
+    assert human(value, unit) == text
+
+
+def test_parameters_are_readable() -> None:
+    assert shown({"processes": 1}) == " (1 process)"
+    assert shown({"files": 1_000_000}) == " (1,000,000 files)"
+    assert shown({"reads": 200, "quantile": "p99"}) == " (200 reads, p99)"
+
+
+# The programs
+
+
+@pytest.fixture(scope="module")
+def programs() -> Path:
+    """The benchmark's own programs."""
+    folder = ROOT / "target" / "debug" / "examples"
+    assert (folder / "bench-limit").exists(), "run `make test-python`, which builds them"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    sizes = Sizes(
+        directories=3,
+        files=10,
+        large=128 << 20,
+        waiting_reads=4,
+        opened=(1000,),
+        soak_collections=1,
+        soak_files=10,
+    )
+    return DataSet(tmp_path_factory.mktemp("data"), sizes).build()
+
+
+@pytest.fixture
+def limit(programs: Path, data: DataSet, tmp_path: Path) -> Iterator[Mount]:
+    contestant = LimitMount(
+        LIMIT, programs / "bench-limit", data.blocks, data.shown(), tmp_path / "run"
+    )
+    with contestant.mounted() as mount:
+        yield mount
+    assert not is_mounted(mount.path)
+    assert mount.process.returncode is not None
+
+
+def loaded(programs: Path, mount: Mount, *words: object) -> dict:
+    printed = command(programs / "bench-load", *words, cwd=mount.path, timeout=60, output=True)
+    return json.loads(printed)
+
+
+def test_the_limit_shows_the_data_set(limit: Mount, data: DataSet) -> None:
+    small, large = (limit.path / c.path for c in (data.small, data.large))
+    found = sorted(str(p.relative_to(small)) for p in small.rglob("*") if p.is_file())
+    assert found == sorted(data.small.files)
+    digest = hashlib.md5((large / "large.bin").read_bytes()).hexdigest()
+    assert digest == data.large_md5()
+    # Across the boundary of the blocks.
+    with open(large / "large.bin", "rb") as file:
+        file.seek((64 << 20) - 1000)
+        across = file.read(2000)
+    blocks = [(data.blocks / locator[:32]).read_bytes() for locator in data.large_blocks()]
+    assert across == blocks[0][-1000:] + blocks[1][:1000]
+    (block,) = {line.split()[1][:32] for line in data.small.manifest.splitlines()[1:2]}
+    content = (small / data.small.files[10 + 3]).read_bytes()
+    assert content == (data.blocks / block).read_bytes()[3 * 4096 : 4 * 4096]
+
+
+@pytest.mark.parametrize("procs", [1, 4])
+def test_the_load_is_what_it_says(limit: Mount, programs: Path, data: DataSet, procs: int) -> None:
+    large = f"{data.large.path}/large.bin"
+    done = loaded(programs, limit, "stat", "--procs", procs, "--list", data.list_of("small"))
+    assert done["ops"] == 30 and done["seconds"] > 0
+    done = loaded(programs, limit, "read", "--procs", procs, large)
+    assert done["bytes"] == data.sizes.large
+    done = loaded(programs, limit, "random", "--procs", procs, "--count", 500, large)
+    assert done["ops"] == 500 and done["bytes"] == 500 * 4096
+    with pytest.raises(Failed, match="No such file"):
+        loaded(programs, limit, "read", "--procs", procs, "no-such-file")
+
+
+def test_what_is_written_to_the_limit_is_counted(limit: Mount, programs: Path) -> None:
+    done = loaded(programs, limit, "write", "--mib", 3, "tmp/written")
+    assert done["bytes"] == 3 << 20 == (limit.path / "tmp/written").stat().st_size
+    done = loaded(programs, limit, "create", "--count", 20, "tmp")
+    assert done["ops"] == 20 and (limit.path / "tmp/made000019").stat().st_size == 4096
+
+
+def test_the_keep_service_serves_counts_and_stalls(
+    programs: Path, data: DataSet, tmp_path: Path
+) -> None:
+    server = BlockServer(programs / "bench-blocks", data.blocks)
+    try:
+        locators = data.large_blocks()
+        urls = server.urls(f"{locator}+Asignature@7fffffff" for locator in locators)
+        fetched = command(
+            "sh", "-c", f"curl -sSf {' '.join(urls)} | md5sum", timeout=60, output=True
+        )
+        assert fetched.split()[0] == data.large_md5()
+        assert server.served() == data.sizes.large
+        with pytest.raises(Failed, match="404"):
+            command("curl", "-sSf", *server.urls(["0" * 32 + "+1"]), timeout=10)
+
+        body = tmp_path / "body"
+        body.write_bytes(bytes(2 << 20))
+        (url,) = server.urls([hashlib.md5(body.read_bytes()).hexdigest()])
+        locator = command("curl", "-sSf", "-T", body, url, timeout=10, output=True)
+        assert locator.startswith(url[-32:] + f"+{2 << 20}+A")
+        assert server.control("stats")["put_bytes"] == 2 << 20
+
+        server.stall(locators[:1])
+        with pytest.raises(TimedOut):
+            command("curl", "-sSf", urls[0], timeout=0.5)
+        command("curl", "-sSf", urls[1], timeout=10)
+        assert server.control("stats")["waiting"] == 1
+        server.clear()
+        command("curl", "-sSf", urls[0], timeout=10)
+    finally:
+        server.close()
+
+
+def test_a_mount_that_cannot_be_is_a_failure(programs: Path, tmp_path: Path) -> None:
+    shown_at = {"by_id/x": tmp_path / "no-such-manifest"}
+    contestant = LimitMount(LIMIT, programs / "bench-limit", tmp_path, shown_at, tmp_path / "run")
+    with pytest.raises(Failed, match="No such file"), contestant.mounted():
+        pass
