@@ -79,11 +79,11 @@ class Cluster:
         """Return an SDK client."""
         return self.local.api()
 
-    def record_url(self, uuid: str) -> tuple[str, list[str]]:
+    def record_url(self, name: str) -> tuple[str, list[str]]:
         """Return the address of a collection's record, and what curl needs to be let in."""
         token, authority = self.local.token(), self.env["SSL_CERT_FILE"]
         options = ["-H", f"Authorization: Bearer {token}", "--cacert", authority]
-        return f"https://{self.local.api_host}/arvados/v1/collections/{uuid}", options
+        return f"https://{self.local.api_host}/arvados/v1/collections/{name}", options
 
 
 @contextlib.contextmanager

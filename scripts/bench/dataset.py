@@ -63,17 +63,34 @@ QUICK = Sizes(
 
 @dataclass
 class Collection:
-    """A collection of the data set: where it is kept, and what is in it."""
+    """A collection of the data set: where it is kept, and what is in it.
+
+    What is only read is mounted by its portable data hash, as workflows do. By its uuid the peer
+    fetches and reads all of it again whenever a directory of it is closed: one `ls -lR` of a hundred
+    directories would take it a quarter of an hour.
+    """
 
     uuid: str
     manifest: str
     #: Paths of its files, relative to it.
     files: list[str] = field(default_factory=list)
+    by_uuid: bool = False
+
+    @property
+    def portable_data_hash(self) -> str:
+        """Its portable data hash."""
+        data = self.manifest.encode()
+        return f"{hashlib.md5(data).hexdigest()}+{len(data)}"
+
+    @property
+    def name(self) -> str:
+        """What it is mounted by."""
+        return self.uuid if self.by_uuid else self.portable_data_hash
 
     @property
     def path(self) -> str:
         """Where every mount shows it."""
-        return f"by_id/{self.uuid}"
+        return f"by_id/{self.name}"
 
 
 def uuid(infix: str, number: int) -> str:
@@ -99,8 +116,8 @@ class DataSet:
         self.waiting = self._waiting()
         self.opened = {n: self._flat(10 + i, n) for i, n in enumerate(self.sizes.opened)}
         soak = range(self.sizes.soak_collections)
-        self.soak = [self._flat(100 + i, self.sizes.soak_files) for i in soak]
-        self.edited = Collection(uuid("4zz18", 4), manifest_of_empty("file"))
+        self.soak = [self._flat(100 + i, self.sizes.soak_files, by_uuid=True) for i in soak]
+        self.edited = Collection(uuid("4zz18", 4), manifest_of_empty("file"), by_uuid=True)
         for name in ("small", "large", "waiting"):
             collection = getattr(self, name)
             (self.folder / f"{name}.manifest").write_text(collection.manifest)
@@ -164,7 +181,7 @@ class DataSet:
         words = " ".join(f"{n * SMALL}:{SMALL}:{name}" for n, name in enumerate(names))
         return Collection(uuid("4zz18", 3), f". {' '.join(locators)} {words}\n", names)
 
-    def _flat(self, number: int, count: int) -> Collection:
+    def _flat(self, number: int, count: int, by_uuid: bool = False) -> Collection:
         """A collection of so many files, a thousand a directory: 14 bytes of manifest a file."""
         block = self._block(0, SMALL * self.sizes.files)
 
@@ -174,7 +191,7 @@ class DataSet:
             return f"./d{at // 1000:04d} {block} {words}\n"
 
         text = "".join(directory(at) for at in range(0, count, 1000))
-        return Collection(uuid("4zz18", number), text)
+        return Collection(uuid("4zz18", number), text, by_uuid=by_uuid)
 
     # Records
 
@@ -196,7 +213,6 @@ class DataSet:
             yield {"collections": [self._record(c, self.project) for c in collections]}
 
     def _record(self, collection: Collection, owner: str) -> dict[str, Any]:
-        data = collection.manifest.encode()
         return {
             **_common(collection.uuid, owner),
             "current_version_uuid": collection.uuid,
@@ -204,7 +220,7 @@ class DataSet:
             "description": None,
             "properties": {},
             "manifest_text": collection.manifest,
-            "portable_data_hash": f"{hashlib.md5(data).hexdigest()}+{len(data)}",
+            "portable_data_hash": collection.portable_data_hash,
             "file_count": len(collection.files),
             "file_size_total": 0,
             "replication_desired": None,

@@ -75,9 +75,10 @@ def _key(x: float, name: str, text: str) -> str:
 
 
 def _bar(middle: float, end: float, y: float, name: str, ratio: float) -> str:
+    figure = f"{ratio:.2f}" if ratio < 100 else f"{ratio:,.0f}"
     left, width = min(middle, end), max(abs(end - middle), 1)
     beside, anchor = (end + 4, "start") if end >= middle else (end - 4, "end")
     return (
         f'<rect x="{left:.1f}" y="{y}" width="{width:.1f}" height="12" fill="{_COLOURS[name]}"/>'
-        f'<text x="{beside:.1f}" y="{y + 10}" text-anchor="{anchor}" font-size="11">{ratio:.2f}</text>'
+        f'<text x="{beside:.1f}" y="{y + 10}" text-anchor="{anchor}" font-size="11">{figure}</text>'
     )

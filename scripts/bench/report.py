@@ -38,7 +38,9 @@ def title(line: Line, rows: dict[str, Row]) -> str:
 
 def factor(ratio: float | None) -> str:
     """Return a ratio for reading."""
-    return "" if ratio is None else f"{ratio:.2f}"
+    if ratio is None:
+        return ""
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:,.0f}"
 
 
 def _cells(line: Line) -> list[str]:

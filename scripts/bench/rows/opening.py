@@ -30,7 +30,7 @@ def _opening(bench: Bench, files: int) -> Scene:
 
     def play(turn: Turn) -> None:
         if turn.name == LIMIT:
-            url, options = bench.cluster.record_url(collection.uuid)
+            url, options = bench.cluster.record_url(collection.name)
             words = ("curl", "-sSf", "-o", os.devnull, *options, url)
             turn.measure(OPEN, run, None, *words, files=files)
             return
