@@ -80,10 +80,10 @@ def _edit(bench: Bench) -> Scene:
 
 def _stalled(bench: Bench) -> Scene:
     sizes, data, keep = bench.sizes, bench.data, bench.cluster.keep
-    params = [{"reads": sizes.waiting_reads, "quantile": q} for q in ("p50", "p99")]
+    params = {q: {"reads": sizes.waiting_reads, "quantile": q} for q in ("p50", "p99")}
 
     def plan(turn: Turn) -> None:
-        turn.plan(STALLED, *params)
+        turn.plan(STALLED, *params.values())
 
     def play(turn: Turn) -> None:
         turn.contestant.forget_blocks()
@@ -97,8 +97,8 @@ def _stalled(bench: Bench) -> Scene:
             bench.ready(asking)
             with contextlib.nullcontext() if turn.name == LIMIT else waiting(mount):
                 found = latencies(asking)
-        for each in params:
-            turn.value(STALLED, found[each["quantile"]], **each)
+        for quantile, each in params.items():
+            turn.value(STALLED, found[quantile], **each)
 
     @contextlib.contextmanager
     def waiting(mount: Mount) -> Any:
