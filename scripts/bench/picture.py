@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-_LABELS, _PLOT, _FIGURES, _HEIGHT, _TOP = 430, 480, 60, 34, 64
+_LABELS, _PLOT, _FIGURES, _HEIGHT, _TOP = 490, 480, 60, 34, 64
 _COLOURS = {"limit": "#3b6ea5", "peer": "#d98032"}
 #: The scale ends at this power of two, on either side, at most.
 _MOST = 8
@@ -41,6 +41,7 @@ def draw(bars: Sequence[Bar]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         'font-family="sans-serif" font-size="13">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        '<text x="8" y="21" fill="#666666">left of 1, ours costs less; right of it, more</text>',
         _key(_LABELS + _FIGURES, "limit", "cost of ours / the limit's"),
         _key(_LABELS + _FIGURES + 230, "peer", "cost of ours / the peer's"),
     ]

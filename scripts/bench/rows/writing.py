@@ -14,7 +14,7 @@ from ..runner import Failed, Scene, Turn, command
 from .bench import Bench
 
 WRITE = Row("write", "sequential write to a temporary collection", "B/s", "data is dropped")
-CREATE = Row("create", "creating small files in it", "1/s", "data is dropped")
+CREATE = Row("create", "creating small files in a temporary collection", "1/s", "data is dropped")
 
 #: What a mount may hold back of a file that was written, in bytes: two full blocks.
 BUFFERED = 2 * BLOCK
