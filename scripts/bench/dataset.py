@@ -12,6 +12,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class Collection:
     files: list[str] = field(default_factory=list)
     by_uuid: bool = False
 
-    @property
+    @cached_property
     def portable_data_hash(self) -> str:
         """Its portable data hash."""
         data = self.manifest.encode()
