@@ -78,7 +78,7 @@ bench: setup wheel ## Compare with the release and with the limit (QUICK=1, ROWS
 	@scripts/bench.sh $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS)) $(BENCH_ARGS)
 
 bench-core: setup ## Measure the core alone
-	cargo bench -q --no-default-features
+	cargo bench -q --no-default-features --bench core
 
 bench-compare: ## Compare two runs of bench (A=old.json B=new.json)
 	@PYTHONPATH=scripts python3 -m bench.compare $(A) $(B)

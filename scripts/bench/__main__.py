@@ -25,6 +25,8 @@ from .runner import Scene, run
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "target" / "bench"
 PROGRAMS = ROOT / "target" / "release" / "examples"
+#: Rounds of a run that may be published.
+FULL_ROUNDS = 5
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,9 +62,9 @@ def measure(args: argparse.Namespace) -> tuple[list[results.Result], report.Abou
             OURS: f"{version(WORK / 'ours/bin/arv-mount')} ({revision()})",
             PEER: f"{version(WORK / 'peer/bin/arv-mount')}, with arvados-llfuse",
         },
-        rounds=args.rounds or (3 if args.quick else 5),
+        rounds=args.rounds or (3 if args.quick else FULL_ROUNDS),
         sizes=sizes,
-        complete=not args.rows and not args.quick,
+        complete=not (args.rows or args.quick) and (args.rounds or FULL_ROUNDS) >= FULL_ROUNDS,
     )
     place = WORK / "run"
     shutil.rmtree(place, ignore_errors=True)
