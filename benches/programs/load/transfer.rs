@@ -78,14 +78,14 @@ fn coprime(pages: u64) -> u64 {
 /// A MiB that no other number has, as a file's contents are: blocks that are written are new ones.
 fn fill(buffer: &mut [u8], number: u64) {
     for (at, chunk) in buffer.chunks_exact_mut(PAGE as usize).enumerate() {
-        chunk[..8].copy_from_slice(&(number << 16 | at as u64).to_le_bytes());
+        chunk[..8].copy_from_slice(&((number << 16) | at as u64).to_le_bytes());
     }
 }
 
 pub fn write(mut args: Arguments) -> Outcome<()> {
     let mib: u64 = args.value_from_str("--mib")?;
     let path = file_argument(args)?;
-    let mut buffer: Vec<u8> = (0..MIB).map(|i| (i * 2_654_435_761 >> 13) as u8).collect();
+    let mut buffer: Vec<u8> = (0..MIB).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
     let start = Instant::now();
     let mut file = File::create_new(path)?;
     for number in 0..mib {
