@@ -20,6 +20,7 @@ use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, socketpair,
 };
 use nix::unistd::{getgid, getuid};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use super::options::Options;
 
@@ -31,10 +32,20 @@ const HELPERS: [&str; 2] = ["fusermount3", "fusermount"];
 pub struct Mount {
     /// The kernel's end of the conversation.
     pub device: OwnedFd,
-    /// Where it is mounted: absolute, without symbolic links.
+    /// Where it is, and which one.
+    pub place: Place,
+}
+
+/// Where a mount is, and which one it is of those that may be there one after the other.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Absolute, without symbolic links.
     pub path: PathBuf,
     /// Minor device number; names the connection in /sys/fs/fuse/connections.
     pub minor: Option<u64>,
+    /// The number that the kernel gives to no other mount (since Linux 6.8). A minor device number
+    /// is given again as soon as its mount is gone: to the next mount, likely at the same place.
+    unique: Option<u64>,
 }
 
 /// Mounts a fuse file system at a directory, without starting a thread and without waiting for
@@ -51,8 +62,8 @@ pub fn mount_at(path: &Path, options: &Options) -> io::Result<Mount> {
         }
         result => result.map_err(|e| at(&real, "cannot mount at", e))?,
     };
-    let minor = minor_of(&real);
-    Ok(Mount { device, path: real, minor })
+    let (minor, unique) = (minor_of(&real), unique_id_of(&real));
+    Ok(Mount { device, place: Place { path: real, minor, unique } })
 }
 
 fn at(path: &Path, what: &str, error: io::Error) -> io::Error {
@@ -157,6 +168,16 @@ fn minor_of(path: &Path) -> Option<u64> {
     mounts().ok()?.into_iter().rev().find(|(_, at)| at == path).map(|(minor, _)| minor)
 }
 
+/// The kernel's number for the mount at a path, where it gives one that is not used again.
+fn unique_id_of(path: &Path) -> Option<u64> {
+    // As in linux/stat.h.
+    const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
+    // No other attribute, and none that is not known already: nobody may be there to answer.
+    let mask = StatxFlags::from_bits_retain(STATX_MNT_ID_UNIQUE);
+    let found = statx(CWD, path, AtFlags::STATX_DONT_SYNC, mask).ok()?;
+    (found.stx_mask & STATX_MNT_ID_UNIQUE != 0).then_some(found.stx_mnt_id)
+}
+
 /// Minor device number and mount point of every fuse mount that this process sees.
 fn mounts() -> io::Result<Vec<(u64, PathBuf)>> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
@@ -199,28 +220,41 @@ fn unescape(field: &str) -> PathBuf {
     std::ffi::OsString::from_vec(plain).into()
 }
 
-/// Takes the mount out of the tree, if it is still there; users that have files open keep them.
-pub fn detach(path: &Path, minor: Option<u64>) {
-    let ours = || match (mounts(), minor) {
-        (Ok(mounts), Some(minor)) => mounts.iter().any(|(m, at)| *m == minor && at == path),
-        (Ok(mounts), None) => mounts.iter().any(|(_, at)| at == path),
-        (Err(_), _) => true,
-    };
-    if !ours() {
-        return;
-    }
-    match umount2(path, MntFlags::MNT_DETACH) {
-        Ok(()) => {}
-        Err(nix::errno::Errno::EPERM) => {
-            for helper in HELPERS {
-                let run = Command::new(helper).args(["-u", "-q", "-z", "--"]).arg(path).status();
-                if run.is_ok() {
-                    return;
-                }
-            }
-            log::warn!("cannot unmount {}: not permitted, and no fusermount", path.display());
+impl Place {
+    /// Takes the mount out of the tree, if it is still there; users that have files open keep them.
+    pub fn detach(&self) {
+        let path = &self.path;
+        if !self.is_mounted() {
+            return;
         }
-        Err(error) => log::warn!("cannot unmount {}: {error}", path.display()),
+        match umount2(path, MntFlags::MNT_DETACH) {
+            Ok(()) => {}
+            Err(nix::errno::Errno::EPERM) => {
+                for helper in HELPERS {
+                    let run =
+                        Command::new(helper).args(["-u", "-q", "-z", "--"]).arg(path).status();
+                    if run.is_ok() {
+                        return;
+                    }
+                }
+                log::warn!("cannot unmount {}: not permitted, and no fusermount", path.display());
+            }
+            Err(error) => log::warn!("cannot unmount {}: {error}", path.display()),
+        }
+    }
+
+    /// Whether the mount is still in the tree, as far as can be told.
+    #[must_use]
+    pub fn is_mounted(&self) -> bool {
+        let listed = match (mounts(), self.minor) {
+            (Ok(mounts), Some(minor)) => {
+                mounts.iter().any(|(m, at)| *m == minor && *at == self.path)
+            }
+            (Ok(mounts), None) => mounts.iter().any(|(_, at)| *at == self.path),
+            (Err(_), _) => true,
+        };
+        // Only then: what else is at the path may be a file system that does not answer.
+        listed && (self.unique.is_none() || unique_id_of(&self.path) == self.unique)
     }
 }
 

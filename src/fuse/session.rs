@@ -5,14 +5,13 @@
 //! Serving a mount from its first request to its last.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::adapter::Adapter;
-use super::mount::{self, Mount};
+use super::mount::{self, Mount, Place};
 use super::notifier::Notifier;
 use super::options::Options;
 use crate::fs::{FileSystem, KernelNotifier};
@@ -29,8 +28,7 @@ struct Phase {
 
 /// Stops a session from another thread.
 pub struct Stopper {
-    path: PathBuf,
-    minor: Option<u64>,
+    place: Place,
     phase: Mutex<Phase>,
     changed: Condvar,
 }
@@ -46,21 +44,24 @@ impl Stopper {
             }
             phase.stopping = true;
         }
-        mount::detach(&self.path, self.minor);
+        self.place.detach();
         let deadline = Instant::now() + GRACE;
         let mut phase = self.phase.lock();
         while !phase.ended {
             if self.changed.wait_until(&mut phase, deadline).timed_out() {
                 drop(phase);
-                log::info!("cutting the connection of {}: files are open", self.path.display());
-                let aborted = match self.minor {
+                log::info!(
+                    "cutting the connection of {}: files are open",
+                    self.place.path.display()
+                );
+                let aborted = match self.place.minor {
                     Some(minor) => mount::abort(minor),
                     None => Err(io::Error::other("its number is not known")),
                 };
                 if let Err(error) = aborted {
                     log::warn!(
                         "cannot cut the connection of {}: {error}; it ends when the files that are open in it are closed",
-                        self.path.display()
+                        self.place.path.display()
                     );
                 }
                 return;
@@ -88,8 +89,7 @@ impl Session {
         workers: usize,
     ) -> io::Result<Self> {
         let stopper = Arc::new(Stopper {
-            path: mount.path,
-            minor: mount.minor,
+            place: mount.place,
             phase: Mutex::default(),
             changed: Condvar::new(),
         });

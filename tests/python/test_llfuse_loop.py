@@ -208,6 +208,42 @@ def test_the_loop_ends_however_the_mount_goes(tmp_path: Path, how: object) -> No
         force_unmount(path)
 
 
+def test_closing_leaves_a_later_mount_at_the_same_place_alone(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import sys
+        sys.path.insert(0, sys.argv[2])
+        import llfuse
+        from llfuse_filesystems import MemoryFS
+        llfuse.init(MemoryFS(), sys.argv[1], [])
+        llfuse.main(workers=2)
+        print("ended", flush=True)
+        input()
+        llfuse.close()
+        """
+    )
+    path = tmp_path / "mnt"
+    path.mkdir()
+    command = [sys.executable, "-c", script, str(path), str(Path(__file__).parent)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        try:
+            poll("mounted", lambda: is_mounted(path))
+            os.stat(path)
+            subprocess.run(["fusermount3", "-u", "-z", str(path)], check=True)
+            assert first.stdout is not None and first.stdout.readline() == "ended\n"
+            with mounted(MemoryFS(), path):
+                # The kernel gave it the device number that the first one had.
+                first.communicate("\n", timeout=20)
+                assert first.returncode == 0
+                assert is_mounted(path)
+                (path / "f").touch()
+        finally:
+            first.kill()
+            force_unmount(path)
+
+
 def test_a_signal_ends_the_loop_although_a_file_is_open(tmp_path: Path) -> None:
     with mounted(MemoryFS(), tmp_path / "mnt") as path:
         (path / "f").write_text("x")

@@ -16,7 +16,7 @@ use super::notify::Sender;
 use super::python_fs::PythonFs;
 use super::signals::{Handlers, Wakeup};
 use crate::fs::FileSystem;
-use crate::fuse::mount::{self, Mount};
+use crate::fuse::mount::{self, Mount, Place};
 use crate::fuse::options::Options;
 use crate::fuse::session::{Session, Stopper};
 use crate::py::operations;
@@ -30,11 +30,6 @@ struct Ready {
     fs: Arc<dyn FileSystem>,
 }
 
-struct Place {
-    path: PathBuf,
-    minor: Option<u64>,
-}
-
 #[derive(Default)]
 struct State {
     /// After `init`, until `main`.
@@ -43,9 +38,12 @@ struct State {
     stopper: Option<Arc<Stopper>>,
     /// After `init`, until `close`.
     place: Option<Place>,
+    /// The mount went while it was served: what is at its place by now is another's.
+    gone: bool,
 }
 
-static STATE: Mutex<State> = Mutex::new(State { ready: None, stopper: None, place: None });
+static STATE: Mutex<State> =
+    Mutex::new(State { ready: None, stopper: None, place: None, gone: false });
 
 /// Mounts a file system.
 ///
@@ -89,7 +87,8 @@ pub fn init(
     };
     let mount = py.detach(|| mount::mount_at(&path, &options)).map_err(failed)?;
     let mut state = STATE.lock();
-    state.place = Some(Place { path: mount.path.clone(), minor: mount.minor });
+    state.place = Some(mount.place.clone());
+    state.gone = false;
     state.ready = Some(Ready { mount, options, fs });
     Ok(())
 }
@@ -123,6 +122,7 @@ pub fn main(py: Python<'_>, workers: Option<usize>, handle_signals: bool) -> PyR
 
 fn serve(ready: Ready, workers: usize, handle_signals: bool) -> std::io::Result<Option<u8>> {
     let Ready { mount, options, fs } = ready;
+    let place = mount.place.clone();
     keep_large_buffers_apart();
     let wakeup = Arc::new(Wakeup::new()?);
     let handlers = if handle_signals { Some(Handlers::install(wakeup.writer()?)?) } else { None };
@@ -146,7 +146,12 @@ fn serve(ready: Ready, workers: usize, handle_signals: bool) -> std::io::Result<
     };
     let served = session.run();
     drop(sender);
-    STATE.lock().stopper = None;
+    let gone = !place.is_mounted();
+    {
+        let mut state = STATE.lock();
+        state.stopper = None;
+        state.gone = gone;
+    }
     drop(handlers);
     wakeup.close();
     let signal = listener.join().unwrap_or(None);
@@ -190,15 +195,15 @@ pub fn close(py: Python<'_>, unmount: bool) -> PyResult<()> {
     if unmount {
         stop(py);
     }
-    let (place, ready) = {
+    let (place, ready, gone) = {
         let mut state = STATE.lock();
-        (state.place.take(), state.ready.take())
+        (state.place.take(), state.ready.take(), state.gone)
     };
     let Some(place) = place else {
         return Err(PyRuntimeError::new_err("Need to call init() before close()"));
     };
-    if unmount {
-        py.detach(|| mount::detach(&place.path, place.minor));
+    if unmount && !gone {
+        py.detach(|| place.detach());
     }
     drop(ready);
     Ok(())
