@@ -142,6 +142,40 @@ def test_a_daemon_starts_at_once_whatever_the_limit_of_open_files(
         force_unmount(path)
 
 
+@both
+def test_a_cluster_of_its_own_runs_as_long_as_the_mount(tmp_path: Path, daemon: bool) -> None:
+    path, data = tmp_path / "mnt", tmp_path / "cluster"
+    path.mkdir()
+    outside = {n: v for n, v in os.environ.items() if not n.startswith(("ARVADOS_", "SSL_"))}
+    command = [*ARV_MOUNT, "--local", str(data), "--read-write", "--home", "--logfile"]
+    command += [str(tmp_path / "log"), *([] if daemon else ["--foreground"]), str(path)]
+
+    def running() -> list[str]:
+        ours = [sys.executable, "-m", "arvados_fuse.localcluster", "--data", str(data)]
+        lines = (p.joinpath("cmdline") for p in Path("/proc").iterdir() if p.name.isdigit())
+        found = []
+        for line in lines:
+            with contextlib.suppress(OSError):
+                if line.read_bytes().split(b"\0")[:5] == [os.fsencode(word) for word in ours]:
+                    found.append(line.parent.name)
+        return found
+
+    process = subprocess.Popen(command, env=outside)
+    try:
+        if daemon:
+            assert process.wait(60) == 0
+        poll("mounted", lambda: is_mounted(path), timeout=60)
+        poll("an answer of the cluster", lambda: os.listdir(path) == [])
+        (path / "c").mkdir()
+        (path / "c" / "f").write_text("text")
+        assert len(running()) == 1
+    finally:
+        force_unmount(path)
+    poll("the end of the cluster", lambda: not running())
+    if not daemon:
+        assert process.wait(20) == 0
+
+
 @pytest.mark.parametrize("signal", ["INT", "TERM", "HUP"])
 @both
 def test_a_signal_unmounts(

@@ -6,7 +6,6 @@
 
 import argparse
 import asyncio
-import ctypes
 import json
 import os
 import shlex
@@ -56,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quiet", action="store_true", help="Print no settings")
     parser.add_argument("--description", help=argparse.SUPPRESS)
-    parser.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--until-end-of-input", action="store_true", help=argparse.SUPPRESS)
     return parser
 
 
@@ -68,9 +67,16 @@ def _settings(description: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _die_with_parent() -> None:
-    """Have the kernel send SIGTERM when the parent goes (prctl(2), PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM)
+def _stop_at_end_of_input(loop: asyncio.AbstractEventLoop, until: asyncio.Event) -> None:
+    """Stop when nobody holds the other end of stdin any more: whoever started the cluster, or what
+    that forked, has gone."""
+
+    def read() -> None:
+        if not os.read(0, 1024):
+            loop.remove_reader(0)
+            until.set()
+
+    loop.add_reader(0, read)
 
 
 async def _run(args: argparse.Namespace) -> int:
@@ -91,6 +97,8 @@ async def _run(args: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, until.set)
+    if args.until_end_of_input:
+        _stop_at_end_of_input(loop, until)
     status = 0
 
     async def run_command(env: dict[str, str]) -> None:
@@ -120,8 +128,6 @@ async def _run(args: argparse.Namespace) -> int:
 def main() -> int:
     """Run a cluster as the command line says; return an exit status."""
     args = _parser().parse_args()
-    if args.die_with_parent:
-        _die_with_parent()
     try:
         return asyncio.run(_run(args))
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:

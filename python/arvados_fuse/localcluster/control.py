@@ -4,9 +4,11 @@
 
 """A cluster in a process of its own, for programs and tests."""
 
+import contextlib
 import http.client
 import json
 import os
+import select
 import signal
 import ssl
 import subprocess
@@ -49,11 +51,12 @@ class LocalCluster:
         self.options = options
         self.faults = FaultControl(self)
         self._process: subprocess.Popen | None = None
+        self._pidfd = -1
         self._description: dict[str, Any] = {}
 
     def _command(self, description: str) -> list[str]:
         command = [sys.executable, "-m", "arvados_fuse.localcluster", "--data", str(self.data)]
-        command += ["--description", description, "--quiet", "--die-with-parent"]
+        command += ["--description", description, "--quiet", "--until-end-of-input"]
         for name, value in self.options.items():
             option = "--" + name.replace("_", "-")
             if value is True:
@@ -74,15 +77,16 @@ class LocalCluster:
             description = os.path.join(folder, "description.json")
             self._process = subprocess.Popen(
                 self._command(description),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
             )
+            self._pidfd = os.pidfd_open(self._process.pid)
             deadline = time.monotonic() + timeout
             while not os.path.exists(description):
                 if self._process.poll() is not None:
-                    self._process = None
+                    self.stop()
                     reason = log.read_text(errors="replace").strip().splitlines()[-1:]
                     raise ClusterError(
                         "the local cluster did not start: " + "".join(reason or ["no reason given"])
@@ -106,16 +110,21 @@ class LocalCluster:
         return self
 
     def stop(self) -> None:
-        """Stop it. Safe to call twice; does nothing to one that another process runs."""
+        """Stop it. Safe to call twice, and in a fork of the process that started it: the cluster
+        runs until all of those have gone or one of them stops it. Does nothing to one that was
+        attached to."""
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
+            if not select.select([self._pidfd], [], [], 10)[0]:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        os.close(self._pidfd)
+        if process.stdin is not None:
+            process.stdin.close()
+        # Reaps it; in a fork there is nothing to reap.
+        process.wait()
 
     def __enter__(self) -> "LocalCluster":
         return self.start()
