@@ -5,11 +5,67 @@
 """The options of `arv-mount`."""
 
 import argparse
+import math
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import arvados.commands._util as arv_cmd
 
 from ._version import __version__
+
+
+def _at_least(least: int, parse: Callable[[str], Any] = int) -> Callable[[str], Any]:
+    """Return an argparse type: a number that is not smaller than `least`."""
+
+    def number(text: str) -> Any:
+        try:
+            value = parse(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value < math.inf:
+            whole = "a whole number" if parse is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {whole} of {least} or more")
+        return value
+
+    return number
+
+
+def _filters(text: str) -> Any:
+    # argparse passes on what an ArgumentTypeError says, but not what a ValueError says.
+    try:
+        return arv_cmd.JSONArgument(arv_cmd.validate_filters)(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error} (see --help)") from error
+
+
+def _encoding(name: str) -> str:
+    try:
+        suitable = "a/.".encode(name) == b"a/."
+    except (LookupError, UnicodeError):
+        raise argparse.ArgumentTypeError(
+            f"Python knows no character encoding {name!r}; try 'utf-8' or 'latin-1'"
+        ) from None
+    if not suitable:
+        # The kernel looks for a slash, and for a byte 0 at the end.
+        raise argparse.ArgumentTypeError(
+            f"{name!r} does not write ASCII characters as ASCII, as file names need it"
+        )
+    return name
+
+
+def _storage_classes(text: str) -> str:
+    if not all(name.strip() for name in text.split(",")):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has a class without a name: give names separated by commas"
+        )
+    return text
+
+
+def _subtype(text: str) -> str:
+    if "," in text:
+        raise argparse.ArgumentTypeError(f"{text!r} has a comma, which separates mount options")
+    return text
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -18,8 +74,14 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self) -> None:
         super().__init__(
             prog="arv-mount",
-            parents=[arv_cmd.retry_opt],
             description="Work with Arvados data as files in a local directory",
+        )
+        self.add_argument(
+            "--retries",
+            type=_at_least(0),
+            default=10,
+            help="How often to repeat requests that failed for a passing reason, such as a server "
+            "that is down (default %(default)s)",
         )
         self.add_argument(
             "--version",
@@ -35,6 +97,14 @@ class ArgumentParser(argparse.ArgumentParser):
         self._add_reporting()
         self._add_cache()
         self._add_plumbing()
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        parsed, rest = super().parse_known_args(args, namespace)
+        if parsed.exec_args == []:
+            self.error("argument --exec: a command must follow")
+        return parsed, rest
 
     def _add_contents(self) -> None:
         mode = self.add_argument_group("Mount contents").add_mutually_exclusive_group()
@@ -75,7 +145,7 @@ class ArgumentParser(argparse.ArgumentParser):
         mounts = self.add_argument_group("Mount custom layout and filtering")
         mounts.add_argument(
             "--filters",
-            type=arv_cmd.JSONArgument(arv_cmd.validate_filters),
+            type=_filters,
             help="Show only what these filters let through, in projects, tags and shared data. "
             "A JSON list in the syntax of the API's list filters, or the path of a file with one",
         )
@@ -142,7 +212,9 @@ class ArgumentParser(argparse.ArgumentParser):
             help="Stay in the foreground (default: serve the mount in the background)",
         )
         lifecycle.add_argument(
-            "--subtype", help="Show the mount as type `fuse.SUBTYPE` (default: `fuse`)"
+            "--subtype",
+            type=_subtype,
+            help="Show the mount as type `fuse.SUBTYPE` (default: `fuse`)",
         )
         warning = (
             " With `--subtype`, only a mount of that subtype. "
@@ -157,7 +229,7 @@ class ArgumentParser(argparse.ArgumentParser):
             unmount.add_argument(option, action="store_true", default=False, help=text + warning)
         lifecycle.add_argument(
             "--unmount-timeout",
-            type=float,
+            type=_at_least(0, float),
             default=2.0,
             metavar="SECONDS",
             help="How long to wait for a clean unmount before it is forced (default %(default).01f)",
@@ -167,7 +239,7 @@ class ArgumentParser(argparse.ArgumentParser):
         reporting = self.add_argument_group("Mount logging and statistics")
         reporting.add_argument(
             "--crunchstat-interval",
-            type=float,
+            type=_at_least(0, float),
             default=0.0,
             metavar="SECONDS",
             help="Write statistics to stderr at this interval (default: never)",
@@ -197,14 +269,14 @@ class ArgumentParser(argparse.ArgumentParser):
         )
         cache.add_argument(
             "--directory-cache",
-            type=int,
+            type=_at_least(0),
             default=128 * 1024 * 1024,
             metavar="BYTES",
             help="How much to cache of directories (default 128 MiB)",
         )
         cache.add_argument(
             "--file-cache",
-            type=int,
+            type=_at_least(0),
             default=0,
             metavar="BYTES",
             help="How much to cache of files (default 8 GiB on disk, 256 MiB in memory)",
@@ -227,12 +299,14 @@ class ArgumentParser(argparse.ArgumentParser):
         )
         plumbing.add_argument(
             "--encoding",
+            type=_encoding,
             default="utf-8",
             help="Character encoding of file names, a name from Python's codec registry "
             "(default %(default)r)",
         )
         plumbing.add_argument(
             "--storage-classes",
+            type=_storage_classes,
             metavar="CLASSES",
             help="Storage classes to ask for in new collections, separated by commas",
         )
@@ -240,7 +314,7 @@ class ArgumentParser(argparse.ArgumentParser):
             "--refresh-time",
             metavar="SECONDS",
             default=15,
-            type=int,
+            type=_at_least(0),
             help="How far what is shown may be behind the cluster, at most, before it is looked "
             "at again (default 15 seconds)",
         )

@@ -37,7 +37,7 @@ from arvados_fuse import (
     native,
 )
 from arvados_fuse._version import __version__
-from arvados_fuse.apierrors import http_status, secret_part
+from arvados_fuse.apierrors import http_status, is_not_found, secret_part
 from arvados_fuse.arguments import ArgumentParser
 from arvados_fuse.unmount import detach, unmount
 
@@ -85,6 +85,9 @@ class Mount:
         self.args.mountpoint = os.path.realpath(self.args.mountpoint)
         if self.args.logfile:
             self.args.logfile = os.path.realpath(self.args.logfile)
+        if self.args.disk_cache_dir:
+            # A daemon changes its working directory.
+            self.args.disk_cache_dir = os.path.realpath(self.args.disk_cache_dir)
         try:
             self._setup_logging()
         except Exception as error:
@@ -167,6 +170,10 @@ class Mount:
                 subtype=self.args.subtype,
                 timeout=self.args.unmount_timeout,
             )
+        mountpoint = self.args.mountpoint
+        # A mount that no longer answers does not "exist": what is wrong with it comes out below.
+        if os.path.exists(mountpoint) and not os.path.isdir(mountpoint):
+            raise Exception(f"mount point {mountpoint}: not a directory")
         llfuse.init(self.operations, str(self.args.mountpoint), self._fuse_options())
         if self.daemon:
             self._daemonize()
@@ -265,24 +272,28 @@ class Mount:
         self.logger.info("enable write is %s", self.args.enable_write)
 
     def _setup_api(self) -> None:
+        settings = arvados.config.settings()
+        for name in ("ARVADOS_API_HOST", "ARVADOS_API_TOKEN"):
+            if not settings.get(name):
+                raise Exception(
+                    f"{name} is not set: set ARVADOS_API_HOST and ARVADOS_API_TOKEN in the "
+                    "environment or in ~/.config/arvados/settings.conf, or try --local"
+                )
+        cache_dir = self.args.disk_cache_dir
+        if self.args.disk_cache and cache_dir and not os.path.isdir(cache_dir):
+            raise Exception(f"--disk-cache-dir {cache_dir} is not a directory: make it first")
         # A cache size of 0 has the SDK choose, by whether the cache is on disk.
         block_cache = arvados.keep.KeepBlockCache(
             cache_max=self.args.file_cache,
             disk_cache=self.args.disk_cache,
             disk_cache_dir=self.args.disk_cache_dir,
         )
-        try:
-            self.api = arvados.safeapi.ThreadSafeApiCache(
-                apiconfig=arvados.config.settings(),
-                api_params={"num_retries": self.args.retries},
-                keep_params={"block_cache": block_cache, "num_retries": self.args.retries},
-                version="v1",
-            )
-        except KeyError as error:
-            raise Exception(
-                f"{error.args[0]} is not set: set ARVADOS_API_HOST and ARVADOS_API_TOKEN in the "
-                "environment or in ~/.config/arvados/settings.conf, or try --local"
-            ) from error
+        self.api = arvados.safeapi.ThreadSafeApiCache(
+            apiconfig=settings,
+            api_params={"num_retries": self.args.retries},
+            keep_params={"block_cache": block_cache, "num_retries": self.args.retries},
+            version="v1",
+        )
         # Better to hear now that the cluster does not answer, or not to this token.
         self.api.users().current().execute()
 
@@ -328,7 +339,7 @@ class Mount:
         args = self.args
         if args.collection is not None:
             # Better to hear now that it cannot be read.
-            self.api.collections().get(uuid=args.collection).execute()
+            self._get("collection", self.api.collections(), args.collection)
             args.mode = "collection"
         elif args.project is not None:
             args.mode = "project"
@@ -352,7 +363,7 @@ class Mount:
         if args.mode == "collection":
             return CollectionDirectory(*common, args.collection, **poll)
         if args.mode == "project":
-            project = self.api.groups().get(uuid=args.project).execute(num_retries=args.retries)
+            project = self._get("project", self.api.groups(), args.project)
             return ProjectDirectory(*common, project, **more)
         if args.mode in ("by_id", "by_pdh"):
             return MagicDirectory(*common, args.mode == "by_pdh", **more)
@@ -363,6 +374,17 @@ class Mount:
         if args.mode == "home":
             return ProjectDirectory(*common, user, **more)
         return None
+
+    def _get(self, what: str, resource: Any, uuid: str) -> dict:
+        try:
+            return resource.get(uuid=uuid).execute(num_retries=self.args.retries)
+        except Exception as error:
+            if not is_not_found(error):
+                raise
+            raise Exception(
+                f"--{what} {uuid}: the cluster at {arvados.config.get('ARVADOS_API_HOST')} has no "
+                f"such {what}, or none that this token may read"
+            ) from error
 
     def _add_layout(self, user: dict, storage_classes: list[str] | None) -> None:
         args = self.args
@@ -398,7 +420,9 @@ class Mount:
 
     def _add_mount(self, tld: Any, name: str, ent: Any) -> None:
         if name in ("", ".", "..") or "/" in name:
-            sys.exit(f"Mount point '{name}' is not supported.")
+            sys.exit(f"Mount point '{name}' is not supported. Give a name without slashes.")
+        if name in tld._entries:
+            sys.exit(f"Mount point '{name}' is given twice. Give each --mount-* a name of its own.")
         tld._entries[name] = self.operations.inodes.add_entry(ent)
         self.listen_for_events = self.listen_for_events or ent.want_event_subscribe()
 
