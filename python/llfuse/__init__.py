@@ -14,6 +14,7 @@ import errno as _errno
 import logging as _logging
 import queue as _queue
 import sys as _sys
+from pickle import PicklingError
 
 from ._core import (
     EntryAttributes,
@@ -91,6 +92,7 @@ __all__ = [
     "Lock",
     "NoLockManager",
     "Operations",
+    "PicklingError",
     "ROOT_INODE",
     "RequestContext",
     "SetattrFields",

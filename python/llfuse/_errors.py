@@ -4,6 +4,7 @@
 
 """`FUSEError`: how a request handler says which errno a system call fails with."""
 
+import operator
 import os
 
 
@@ -12,7 +13,7 @@ class FUSEError(Exception):
 
     def __init__(self, errno: int) -> None:
         super().__init__(errno)
-        self.errno_ = int(errno)
+        self.errno_ = operator.index(errno)
 
     @property
     def errno(self) -> int:

@@ -371,12 +371,46 @@ def test_data_classes() -> None:
     data = llfuse.StatvfsData()
     data.f_bsize = 4096
     assert pickle.loads(pickle.dumps(data)).f_bsize == 4096
-    with pytest.raises(TypeError):
-        pickle.dumps(llfuse.SetattrFields())
+    for context in (llfuse.SetattrFields(), llfuse.RequestContext()):
+        with pytest.raises(llfuse.PicklingError, match="can't be pickled"):
+            pickle.dumps(context)
+    assert (llfuse.RequestContext().uid, llfuse.RequestContext().umask) == (0, 0)
     error = llfuse.FUSEError(errno.ENOENT)
     assert (error.errno, str(error)) == (errno.ENOENT, os.strerror(errno.ENOENT))
+    with pytest.raises(TypeError):
+        llfuse.FUSEError("5")  # type: ignore[arg-type]
     assert llfuse.get_ino_t_bits() == llfuse.get_off_t_bits() == 64
     assert "big_writes" in llfuse.default_options
+
+
+def test_attributes_are_set_as_before() -> None:
+    class Named(llfuse.EntryAttributes):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    entry = Named("x")
+    # Computed with `/`, as programs do that were written for Python 2.
+    entry.st_blocks, entry.st_mtime_ns = 1025 / 512, 1.5e18
+    assert (entry.name, entry.st_blocks, entry.st_mtime_ns) == ("x", 2, 1_500_000_000_000_000_000)
+    for wrong, kind in (
+        ("5", TypeError),
+        (None, TypeError),
+        (-1, OverflowError),
+        (2**64, OverflowError),
+    ):
+        with pytest.raises(kind):
+            entry.st_ino = wrong
+    data = llfuse.StatvfsData()
+    data.f_bfree = 10 / 4
+    assert data.f_bfree == 2
+
+
+def test_errors_name_the_path_as_it_was_given(tmp_path: Path) -> None:
+    path = str(tmp_path / "none")
+    for call in (llfuse.listdir, lambda path: llfuse.getxattr(path, "user.x")):
+        with pytest.raises(FileNotFoundError) as error:
+            call(path)
+        assert error.value.filename == path
 
 
 def test_xattr_calls_that_let_go_of_the_gil(tmp_path: Path) -> None:
@@ -415,7 +449,6 @@ def test_a_panic_is_an_error_of_one_request(tmp_path: Path) -> None:
 
 
 def test_the_rest_of_llfuse(tmp_path: Path) -> None:
-    assert llfuse.get_sup_groups(os.getpid()) == set(os.getgroups())
     with pytest.raises(OSError):
         llfuse.get_sup_groups(999_999_999)
     assert llfuse.fse == sys.getfilesystemencoding() and llfuse.log.name == "llfuse"

@@ -4,35 +4,72 @@
 
 //! The data classes of llfuse: what handlers are given and what they answer with.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::fs::{Attr, Caller, Ino, SetAttr, StatFs, Timestamp};
 
+/// A whole number that may be set from anything with `__int__`: programs compute times and sizes
+/// as floats, which lose their fraction here as they did before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Whole<T>(T);
+
+impl<'a, 'py, T> FromPyObject<'a, 'py> for Whole<T>
+where
+    T: for<'x> FromPyObject<'x, 'py, Error = PyErr>,
+{
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+        let failed = match value.extract() {
+            Ok(number) => return Ok(Whole(number)),
+            Err(error) => error,
+        };
+        if !failed.is_instance_of::<PyTypeError>(value.py()) {
+            return Err(failed);
+        }
+        match value.call_method0("__int__") {
+            Ok(number) => number.extract().map(Whole),
+            Err(_) => Err(failed),
+        }
+    }
+}
+
+impl<'py, T: IntoPyObject<'py, Error = Infallible>> IntoPyObject<'py> for Whole<T> {
+    type Target = T::Target;
+    type Output = T::Output;
+    type Error = Infallible;
+
+    fn into_pyobject(self, py: Python<'py>) -> Result<Self::Output, Infallible> {
+        self.0.into_pyobject(py)
+    }
+}
+
 /// Attributes of an inode, as stat(2) has them, and for how many seconds the kernel may keep them
 /// and the name that led to them.
-#[pyclass(module = "llfuse", get_all, set_all)]
+#[pyclass(subclass, module = "llfuse", get_all, set_all)]
 #[derive(Clone, Debug)]
 pub struct EntryAttributes {
-    st_ino: u64,
-    generation: u64,
+    st_ino: Whole<u64>,
+    generation: Whole<u64>,
     entry_timeout: f64,
     attr_timeout: f64,
-    st_mode: u32,
-    st_nlink: u32,
-    st_uid: u32,
-    st_gid: u32,
-    st_rdev: u64,
-    st_size: u64,
-    st_blksize: u32,
-    st_blocks: u64,
-    st_atime_ns: i64,
-    st_mtime_ns: i64,
-    st_ctime_ns: i64,
-    st_birthtime_ns: i64,
+    st_mode: Whole<u32>,
+    st_nlink: Whole<u32>,
+    st_uid: Whole<u32>,
+    st_gid: Whole<u32>,
+    st_rdev: Whole<u64>,
+    st_size: Whole<u64>,
+    st_blksize: Whole<u32>,
+    st_blocks: Whole<u64>,
+    st_atime_ns: Whole<i64>,
+    st_mtime_ns: Whole<i64>,
+    st_ctime_ns: Whole<i64>,
+    st_birthtime_ns: Whole<i64>,
 }
 
 macro_rules! state {
@@ -50,32 +87,44 @@ fn restore(object: &Bound<'_, PyAny>, state: &Bound<'_, PyDict>) -> PyResult<()>
     Ok(())
 }
 
-fn no_pickle(what: &str) -> PyErr {
-    PyTypeError::new_err(format!("{what} instances can't be pickled"))
+fn no_pickle(py: Python<'_>, what: &str) -> PyErr {
+    let message = format!("{what} instances can't be pickled");
+    match py.import("pickle").and_then(|pickle| pickle.getattr("PicklingError")?.call1((message,)))
+    {
+        Ok(error) => PyErr::from_value(error),
+        Err(error) => error,
+    }
+}
+
+impl Default for EntryAttributes {
+    fn default() -> Self {
+        EntryAttributes {
+            st_ino: Whole(0),
+            generation: Whole(0),
+            entry_timeout: 300.0,
+            attr_timeout: 300.0,
+            st_mode: Whole(libc::S_IFREG),
+            st_nlink: Whole(1),
+            st_uid: Whole(0),
+            st_gid: Whole(0),
+            st_rdev: Whole(0),
+            st_size: Whole(0),
+            st_blksize: Whole(4096),
+            st_blocks: Whole(0),
+            st_atime_ns: Whole(0),
+            st_mtime_ns: Whole(0),
+            st_ctime_ns: Whole(0),
+            st_birthtime_ns: Whole(0),
+        }
+    }
 }
 
 #[pymethods]
 impl EntryAttributes {
     #[new]
-    fn new() -> Self {
-        EntryAttributes {
-            st_ino: 0,
-            generation: 0,
-            entry_timeout: 300.0,
-            attr_timeout: 300.0,
-            st_mode: libc::S_IFREG,
-            st_nlink: 1,
-            st_uid: 0,
-            st_gid: 0,
-            st_rdev: 0,
-            st_size: 0,
-            st_blksize: 4096,
-            st_blocks: 0,
-            st_atime_ns: 0,
-            st_mtime_ns: 0,
-            st_ctime_ns: 0,
-            st_birthtime_ns: 0,
-        }
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self::default()
     }
 
     fn __getstate__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
@@ -129,21 +178,21 @@ pub fn to_attr(object: &Bound<'_, PyAny>) -> PyResult<Attr> {
     })?;
     let e = entry.borrow();
     Ok(Attr {
-        ino: Ino(e.st_ino),
-        generation: e.generation,
+        ino: Ino(e.st_ino.0),
+        generation: e.generation.0,
         entry_timeout: period(e.entry_timeout),
         attr_timeout: period(e.attr_timeout),
-        mode: e.st_mode,
-        nlink: e.st_nlink,
-        uid: e.st_uid,
-        gid: e.st_gid,
-        rdev: u32::try_from(e.st_rdev).unwrap_or(0),
-        size: e.st_size,
-        blksize: e.st_blksize,
-        blocks: e.st_blocks,
-        atime: Timestamp(e.st_atime_ns.into()),
-        mtime: Timestamp(e.st_mtime_ns.into()),
-        ctime: Timestamp(e.st_ctime_ns.into()),
+        mode: e.st_mode.0,
+        nlink: e.st_nlink.0,
+        uid: e.st_uid.0,
+        gid: e.st_gid.0,
+        rdev: u32::try_from(e.st_rdev.0).unwrap_or(0),
+        size: e.st_size.0,
+        blksize: e.st_blksize.0,
+        blocks: e.st_blocks.0,
+        atime: Timestamp(e.st_atime_ns.0.into()),
+        mtime: Timestamp(e.st_mtime_ns.0.into()),
+        ctime: Timestamp(e.st_ctime_ns.0.into()),
     })
 }
 
@@ -153,28 +202,28 @@ pub fn to_attr(object: &Bound<'_, PyAny>) -> PyResult<Attr> {
 /// Where Python is out of memory.
 pub fn from_attr<'py>(py: Python<'py>, attr: &Attr) -> PyResult<Bound<'py, EntryAttributes>> {
     let entry = EntryAttributes {
-        st_ino: attr.ino.0,
-        generation: attr.generation,
+        st_ino: Whole(attr.ino.0),
+        generation: Whole(attr.generation),
         entry_timeout: attr.entry_timeout.as_secs_f64(),
         attr_timeout: attr.attr_timeout.as_secs_f64(),
-        st_mode: attr.mode,
-        st_nlink: attr.nlink,
-        st_uid: attr.uid,
-        st_gid: attr.gid,
-        st_rdev: attr.rdev.into(),
-        st_size: attr.size,
-        st_blksize: attr.blksize,
-        st_blocks: attr.blocks,
-        st_atime_ns: nanos(attr.atime),
-        st_mtime_ns: nanos(attr.mtime),
-        st_ctime_ns: nanos(attr.ctime),
-        st_birthtime_ns: 0,
+        st_mode: Whole(attr.mode),
+        st_nlink: Whole(attr.nlink),
+        st_uid: Whole(attr.uid),
+        st_gid: Whole(attr.gid),
+        st_rdev: Whole(attr.rdev.into()),
+        st_size: Whole(attr.size),
+        st_blksize: Whole(attr.blksize),
+        st_blocks: Whole(attr.blocks),
+        st_atime_ns: Whole(nanos(attr.atime)),
+        st_mtime_ns: Whole(nanos(attr.mtime)),
+        st_ctime_ns: Whole(nanos(attr.ctime)),
+        st_birthtime_ns: Whole(0),
     };
     Bound::new(py, entry)
 }
 
 /// Which attributes a setattr request changes.
-#[pyclass(frozen, module = "llfuse", get_all)]
+#[pyclass(subclass, frozen, module = "llfuse", get_all)]
 #[derive(Clone, Debug, Default)]
 pub struct SetattrFields {
     update_atime: bool,
@@ -188,12 +237,13 @@ pub struct SetattrFields {
 #[pymethods]
 impl SetattrFields {
     #[new]
-    fn new() -> Self {
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self::default()
     }
 
-    fn __getstate__(&self) -> PyResult<()> {
-        Err(no_pickle("SetattrFields"))
+    fn __getstate__(&self, py: Python<'_>) -> PyResult<()> {
+        Err(no_pickle(py, "SetattrFields"))
     }
 }
 
@@ -205,7 +255,7 @@ pub fn from_set_attr<'py>(
     py: Python<'py>,
     set: &SetAttr,
 ) -> PyResult<(Bound<'py, EntryAttributes>, Bound<'py, SetattrFields>)> {
-    let mut entry = EntryAttributes::new();
+    let mut entry = EntryAttributes::default();
     let fields = SetattrFields {
         update_atime: set.atime.is_some(),
         update_mtime: set.mtime.is_some(),
@@ -214,13 +264,13 @@ pub fn from_set_attr<'py>(
         update_gid: set.gid.is_some(),
         update_size: set.size.is_some(),
     };
-    entry.st_mode = set.mode.unwrap_or(0);
-    entry.st_uid = set.uid.unwrap_or(0);
-    entry.st_gid = set.gid.unwrap_or(0);
-    entry.st_size = set.size.unwrap_or(0);
-    entry.st_atime_ns = set.atime.map_or(0, nanos);
-    entry.st_mtime_ns = set.mtime.map_or(0, nanos);
-    entry.st_ctime_ns = set.ctime.map_or(0, nanos);
+    entry.st_mode = Whole(set.mode.unwrap_or(0));
+    entry.st_uid = Whole(set.uid.unwrap_or(0));
+    entry.st_gid = Whole(set.gid.unwrap_or(0));
+    entry.st_size = Whole(set.size.unwrap_or(0));
+    entry.st_atime_ns = Whole(set.atime.map_or(0, nanos));
+    entry.st_mtime_ns = Whole(set.mtime.map_or(0, nanos));
+    entry.st_ctime_ns = Whole(set.ctime.map_or(0, nanos));
     Ok((Bound::new(py, entry)?, Bound::new(py, fields)?))
 }
 
@@ -260,8 +310,8 @@ pub fn to_set_attr(
 }
 
 /// The process on whose behalf a request came.
-#[pyclass(frozen, module = "llfuse", get_all)]
-#[derive(Clone, Debug)]
+#[pyclass(subclass, frozen, module = "llfuse", get_all)]
+#[derive(Clone, Debug, Default)]
 pub struct RequestContext {
     uid: u32,
     gid: u32,
@@ -271,8 +321,14 @@ pub struct RequestContext {
 
 #[pymethods]
 impl RequestContext {
-    fn __getstate__(&self) -> PyResult<()> {
-        Err(no_pickle("RequestContext"))
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self::default()
+    }
+
+    fn __getstate__(&self, py: Python<'_>) -> PyResult<()> {
+        Err(no_pickle(py, "RequestContext"))
     }
 }
 
@@ -283,24 +339,25 @@ impl From<&Caller> for RequestContext {
 }
 
 /// What statvfs(3) tells; block counts in units of `f_frsize` bytes.
-#[pyclass(module = "llfuse", get_all, set_all)]
+#[pyclass(subclass, module = "llfuse", get_all, set_all)]
 #[derive(Clone, Debug, Default)]
 pub struct StatvfsData {
-    f_bsize: u64,
-    f_frsize: u64,
-    f_blocks: u64,
-    f_bfree: u64,
-    f_bavail: u64,
-    f_files: u64,
-    f_ffree: u64,
-    f_favail: u64,
-    f_namemax: u64,
+    f_bsize: Whole<u64>,
+    f_frsize: Whole<u64>,
+    f_blocks: Whole<u64>,
+    f_bfree: Whole<u64>,
+    f_bavail: Whole<u64>,
+    f_files: Whole<u64>,
+    f_ffree: Whole<u64>,
+    f_favail: Whole<u64>,
+    f_namemax: Whole<u64>,
 }
 
 #[pymethods]
 impl StatvfsData {
     #[new]
-    fn new() -> Self {
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
         Self::default()
     }
 
@@ -328,13 +385,13 @@ pub fn to_statfs(object: &Bound<'_, PyAny>) -> PyResult<StatFs> {
     let s = data.borrow();
     let small = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     Ok(StatFs {
-        bsize: small(s.f_bsize),
-        frsize: small(s.f_frsize),
-        blocks: s.f_blocks,
-        bfree: s.f_bfree,
-        bavail: s.f_bavail,
-        files: s.f_files,
-        ffree: s.f_ffree,
-        namemax: small(s.f_namemax),
+        bsize: small(s.f_bsize.0),
+        frsize: small(s.f_frsize.0),
+        blocks: s.f_blocks.0,
+        bfree: s.f_bfree.0,
+        bavail: s.f_bavail.0,
+        files: s.f_files.0,
+        ffree: s.f_ffree.0,
+        namemax: small(s.f_namemax.0),
     })
 }

@@ -25,7 +25,7 @@ fn os_error(error: &io::Error, path: &std::path::Path) -> PyErr {
     let number = error.raw_os_error().unwrap_or(libc::EIO);
     let words = io::Error::from_raw_os_error(number).to_string();
     let words = words.split(" (os error").next().unwrap_or("").to_owned();
-    PyOSError::new_err((number, words, path.to_path_buf()))
+    PyOSError::new_err((number, words, path.as_os_str().to_owned()))
 }
 
 /// Like `os.listdir`: the names in directory `path`, a str.
