@@ -403,7 +403,7 @@ class Mount:
         for name in args.mount_by_pdh:
             self._add_mount(top, name, MagicDirectory(*common, pdh_only=True, **poll))
         for name in args.mount_by_tag:
-            self._add_mount(top, name, TagsDirectory(*common))
+            self._add_mount(top, name, TagsDirectory(*common, **poll))
         for name in args.mount_home:
             self._add_mount(top, name, ProjectDirectory(*common, project_object=user, **more))
         for name in args.mount_shared:

@@ -91,12 +91,12 @@ def fresh_cluster(cluster: LocalCluster) -> LocalCluster:
     return cluster
 
 
-def save_collection(cluster: LocalCluster, name: str, text: str = "text") -> str:
+def save_collection(cluster: LocalCluster, name: str, text: str = "text", **more: object) -> str:
     """Save a collection with one file, `f`; return its uuid."""
     collection = arvados.collection.Collection(api_client=cluster.api())
     with collection.open("f", "w") as file:
         file.write(text)
-    collection.save_new(name)
+    collection.save_new(name, **more)
     return collection.manifest_locator()
 
 

@@ -8,6 +8,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from arvados_fuse.localcluster import LocalCluster
@@ -65,6 +66,70 @@ def test_a_failing_api_is_eio(
     fresh_cluster.faults.clear()
     assert os.listdir(top / "home") == ["c"]
     assert mount.unmount() == 0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [fault for fault in FAULTS if fault.get("value") != 503],
+    ids=lambda fault: f"{fault['action']}{fault.get('value', '')}",
+)
+def test_every_kind_of_directory_answers_eio(
+    fresh_cluster: LocalCluster, arv_mount: Callable, fault: dict
+) -> None:
+    """First while it was never loaded, then when it is stale; and then it recovers."""
+    api = fresh_cluster.api()
+    me = api.users().current().execute()["uuid"]
+    _, token = fresh_cluster.create_user("Ada Lovelace")
+    hers = fresh_cluster.api(token=token)
+
+    def group(api: Any, name: str, kind: str, **more: object) -> str:
+        record = {"name": name, "group_class": kind, **more}
+        return api.groups().create(body={"group": record}).execute()["uuid"]
+
+    project = group(api, "p", "project")
+    uuid = save_collection(fresh_cluster, "c", owner_uuid=project)
+    pdh = api.collections().get(uuid=uuid).execute()["portable_data_hash"]
+    wanted = [["collections.name", "=", "c"], ["uuid", "is_a", "arvados#collection"]]
+    group(api, "flt", "filter", properties={"filters": wanted})
+    api.links().create(
+        body={"link": {"link_class": "tag", "name": "t", "head_uuid": uuid}}
+    ).execute()
+    link = {"link_class": "permission", "name": "can_read", "tail_uuid": me}
+    link["head_uuid"] = group(hers, "sp", "project")
+    hers.links().create(body={"link": link}).execute()
+
+    common = ("--retries=0", "--refresh-time=1", "--disable-event-listening")
+    everything = arv_mount(*common).path
+    listed: dict[Path, list[str]] = {
+        everything / "home": ["flt", "p"],
+        everything / "home" / "p": ["c"],
+        everything / "home" / "p" / "c": ["f"],
+        everything / "home" / "flt": ["c"],
+        everything / "shared": ["Ada Lovelace"],
+        everything / "shared" / "Ada Lovelace": ["sp"],
+        everything / "by_tag": ["t"],
+        everything / "by_tag" / "t": [uuid],
+        everything / "by_id" / project: ["c"],
+        everything / "by_id" / uuid: ["f"],
+        arv_mount(*common, f"--project={project}").path: ["c"],
+        arv_mount(*common, f"--collection={uuid}").path: ["f"],
+    }
+    by_pdh = arv_mount(*common, "--by-pdh").path / pdh
+
+    fresh_cluster.faults.add(service="api", **fault)
+    for path in [*listed, by_pdh]:
+        assert_eio(lambda path=path: os.listdir(path))
+    fresh_cluster.faults.clear()
+    for path, names in listed.items():
+        assert sorted(os.listdir(path)) == names
+    assert os.listdir(by_pdh) == ["f"]
+    fresh_cluster.faults.add(service="api", **fault)
+    for path in listed:
+        poll(f"EIO of {path}", lambda path=path: _errno(lambda: os.listdir(path)) == errno.EIO)
+    assert os.listdir(by_pdh) == ["f"], "this never changes"
+    fresh_cluster.faults.clear()
+    for path, names in listed.items():
+        assert sorted(os.listdir(path)) == names
 
 
 def _errno(do: Callable[[], object]) -> int:
