@@ -5,13 +5,16 @@
 """The local cluster, with unmodified clients."""
 
 import hashlib
+import json
 import os
+import re
 import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,6 +211,148 @@ def test_permissions_between_users(fresh_cluster: LocalCluster) -> None:
     assert status_of(stranger.users().current()) == 401
 
 
+def answer(cluster: LocalCluster, method: str, path: str, body: str = "") -> tuple[int, dict]:
+    """Send a request that no SDK sends; return the status and the JSON of the answer."""
+    request = urllib.request.Request(
+        f"https://{cluster.api_host}{path}",
+        method=method,
+        data=body.encode() or None,
+        headers={
+            "Authorization": f"Bearer {cluster.token()}",
+            "Content-Type": "application/json",
+        },
+    )
+    context = ssl.create_default_context(cafile=cluster.env()["SSL_CERT_FILE"])
+    try:
+        with urllib.request.urlopen(request, context=context) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.mark.parametrize(
+    "method, path, body, status",
+    [
+        ("GET", "/arvados/v1/nothing", "", 404),
+        ("GET", "/arvados/v1/too/far/down/here", "", 404),
+        ("DELETE", "/arvados/v1/collections", "", 405),
+        ("POST", "/arvados/v1/collections", "{", 400),
+        ("POST", "/arvados/v1/collections", '{"collection": {"manifest_text": 5}}', 422),
+        ("POST", "/arvados/v1/collections", '{"collection": {"properties": "x"}}', 422),
+        ("GET", "/arvados/v1/collections?limit=many", "", 422),
+        ("GET", "/arvados/v1/collections?offset=-1", "", 422),
+        ("GET", "/arvados/v1/collections?order=[1]", "", 422),
+        ("GET", "/arvados/v1/collections?order=name+sideways", "", 422),
+        ("GET", "/arvados/v1/collections?select=name", "", 422),
+        ("GET", "/arvados/v1/collections?filters=x", "", 422),
+    ],
+)
+def test_errors_are_the_apis(
+    fresh_cluster: LocalCluster, method: str, path: str, body: str, status: int
+) -> None:
+    got, error = answer(fresh_cluster, method, path, body)
+    assert got == status
+    assert error["errors"] and all(isinstance(text, str) for text in error["errors"])
+    assert re.fullmatch(r"\d+\+[0-9a-f]{8}", error["error_token"])
+
+
+def test_projects_in_the_trash_and_in_each_other(fresh_cluster: LocalCluster) -> None:
+    api = fresh_cluster.api()
+
+    def project(name: str, owner: str | None = None) -> str:
+        record = {"name": name, "group_class": "project", "owner_uuid": owner}
+        return api.groups().create(body={"group": record}).execute()["uuid"]
+
+    outer = project("outer")
+    inner = project("inner", outer)
+    uuid = save(api, "c", owner_uuid=inner)
+    pdh = api.collections().get(uuid=uuid).execute()["portable_data_hash"]
+    save(api, "at home", "other text")
+
+    def contents(**options: Any) -> list[str]:
+        found = api.groups().contents(order="name", **options).execute()["items"]
+        return [item["name"] for item in found]
+
+    assert contents(uuid=outer) == ["inner"] and contents(uuid=inner) == ["c"]
+    assert contents(uuid=outer, recursive=True) == ["c", "inner"]
+    assert contents() == ["at home", "c", "inner", "outer"]
+    assert contents(exclude_home_project=True) == ["c", "inner"]
+    for owner in (inner, outer):
+        circle = {"group": {"owner_uuid": owner}}
+        assert status_of(api.groups().update(uuid=outer, body=circle)) == 422
+    api.groups().delete(uuid=outer).execute()
+    for gone in (
+        api.collections().get(uuid=uuid),
+        api.collections().get(uuid=pdh),
+        api.groups().get(uuid=inner),
+        api.groups().contents(uuid=outer),
+        api.groups().contents(uuid=inner),
+    ):
+        assert status_of(gone) == 404
+    assert contents() == ["at home"]
+    assert api.collections().get(uuid=uuid, include_trash=True).execute()["name"] == "c"
+    api.groups().untrash(uuid=outer).execute()
+    assert api.collections().get(uuid=pdh).execute()
+    past = {"collection": {"trash_at": "2001-01-01T00:00:00Z"}}
+    assert api.collections().update(uuid=uuid, body=past).execute()["is_trashed"]
+    assert status_of(api.collections().get(uuid=uuid)) == 404
+    back = {"collection": {"trash_at": None}}
+    assert api.collections().update(uuid=uuid, body=back).execute()["delete_at"] is None
+    # Only projects own things.
+    group = {"name": "f", "group_class": "filter", "properties": {"filters": []}}
+    filtered = api.groups().create(body={"group": group}).execute()["uuid"]
+    into = {"collection": {"owner_uuid": filtered}}
+    assert status_of(api.collections().create(body=into)) == 422
+
+
+def test_users_and_tokens(fresh_cluster: LocalCluster) -> None:
+    api, admin = fresh_cluster.api(), fresh_cluster.api("admin")
+    me = api.users().current().execute()
+    assert [user["uuid"] for user in api.users().list().execute()["items"]] == [me["uuid"]]
+    everybody = {user["username"] for user in admin.users().list().execute()["items"]}
+    assert everybody == {"active", "admin"}
+    assert status_of(api.users().delete(uuid=me["uuid"])) == 403
+    assert status_of(api.users().update(uuid=me["uuid"], body={"user": {"is_admin": True}})) == 403
+    prefs = {"user": {"prefs": {"a": 1}}}
+    assert api.users().update(uuid=me["uuid"], body=prefs).execute()["prefs"] == {"a": 1}
+    made = api.api_client_authorizations().create(body={"api_client_authorization": {}}).execute()
+    token = f"v2/{made['uuid']}/{made['api_token']}"
+    other = fresh_cluster.api(token=token)
+    assert other.users().current().execute()["uuid"] == me["uuid"]
+    assert other.api_client_authorizations().current().execute()["uuid"] == made["uuid"]
+    listed = api.api_client_authorizations().list().execute()["items"]
+    assert made["uuid"] in [auth["uuid"] for auth in listed]
+    assert not any("api_token" in auth for auth in listed)
+    expired = {"api_client_authorization": {"expires_at": "2001-01-01T00:00:00Z"}}
+    api.api_client_authorizations().update(uuid=made["uuid"], body=expired).execute()
+    assert status_of(other.users().current()) == 401
+
+
+def test_rights_through_a_role(fresh_cluster: LocalCluster) -> None:
+    api, admin = fresh_cluster.api(), fresh_cluster.api("admin")
+    user, token = fresh_cluster.create_user("Ada Lovelace")
+    hers = fresh_cluster.api(token=token)
+    record = {"name": "p", "group_class": "project"}
+    project = api.groups().create(body={"group": record}).execute()["uuid"]
+    uuid = save(api, "c", owner_uuid=project)
+    record = {"name": "role", "group_class": "role"}
+    role = admin.groups().create(body={"group": record}).execute()["uuid"]
+
+    def link(tail: str, head: str, name: str) -> str:
+        record = {"link_class": "permission", "name": name, "tail_uuid": tail, "head_uuid": head}
+        return admin.links().create(body={"link": record}).execute()["uuid"]
+
+    link(role, project, "can_write")
+    assert status_of(hers.collections().get(uuid=uuid)) == 404
+    member = link(user["uuid"], role, "can_read")
+    assert hers.collections().get(uuid=uuid).execute()["name"] == "c"
+    rename = {"collection": {"name": "d"}}
+    assert status_of(hers.collections().update(uuid=uuid, body=rename)) == 403
+    admin.links().update(uuid=member, body={"link": {"name": "can_write"}}).execute()
+    assert hers.collections().update(uuid=uuid, body=rename).execute()["name"] == "d"
+    assert [g["name"] for g in hers.groups().shared().execute()["items"]] == ["p"]
+
+
 def test_signatures(fresh_cluster: LocalCluster) -> None:
     api = fresh_cluster.api()
     uuid = save(api, "c", "secret")
@@ -217,6 +362,12 @@ def test_signatures(fresh_cluster: LocalCluster) -> None:
     assert (
         status_of(hers.collections().create(body={"collection": {"manifest_text": signed}})) == 403
     )
+    unsigned = {"collection": {"manifest_text": re.sub(r"\+A\S+", "", signed)}}
+    assert status_of(api.collections().create(body=unsigned)) == 403
+    assert api.collections().update(uuid=uuid, body=unsigned).execute(), "nothing changes"
+    stale = re.sub(r"(?<=@)[0-9a-f]{8}", "00000001", signed)
+    body = {"collection": {"manifest_text": stale}}
+    assert status_of(api.collections().create(body=body)) == 403
     locator = signed.split()[1]
     keep = hers.keep_services().accessible().execute()["items"][0]
     base = f"http://{keep['service_host']}:{keep['service_port']}/"

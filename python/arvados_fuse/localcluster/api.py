@@ -6,6 +6,8 @@
 
 import json
 import logging
+import secrets
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -82,7 +84,9 @@ class API:
             return web.Response(status=500)
         except web.HTTPException as error:
             status = error.status
-            raise
+            if error.content_type == "application/json":
+                raise
+            return _errors(status, f"{error.reason}: {request.path}")
         except APIError as error:
             status = error.status
             return _errors(error.status, str(error))
@@ -130,7 +134,7 @@ class API:
     ) -> dict[str, Any]:  # fmt: skip
         page = query.page(records, params, default_order)
         page["kind"] = kind_name(kind) + "List"
-        select = query.parameter(params, "select") or []
+        select = query.selection(params) or []
         full = "manifest_text" in select or "unsigned_manifest_text" in select
         page["items"] = [
             _selected(self._service.shown(kind, r, user, token, full=full), params)
@@ -213,11 +217,17 @@ class API:
         user, token, _, params = await self._asked(request)
         uuid = request.match_info.get("uuid") or query.parameter(params, "uuid")
         recursive = query.parameter(params, "recursive") in (True, "true")
+        not_from = None
+        if not uuid and query.parameter(params, "exclude_home_project") in (True, "true"):
+            not_from = user["uuid"]
         owners = None
         filters = list(query.parameter(params, "filters") or [])
         if uuid:
             found = self._service.find(str(uuid))
             if found is None or not self._service.readable(found[0], user, found[1]):
+                raise not_found(str(uuid))
+            trash = query.parameter(params, "include_trash") in (True, "true")
+            if self._service.store.trashed(found[1]) and not trash:
                 raise not_found(str(uuid))
             if found[1].get("group_class") == "filter":
                 filters += (found[1].get("properties") or {}).get("filters") or []
@@ -230,7 +240,7 @@ class API:
             for record in self._service.list(
                 kind, user, wanted, only=lambda r: owners is None or r["owner_uuid"] in owners
             ):
-                if record.get("group_class") != "role":
+                if record.get("group_class") != "role" and record["owner_uuid"] != not_from:
                     records.append(record)
                     kinds[record["uuid"]] = kind
         page = query.page(records, params, "uuid")
@@ -309,7 +319,7 @@ def _attributes(kind: str, params: dict[str, Any]) -> Record:
 
 
 def _selected(shown: Record, params: dict, always: tuple[str, ...] = ("kind",)) -> Record:
-    select = query.parameter(params, "select")
+    select = query.selection(params)
     if not select:
         return shown
     wanted = set(select) | set(always)
@@ -322,5 +332,6 @@ def _json(body: Any) -> web.Response:
 
 
 def _errors(status: int, message: str) -> web.Response:
-    body = {"errors": [message], "error_token": "local"}
+    token = f"{int(time.time())}+{secrets.token_hex(4)}"
+    body = {"errors": [message], "error_token": token}
     return web.json_response(body, status=status)

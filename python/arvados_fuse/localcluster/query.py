@@ -39,6 +39,28 @@ def parameter(params: dict[str, Any], name: str, default: Any = None) -> Any:
         return value
 
 
+def _count(params: dict[str, Any], name: str, default: int) -> int:
+    value = parameter(params, name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise invalid(f"{name} must be a whole number that is not negative, not {value!r}")
+    return value
+
+
+def _names(params: dict[str, Any], name: str) -> list[str] | None:
+    """Return a parameter that is a list of texts."""
+    value = parameter(params, name)
+    if value is not None and not (
+        isinstance(value, list) and all(isinstance(item, str) for item in value)
+    ):
+        raise invalid(f"{name} must be an array of strings, not {value!r}")
+    return value
+
+
+def selection(params: dict[str, Any]) -> list[str] | None:
+    """Return the attributes that a request asks for; None for all."""
+    return _names(params, "select") or None
+
+
 def _value(record: Record, attribute: str) -> Any:
     if attribute.startswith("properties."):
         return (record.get("properties") or {}).get(attribute[len("properties.") :])
@@ -163,11 +185,15 @@ def order(records: list[Record], clauses: Any, default: str) -> list[Record]:
     if clauses is None:
         clauses = [default]
     elif isinstance(clauses, str):
-        clauses = [clause.strip() for clause in clauses.split(",")]
+        clauses = clauses.split(",")
     keys = ["uuid"]
     result = sorted(records, key=lambda r: r.get("uuid") or "")
+    if not isinstance(clauses, list):
+        raise invalid(f"order must be an array of strings, not {clauses!r}")
     for clause in reversed(clauses):
-        words = clause.split()
+        words = clause.split() if isinstance(clause, str) else []
+        if len(words) not in (1, 2) or words[1:] and words[1].lower() not in ("asc", "desc"):
+            raise invalid(f"invalid order {clause!r}")
         attribute = words[0].rpartition(".")[2]
         keys.append(attribute)
         descending = len(words) > 1 and words[1].lower() == "desc"
@@ -178,16 +204,13 @@ def order(records: list[Record], clauses: Any, default: str) -> list[Record]:
 def page(records: Iterable[Record], params: dict[str, Any], default_order: str) -> dict[str, Any]:
     """Return the part of the records that is asked for, with `items_available`."""
     chosen = order(list(records), parameter(params, "order"), default_order)
-    select = parameter(params, "select")
+    select = selection(params)
     if parameter(params, "distinct") in (True, "true", 1):
         fields = select or ["uuid"]
         unique = {json.dumps([r.get(f) for f in fields], sort_keys=True): r for r in chosen}
         chosen = list(unique.values())
-    limit = int(parameter(params, "limit", 100))
-    offset = int(parameter(params, "offset", 0))
-    if limit < 0 or offset < 0:
-        raise invalid("limit and offset must not be negative")
-    limit = min(limit, MAX_LIMIT)
+    limit = min(_count(params, "limit", 100), MAX_LIMIT)
+    offset = _count(params, "offset", 0)
     answer: dict[str, Any] = {
         "kind": "",
         "offset": offset,

@@ -9,6 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
 from . import query, versions
@@ -53,6 +54,20 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 #: Seconds from the trash to the end.
 _TRASH_LIFETIME = 14 * 24 * 3600
+
+#: Attributes of users that they cannot set themselves.
+_ADMINS_ONLY = {"is_admin", "is_active", "is_invited", "username", "email", "identity_url"}
+
+#: What JSON may hold for an attribute, by its type in the discovery document.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str, NoneType),
+    "text": (str, NoneType),
+    "datetime": (str, NoneType),
+    "integer": (int, NoneType),
+    "boolean": (bool, NoneType),
+    "Hash": (dict, NoneType),
+    "Array": (list, NoneType),
+}
 
 #: Tables whose names are unique for an owner.
 _UNIQUE_NAMES = ("collections", "groups")
@@ -168,7 +183,7 @@ class Service:
         if (
             record is None
             or not self.readable(kind, user, record)
-            or (record.get("is_trashed") and not trashed)
+            or (self.store.trashed(record) and not trashed)
         ):
             raise not_found(uuid)
         return record
@@ -188,7 +203,7 @@ class Service:
         return [
             record
             for record in self.store.all(kind)
-            if (trashed or not record.get("is_trashed"))
+            if (trashed or not self.store.trashed(record))
             and (past or not versions.is_past(record))
             and only(record)
             and passes(self._filterable(kind, record))
@@ -252,6 +267,7 @@ class Service:
         owner = attributes.get("owner_uuid")
         if owner and owner != old["owner_uuid"]:
             self._check_owner(owner, user)
+            self._check_circle(uuid, owner)
             record["owner_uuid"] = owner
         self._assign(kind, record, attributes, user, token, params)
         if kind == "groups":
@@ -269,6 +285,8 @@ class Service:
         """Delete a record; collections and projects go to the trash."""
         record = self.get(kind, uuid, user)
         self._check_writable(kind, record, user)
+        if kind == "users" and not user["is_admin"]:
+            raise forbidden()
         if kind == "collections" or (kind == "groups" and record["group_class"] != "role"):
             return self.set_trashed(kind, uuid, user, True)
         self.store.remove(kind, uuid)
@@ -305,6 +323,10 @@ class Service:
         for name, value in attributes.items():
             if name not in ATTRIBUTES[kind]:
                 raise invalid(f"unknown attribute '{name}' for {singular(kind)}.")
+            if not isinstance(value, _TYPES[ATTRIBUTES[kind][name]]):
+                raise invalid(f"{name} must be a {ATTRIBUTES[kind][name]}, not {value!r}")
+            if name in _ADMINS_ONLY and value != record.get(name) and not user["is_admin"]:
+                raise forbidden()
             if name not in _READ_ONLY and name not in ("owner_uuid", "manifest_text"):
                 if ATTRIBUTES[kind][name] == "datetime" and value is not None:
                     value = canonical_time(value)
@@ -328,8 +350,19 @@ class Service:
             return
         if found is None or found[0] not in ("users", "groups"):
             raise invalid(f"Owner uuid {owner_uuid} is not that of a user or group")
+        if found[0] == "groups" and found[1]["group_class"] != "project":
+            raise invalid(f"Owner uuid {owner_uuid} must be a project")
         if not self.permissions.can(user, found[1], WRITE):
             raise forbidden()
+
+    def _check_circle(self, uuid: str, owner_uuid: str) -> None:
+        at = self.store.get("groups", owner_uuid)
+        seen: set[str] = set()
+        while at is not None and at["uuid"] not in seen:
+            if at["uuid"] == uuid:
+                raise invalid(f"Owner uuid {owner_uuid} would make an ownership cycle")
+            seen.add(at["uuid"])
+            at = self.store.get("groups", at["owner_uuid"])
 
     def _check_writable(self, kind: str, record: Record, user: Record) -> None:
         if kind in ("keep_services", "logs") and not user["is_admin"]:

@@ -152,6 +152,19 @@ class Store:
         uuids = sorted(self._by_hash.get(portable_data_hash, ()))
         return [self._tables["collections"][uuid] for uuid in uuids]
 
+    def trashed(self, record: Record) -> bool:
+        """Return whether a record is in the trash, by itself or with a project that it is in."""
+        seen: set[str] = set()
+        at: Record | None = record
+        while at is not None:
+            if at.get("is_trashed"):
+                return True
+            owner = at.get("owner_uuid") or ""
+            # Fixtures may go in a circle.
+            at = None if owner in seen else self.get("groups", owner)
+            seen.add(owner)
+        return False
+
     def owned(self, owner_uuid: str) -> list[tuple[str, Record]]:
         """Return what somebody owns: pairs of table and record."""
         owned = sorted(self._by_owner.get(owner_uuid, ()))
