@@ -10,6 +10,7 @@ is ENOENT, everything else is passed on and becomes EIO.
 
 import errno
 
+import arvados
 import arvados.errors
 from googleapiclient import errors as apiclient_errors
 
@@ -39,3 +40,17 @@ def errno_of_refusal(error: BaseException) -> int:
 def secret_part(token: str) -> str:
     """Return the part of a token that nobody else may see."""
     return token.rpartition("/")[2]
+
+
+def explain(error: BaseException) -> str:
+    """Say what went wrong, and what to do where that is known."""
+    status = http_status(error)
+    if status == 401:
+        return f"the API does not accept the token in ARVADOS_API_TOKEN: {error}"
+    if status is not None:
+        return f"the API answered {status}: {error}"
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return f"the API at {arvados.config.get('ARVADOS_API_HOST')} cannot be reached: {error}"
+    if isinstance(error, (apiclient_errors.Error, arvados.errors.ApiError)):
+        return f"the API failed: {error}"
+    return str(error) or type(error).__name__

@@ -15,11 +15,9 @@ import time
 from typing import Any, NoReturn
 
 import arvados
-import arvados.errors
 import arvados.safeapi
 import daemon
 import llfuse
-from googleapiclient import errors as apiclient_errors
 
 from arvados_fuse import *  # noqa: F403  (the names that programs find here)
 from arvados_fuse import (
@@ -37,7 +35,7 @@ from arvados_fuse import (
     native,
 )
 from arvados_fuse._version import __version__
-from arvados_fuse.apierrors import http_status, is_not_found, secret_part
+from arvados_fuse.apierrors import explain, is_not_found, secret_part
 from arvados_fuse.arguments import ArgumentParser
 from arvados_fuse.unmount import detach, unmount
 
@@ -109,7 +107,7 @@ class Mount:
             raise
 
     def _give_up(self, what: str, error: BaseException) -> NoReturn:
-        self.logger.error("%s: %s", what, _explain(error), exc_info=self.args.debug)
+        self.logger.error("%s: %s", what, explain(error), exc_info=self.args.debug)
         exit(1)
 
     def _raise_nofile_limit(self) -> None:
@@ -459,7 +457,7 @@ This is what the Arvados installation at '{api_host}' shows to user
                 for number in forwarded:
                     signal.signal(number, signal.SIG_DFL)
         except Exception as error:
-            self.logger.error("cannot run %s: %s", self.args.exec_args, _explain(error))
+            self.logger.error("cannot run %s: %s", self.args.exec_args, explain(error))
             return getattr(error, "errno", None) or 255
         # As a shell has it, where a signal ended the command.
         return status if status >= 0 else 128 - status
@@ -473,7 +471,7 @@ This is what the Arvados installation at '{api_host}' shows to user
             self.logger.error(
                 "cannot mount at %s: %s",
                 self.args.mountpoint,
-                _explain(error),
+                explain(error),
                 exc_info=self.args.debug,
             )
             exit(getattr(error, "errno", None) or 1)
@@ -494,20 +492,6 @@ This is what the Arvados installation at '{api_host}' shows to user
         llfuse.close()
 
 
-def _explain(error: BaseException) -> str:
-    """Say what went wrong, and what to do where that is known."""
-    status = http_status(error)
-    if status == 401:
-        return f"the API does not accept the token in ARVADOS_API_TOKEN: {error}"
-    if status is not None:
-        return f"the API answered {status}: {error}"
-    if isinstance(error, (ConnectionError, TimeoutError)):
-        return f"the API at {arvados.config.get('ARVADOS_API_HOST')} cannot be reached: {error}"
-    if isinstance(error, (apiclient_errors.Error, arvados.errors.ApiError)):
-        return f"the API failed: {error}"
-    return str(error) or type(error).__name__
-
-
 def main() -> None:
     """Run `arv-mount`."""
     args = ArgumentParser().parse_args()
@@ -520,7 +504,7 @@ def main() -> None:
     except Exception as error:
         if args.debug:
             raise
-        sys.exit(f"arv-mount: {_explain(error)}")
+        sys.exit(f"arv-mount: {explain(error)}")
 
 
 if __name__ == "__main__":

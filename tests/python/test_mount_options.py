@@ -142,8 +142,9 @@ def test_exec_exits_as_its_command(run: Callable, fresh_cluster: LocalCluster) -
         done = run(more=("--exec", command))
         assert done.returncode == status
         assert command in done.stderr and "Traceback" not in done.stderr
-    # Before MOUNT_DIR, up to the end.
-    assert run("--home", "--exec", "true").returncode == 2
+    # MOUNT_DIR may follow behind a `--`.
+    done = run("--home", "--exec", "cat", str(run.path / "c" / "f"), "--")
+    assert (done.returncode, done.stdout) == (0, "contents")
 
 
 def test_exec_passes_signals_on(cluster: LocalCluster, tmp_path: Path) -> None:
