@@ -35,18 +35,18 @@ build-release: setup
 demo: build-release ## Load this machine's files into a local cluster, mount, read back, compare
 	@$(BIN)/python scripts/demo.py
 
-test: lint test-rust wheel build test-python test-upstream test-sdk ## Run all tests
+test: lint wheel build test-python test-upstream test-sdk ## Run all tests
 	@$(BIN)/python tests/upstream/suite.py released-modules
 	@$(BIN)/python tests/upstream/suite.py peer
 	@echo "== all tests passed"
 
-test-rust: setup
+test-rust: setup ## Test the core (a part of lint)
 	@echo "== testing the core"
-	cargo test -q --no-default-features --features fault-injection
+	cargo test -q --no-default-features
 
 test-python: setup
 	@echo "== building the programs of the benchmark"
-	cargo build -q --no-default-features --features fault-injection --examples
+	cargo build -q --no-default-features --examples
 	@echo "== testing through mounts"
 	$(BIN)/python -m pytest tests/python $(PYTEST_ARGS)
 
@@ -61,7 +61,7 @@ lint: setup ## Check format, clippy, the core without Python, ruff, the type stu
 	cargo fmt --all --check
 	cargo clippy -q --all-targets -- -D warnings
 	cargo clippy -q --all-targets --no-default-features -- -D warnings
-	cargo test -q --no-default-features
+	@$(MAKE) --no-print-directory test-rust
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@$(MAKE) --no-print-directory build

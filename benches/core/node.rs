@@ -5,7 +5,7 @@
 //! An inode entry that has nothing but a number and a weight.
 
 use arvados_fuse::fs::Errno;
-use arvados_fuse::fs::node::{Bytes, Node, Outcome};
+use arvados_fuse::fs::node::{Bytes, Facts, Listing, Node, Outcome};
 
 #[derive(Clone)]
 pub struct Weight {
@@ -70,6 +70,9 @@ impl Node for Weight {
     fn allow_attr_cache(&self) -> Outcome<bool> {
         unused()
     }
+    fn facts(&self, _may_write: bool) -> Outcome<Facts> {
+        unused()
+    }
     fn accessed(&self) -> Outcome<()> {
         unused()
     }
@@ -121,7 +124,7 @@ impl Node for Weight {
     fn child(&self, _name: &str) -> Outcome<Option<Self>> {
         unused()
     }
-    fn items(&self) -> Outcome<Vec<(Box<str>, Self)>> {
+    fn items(&self) -> Outcome<Box<dyn Listing<Self>>> {
         unused()
     }
     fn readfrom(&self, _offset: u64, _size: u32, _retries: u32) -> Outcome<Box<dyn Bytes>> {

@@ -9,6 +9,7 @@ collection takes over, and nobody who has a file open or knows its inode number 
 """
 
 import ctypes
+import errno
 import hashlib
 import os
 import threading
@@ -223,6 +224,53 @@ def test_a_collection_that_is_handed_in_takes_over(
         with handed.open("b", "w") as file:
             file.write("seen through the mount")
         poll("the change", lambda: (path / "b").read_text() == "seen through the mount")
+
+
+def test_the_cache_counts_what_trees_take_and_evicts_them_whole(
+    tmp_path: Path, fresh_cluster: LocalCluster
+) -> None:
+    api = fresh_cluster.api()
+    for number in range(8):
+        save(fresh_cluster, {f"f{n}": "" for n in range(100)}, f"c{number}")
+    user = api.users().current().execute()
+
+    def home(operations: Any) -> Any:
+        return arvados_fuse.ProjectDirectory(1, operations.inodes, api, 0, False, None, user)
+
+    with mounted(tmp_path / "mnt", home, api=api) as operations:
+        inodes = operations.inodes
+        (tmp_path / "mnt" / "c0" / "f7").stat()
+        one = inodes.inode_cache.total()
+        assert one == sum(_core.tree_memory(entry) for entry in inodes[1]._entries.values())
+        assert 100 * 20 < one < 100 * 120, "bytes for a hundred files"
+        inodes.inode_cache.cap = 3 * one
+        inodes.inode_cache.min_entries = 1
+        for number in range(8):
+            assert len(os.listdir(tmp_path / "mnt" / f"c{number}")) == 100
+        inodes.wait_remove_queue_empty()
+        poll("evicted", lambda: inodes.inode_cache.total() <= 3 * one)
+        loaded = [name for name, entry in inodes[1]._entries.items() if _core.shows_tree(entry)]
+        assert 1 <= len(loaded) <= 3 and "c7" in loaded
+        assert len(inodes) < 3 * 110, "numbers of what was evicted are gone"
+        assert (tmp_path / "mnt" / "c0" / "f7").stat().st_size == 0
+
+
+def test_a_malformed_manifest_is_an_error_that_says_where(
+    fresh_cluster: LocalCluster, arv_mount: Callable
+) -> None:
+    save(fresh_cluster, TREE, "good")
+    uuid = save(fresh_cluster, TREE, "bad").manifest_locator()
+    empty = "d41d8cd98f00b204e9800998ecf8427e+0"
+    text = f". {empty} 0:0:fine\n./s {empty} 0:9:beyond\n"
+    record = fresh_cluster.api().collections().get(uuid=uuid).execute()
+    fresh_cluster.load_fixtures({"collections": [{**record, "manifest_text": text}]})
+    mount = arv_mount("--retries=0")
+    for look in (os.listdir, lambda path: (path / "fine").stat()):
+        with pytest.raises(OSError) as error:
+            look(mount.path / "home" / "bad")
+        assert error.value.errno == errno.EIO
+    assert f"collection {uuid} has a bad manifest: manifest line 2" in mount.log.read_text()
+    assert contents(mount.path / "home" / "good") == TREE
 
 
 def patch_reading(_cluster: LocalCluster) -> Any:
