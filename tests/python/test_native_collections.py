@@ -125,6 +125,50 @@ def test_nothing_waits_for_the_gil(tmp_path: Path, fresh_cluster: LocalCluster) 
         os.close(file)
 
 
+def test_reads_that_wait_for_keep_hold_up_nothing_else(
+    tmp_path: Path, fresh_cluster: LocalCluster
+) -> None:
+    tree = {f"f{n}": f"{n}" * 100_000 for n in range(10)}
+    locator = save(fresh_cluster, {**tree, "small": "at hand"}).manifest_locator()
+    found: dict[tuple[str, int], str] = {}
+    with shown(tmp_path, fresh_cluster, locator) as (path, _, root):
+        assert (path / "small").read_text() == "at hand"
+        root.api.keep.block_cache.clear()
+        fresh_cluster.faults.add(service="keep", method="GET", action="stall")
+
+        def read(name: str, number: int) -> None:
+            found[name, number] = (path / name).read_text()
+
+        # Far more than the mount has workers (4).
+        threads = [threading.Thread(target=read, args=(name, n)) for name in tree for n in range(4)]
+        for thread in threads:
+            thread.start()
+        poll("reads that wait", lambda: sum(thread.is_alive() for thread in threads) == 40)
+        for _ in range(50):
+            assert sorted(os.listdir(path)) == sorted([*tree, "small"])
+            assert (path / "f3").stat().st_size == 100_000
+            assert (path / "small").read_text() == "at hand"
+        assert not found
+        fresh_cluster.faults.clear()
+        for thread in threads:
+            thread.join()
+    assert found == {(name, n): text for name, text in tree.items() for n in range(4)}
+
+
+def test_the_counters_of_the_sdk_are_fed(tmp_path: Path, fresh_cluster: LocalCluster) -> None:
+    locator = save(fresh_cluster, {"big": "0123456789" * 100_000}).manifest_locator()
+    with shown(tmp_path, fresh_cluster, locator) as (path, operations, root):
+        keep = root.api.keep
+        counters = [keep.get_counter, keep.hits_counter, keep.misses_counter, keep.download_counter]
+        before = [counter.get() for counter in counters]
+        assert (path / "big").stat().st_size == len((path / "big").read_text())
+        gets, hits, misses, received = (c.get() - b for c, b in zip(counters, before))
+        assert misses >= 1 and gets == hits + misses and received >= 1_000_000
+        assert operations.read_counter.get() >= 1_000_000
+        keep.get_counter.add(5)
+        assert keep.get_counter.get() == before[0] + gets + 5
+
+
 def test_python_sees_objects_under_the_same_numbers(
     tmp_path: Path, fresh_cluster: LocalCluster
 ) -> None:
