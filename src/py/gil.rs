@@ -9,7 +9,7 @@
 //! is marked here for as long as that lasts; anywhere else [`with_python`] answers
 //! [`Halt::Ascend`] instead of waiting for the GIL at a place where a lock may be held.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 
 use pyo3::prelude::*;
 
@@ -17,6 +17,55 @@ use crate::fs::{Halt, Outcome};
 
 thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+    static KEPT: OnceCell<KeptState> = const { OnceCell::new() };
+}
+
+/// Keeps what Python knows of a thread that is not its own until that thread ends.
+struct KeptState(());
+
+impl Drop for KeptState {
+    fn drop(&mut self) {
+        // Where Python has ended before the thread, so has its state.
+        let _ = Python::try_attach(|_| {
+            // SAFETY: undoes the call in `keep_state`, in the same thread; it is attached for the
+            // length of this closure, so that this is not the last release.
+            #[allow(unsafe_code)]
+            unsafe {
+                pyo3::ffi::PyGILState_Release(pyo3::ffi::PyGILState_STATE::PyGILState_LOCKED);
+            }
+        });
+    }
+}
+
+/// Has Python remember this thread between one attachment and the next.
+///
+/// Otherwise its `threading.local` values end with each attachment: the SDK, which has a client of
+/// the API for each thread, would make a new one, with new connections, for every request.
+fn keep_state(_py: Python<'_>) {
+    KEPT.with(|kept| {
+        kept.get_or_init(|| {
+            // SAFETY: the thread is attached; the matching release is in `KeptState::drop`.
+            #[allow(unsafe_code)]
+            unsafe {
+                pyo3::ffi::PyGILState_Ensure();
+            }
+            KeptState(())
+        });
+    });
+}
+
+/// Runs `body` with the GIL, in a thread that comes again: one that Python did not start is known to
+/// it from then on, as threads of its own are.
+pub fn attach_for_good<T>(body: impl FnOnce(Python<'_>) -> T) -> T {
+    // SAFETY: may be called at any time, from any thread.
+    #[allow(unsafe_code)]
+    let unknown = unsafe { pyo3::ffi::PyGILState_GetThisThreadState().is_null() };
+    Python::attach(|py| {
+        if unknown {
+            keep_state(py);
+        }
+        body(py)
+    })
 }
 
 /// Marks this thread as one that may call Python until it is dropped.

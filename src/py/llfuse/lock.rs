@@ -14,6 +14,8 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::py::gil::attach_for_good;
+
 struct State {
     owner: Option<ThreadId>,
     waiting: usize,
@@ -132,7 +134,7 @@ impl Drop for Held {
 pub fn with_llfuse_lock<T>(body: impl FnOnce(Python<'_>) -> T) -> T {
     let taken = acquire(None);
     let held = taken.is_ok().then_some(Held);
-    let result = Python::attach(body);
+    let result = attach_for_good(body);
     drop(held);
     result
 }
