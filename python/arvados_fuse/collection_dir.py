@@ -102,9 +102,8 @@ class CollectionDirectoryBase(Directory):
             return
         name = self.sanitize_filename(name) or ""
         if event == arvados.collection.ADD:
+            # The kernel need not be told: that there is no such name, it asks each time.
             self.new_entry(name, item, self.mtime())
-            # The kernel may have been told that there is no such name.
-            self.inodes.invalidate_entry(self, name)
         elif event == arvados.collection.DEL:
             entry = self._entries.pop(name)
             self.inodes.invalidate_entry(self, name)
