@@ -8,9 +8,9 @@ The state and the methods are the core's (`llfuse._core.Node`). A subclass may o
 what it leaves alone is answered by the core, without Python where the kernel asks.
 """
 
-import calendar
 import functools
 from collections.abc import Callable
+from datetime import timezone
 from typing import Any, TypeVar
 
 import ciso8601
@@ -24,7 +24,8 @@ def convertTime(t: str | None) -> int:
     if not t:
         return 0
     try:
-        return calendar.timegm(ciso8601.parse_datetime_as_naive(t).timetuple())
+        naive = ciso8601.parse_datetime_as_naive(t)
+        return int(naive.replace(microsecond=0, tzinfo=timezone.utc).timestamp())
     except (TypeError, ValueError):
         return 0
 
