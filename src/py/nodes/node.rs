@@ -53,6 +53,10 @@ impl NodeCore {
         }))
     }
 
+    fn look(&self, object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        self.instance.look(&self.class, object, &name.to_string_lossy())
+    }
+
     /// Whether the name means, for this node, exactly what the core means by it.
     pub fn own(&self, name: Name) -> bool {
         self.class.own(name) && !self.instance.has(name)
@@ -149,12 +153,12 @@ impl Node {
         value: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         generic_setattr(slf.as_any(), name, Some(value))?;
-        slf.get().core.instance.look(slf.as_any(), &name.to_string_lossy())
+        slf.get().core.look(slf.as_any(), name)
     }
 
     fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
         generic_setattr(slf.as_any(), name, None)?;
-        slf.get().core.instance.look(slf.as_any(), &name.to_string_lossy())
+        slf.get().core.look(slf.as_any(), name)
     }
 
     #[getter]

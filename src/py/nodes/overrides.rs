@@ -76,6 +76,13 @@ names!(
     GetAttribute = "__getattribute__",
 );
 
+impl Name {
+    /// A value that the core keeps, as against a method.
+    fn is_value(self) -> bool {
+        (Name::Inode as u64..=Name::EntriesTable as u64).contains(&(self as u64))
+    }
+}
+
 fn bit(name: Name) -> u64 {
     1 << name as u64
 }
@@ -257,10 +264,20 @@ impl InstanceNames {
     ///
     /// # Errors
     /// Where the instance cannot be looked into.
-    pub fn look(&self, instance: &Bound<'_, PyAny>, attribute: &str) -> PyResult<()> {
+    pub fn look(
+        &self,
+        class: &ClassInfo,
+        instance: &Bound<'_, PyAny>,
+        attribute: &str,
+    ) -> PyResult<()> {
         let Some((name, _)) = Name::ALL.iter().find(|(_, text)| *text == attribute) else {
             return Ok(());
         };
+        // What the core keeps itself does not come to the dictionary; asking for that would make one,
+        // for every node.
+        if name.is_value() && class.own(*name) {
+            return Ok(());
+        }
         let own = match instance.getattr_opt("__dict__")? {
             Some(dict) => dict.contains(attribute)?,
             None => false,
