@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyKeyError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
+use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple};
 
 use super::cache::InodeCache;
 use super::company::{Python3, log_exception};
@@ -20,6 +20,7 @@ use crate::fs::node::Node;
 use crate::py::gil::{exception, for_python};
 use crate::py::llfuse::{lock, notify};
 use crate::py::nodes::any_node::{AnyNode, object_list};
+use crate::py::nodes::node::Node as NodeClass;
 
 struct Settings {
     cache: Option<Py<InodeCache>>,
@@ -43,16 +44,20 @@ impl Inodes {
     }
 
     fn encode<'py>(&self, py: Python<'py>, name: &Bound<'py, PyAny>) -> PyResult<Vec<u8>> {
-        match name.extract::<Vec<u8>>() {
-            Ok(bytes) if !name.is_instance_of::<pyo3::types::PyString>() => Ok(bytes),
-            _ => name.call_method1("encode", (self.encoding_name().into_pyobject(py)?,))?.extract(),
+        if !name.is_instance_of::<PyString>()
+            && let Ok(bytes) = name.extract::<Vec<u8>>()
+        {
+            return Ok(bytes);
         }
+        name.call_method1("encode", (self.encoding_name().into_pyobject(py)?,))?.extract()
     }
 
     /// The inode that an argument means (a number, as in 2017, or an entry), if the kernel may
     /// know it.
     fn known(py: Python<'_>, entry: &Bound<'_, PyAny>) -> PyResult<Option<Ino>> {
-        if let Ok(number) = entry.extract::<u64>() {
+        if !entry.is_instance_of::<NodeClass>()
+            && let Ok(number) = entry.extract::<u64>()
+        {
             return Ok(Some(Ino(number)));
         }
         let node = AnyNode::new(entry)?;
