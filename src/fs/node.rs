@@ -198,6 +198,8 @@ pub trait Node: Clone + Send + Sync + 'static {
     /// Drops the contents; they are loaded again at the next access.
     fn clear(&self) -> Outcome<()>;
 
+    /// The kernel is about to be told of names in this directory.
+    fn tell_names(&self) {}
     /// The entry of that name, after a refresh where one is due.
     fn child(&self, name: &str) -> Outcome<Option<Self>>;
     /// The whole listing, after a refresh where one is due.

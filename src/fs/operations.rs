@@ -232,6 +232,7 @@ impl<N: Node> Operations<N> {
         if !directory.is_dir() {
             return Err(Errno::ENOENT.into());
         }
+        directory.tell_names();
         let node = directory.child(name)?.ok_or(Errno::ENOENT)?;
         let ino = node.inode()?.ok_or(Errno::ENOENT)?;
         Ok((Ino(ino), node))

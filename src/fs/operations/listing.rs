@@ -64,6 +64,9 @@ impl<N: Node> Operations<N> {
         if !handle.node().is_dir() {
             return Err(Errno::ENOTDIR.into());
         }
+        if referenced {
+            handle.node().tell_names();
+        }
         while !cursor.full {
             let Some(listed) = handle.listed(cursor.next) else { break };
             let next = cursor.next + 1;

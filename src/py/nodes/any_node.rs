@@ -193,6 +193,11 @@ impl Node for AnyNode {
     fn counted_as(&self) -> Outcome<Option<u64>> {
         either!(self, n => n.counted_as())
     }
+    fn tell_names(&self) {
+        if let AnyNode::Object(node) = self {
+            node.tell_names();
+        }
+    }
     fn child(&self, name: &str) -> Outcome<Option<Self>> {
         either!(self, n => n.child(name))
     }

@@ -12,14 +12,16 @@ use pyo3::prelude::*;
 
 use super::any_node::AnyNode;
 use super::directory::DirectoryNode;
-use super::node::core_of;
+use super::node::{NodeCore, core_of};
 use crate::fs::dentries::Dentries;
 use crate::py::clock;
 
+fn core(directory: &Bound<'_, DirectoryNode>) -> PyResult<Arc<NodeCore>> {
+    core_of(directory.as_any()).ok_or_else(|| PyTypeError::new_err("not a directory"))
+}
+
 fn table(directory: &Bound<'_, DirectoryNode>) -> PyResult<Arc<Dentries<AnyNode>>> {
-    core_of(directory.as_any())
-        .and_then(|core| core.entries())
-        .ok_or_else(|| PyTypeError::new_err("not a directory"))
+    core(directory)?.entries().ok_or_else(|| PyTypeError::new_err("not a directory"))
 }
 
 /// See `Directory.merge`.
@@ -46,7 +48,7 @@ pub fn merge(
             wanted.push((name, item));
         }
     }
-    let table = table(directory)?;
+    let (core, table) = (core(directory)?, table(directory)?);
     let mut kept = HashSet::new();
     for (name, item) in &wanted {
         let Some(node) = table.get(name) else { continue };
@@ -75,7 +77,9 @@ pub fn merge(
         let entry = inodes.call_method1("add_entry", (entry,))?;
         table.insert(name, AnyNode::new(&entry)?);
         // The kernel may know the name as one that leads elsewhere, or nowhere.
-        inodes.call_method1("invalidate_entry", (directory, name))?;
+        if core.state.names_told() {
+            inodes.call_method1("invalidate_entry", (directory, name))?;
+        }
         changed = true;
     }
     for (name, node) in gone {
