@@ -8,7 +8,8 @@
 //! list of blocks. A run of reads, each near the end of those before it, makes it ask for the
 //! blocks ahead: as many bytes as a small multiple of the run, so that what a reader gets fetched
 //! for nothing when it jumps away stays in proportion to what it has read. A jump starts again from nothing: a random reader
-//! causes no fetch but its own.
+//! causes no fetch but its own. Only who begins at the start of the file with a large read gets the
+//! second block at once: it would else come a whole block's time later.
 
 use super::config::MAX_BLOCK;
 use std::ops::Range;
@@ -18,6 +19,9 @@ use std::ops::Range;
 const OUT_OF_ORDER: u64 = 2 << 20;
 /// A run shorter than this may be a look at the head of a file.
 const RUN_BEGINS: u64 = 256 << 10;
+/// A first read of this size at the start of a file is by a program that reads on: the kernel asks for
+/// it where the program's buffer has 32 KiB or more, and for 16 KiB where a look at the head has.
+const BEGINNING: u64 = 64 << 10;
 /// Bytes asked for ahead, for each byte of the run.
 const GROWTH: u64 = 64;
 /// Blocks ahead of the reader, at most.
@@ -53,6 +57,7 @@ impl ReadAhead {
         last: usize,
         size_of: impl Fn(usize) -> Option<u64>,
     ) -> Range<usize> {
+        let begins = offset == 0 && self.end == 0 && len >= BEGINNING;
         let near = offset <= self.end + OUT_OF_ORDER && offset + len + OUT_OF_ORDER >= self.end;
         if !near {
             (self.run, self.asked) = (0, 0);
@@ -64,10 +69,11 @@ impl ReadAhead {
         self.run += (offset + len).saturating_sub(self.end).min(len);
         self.end = self.end.max(offset + len);
         let first = self.asked.max(last + 1);
-        if self.run < RUN_BEGINS {
-            return first..first;
-        }
-        let window = self.run.saturating_mul(GROWTH).min(self.max_bytes);
+        let window = match self.run {
+            run if run >= RUN_BEGINS => run.saturating_mul(GROWTH).min(self.max_bytes),
+            _ if begins => 0,
+            _ => return first..first,
+        };
         let (mut next, mut ahead) = (last + 1, 0);
         while next - last <= MAX_BLOCKS {
             let Some(size) = size_of(next) else { break };
@@ -105,7 +111,7 @@ mod tests {
         }
         let entries: Vec<usize> = asked.iter().map(|(_, entry)| *entry).collect();
         assert_eq!(entries, [1, 2, 3, 4, 5], "four ahead, and the fifth in the second block");
-        assert_eq!(asked[0].0, 1, "the second read makes a run");
+        assert_eq!(asked[0].0, 0, "the second block at once");
         assert!(asked[3].0 < 64, "within the first 8 MiB");
     }
 
@@ -132,6 +138,10 @@ mod tests {
     #[test]
     fn a_head_or_a_reread_causes_none() {
         let mut ahead = ReadAhead::new(8 << 30);
+        for _ in 0..100 {
+            assert!(ahead.on_read(0, 16 * KIB, 0, |_| Some(BLOCK)).is_empty());
+        }
+        assert_eq!(read(&mut ReadAhead::new(8 << 30), 0), 1..2, "who begins with a large read");
         for _ in 0..100 {
             assert!(read(&mut ahead, 0).is_empty());
         }
