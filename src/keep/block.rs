@@ -11,6 +11,7 @@
 //! taken before the file was verified. The kernel moves the times before it moves the data, so
 //! bytes read *before* an unchanged fstat are the verified ones; anything else is [`Stale`].
 
+use super::verified::Verified;
 use crate::types::Md5;
 use nix::fcntl::Flock;
 use std::fs::File;
@@ -18,6 +19,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 /// A block whose md5 and length were checked. Cheap to clone; stays readable, also after the
 /// cache has let go of it, for as long as it is kept.
@@ -130,6 +132,48 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
+    /// Length of its encoding.
+    pub const BYTES: usize = 7 * 8;
+
+    /// Its encoding: for this machine alone.
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let (modified, changed) = (self.modified, self.changed);
+        let words = [
+            self.size,
+            self.inode.0,
+            self.inode.1,
+            modified.0.cast_unsigned(),
+            modified.1.cast_unsigned(),
+            changed.0.cast_unsigned(),
+            changed.1.cast_unsigned(),
+        ];
+        let mut bytes = [0; Self::BYTES];
+        for (into, word) in bytes.chunks_exact_mut(8).zip(words) {
+            into.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+
+    /// What [`Stamp::to_bytes`] gave.
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let (words, _) = bytes.as_chunks::<8>();
+        let word = |at: usize| u64::from_ne_bytes(words[at]);
+        let time = |at: usize| (word(at).cast_signed(), word(at + 1).cast_signed());
+        Stamp { size: word(0), inode: (word(1), word(2)), modified: time(3), changed: time(5) }
+    }
+
+    /// Whether the file system's times have fractions of a second: those that count in seconds
+    /// cannot tell two changes apart.
+    pub fn is_fine(&self) -> bool {
+        self.changed.1 != 0
+    }
+
+    /// When the file was changed last.
+    pub fn changed_at(&self) -> Option<SystemTime> {
+        let since = Duration::new(self.changed.0.try_into().ok()?, self.changed.1.try_into().ok()?);
+        SystemTime::UNIX_EPOCH.checked_add(since)
+    }
+
     pub fn of(file: &File) -> io::Result<Self> {
         let meta = file.metadata()?;
         Ok(Stamp {
@@ -149,11 +193,12 @@ pub(super) struct DiskBlock {
     pub file: Flock<File>,
     pub stamp: Stamp,
     stale: AtomicBool,
+    verified: Arc<Verified>,
 }
 
 impl DiskBlock {
-    pub fn new(md5: Md5, file: Flock<File>, stamp: Stamp) -> Self {
-        DiskBlock { md5, file, stamp, stale: AtomicBool::new(false) }
+    pub fn new(md5: Md5, file: Flock<File>, stamp: Stamp, verified: Arc<Verified>) -> Self {
+        DiskBlock { md5, file, stamp, stale: AtomicBool::new(false), verified }
     }
 
     /// Whether a read has found it changed.
@@ -167,6 +212,7 @@ impl DiskBlock {
             return Ok(());
         }
         self.stale.store(true, Ordering::Relaxed);
+        self.verified.forget(self.md5);
         Err(Stale)
     }
 }

@@ -326,12 +326,11 @@ impl Worker {
         ticket: &Ticket,
     ) -> Result<Block, KeepError> {
         let shared = &self.shared;
-        if let Some(data) = self.find_on_disk(locator).await {
+        if let Some(block) = self.find_on_disk(locator).await {
             if ticket.demand.is_wanted() {
                 shared.counters.hit();
             }
-            shared.cache.insert_memory(locator.md5(), data.clone());
-            return Ok(Block::memory(data));
+            return Ok(block);
         }
         shared.counters.miss();
         let demand = &ticket.demand;
@@ -347,15 +346,18 @@ impl Worker {
         Ok(Block::memory(data))
     }
 
-    /// A block of the cache folder, verified.
-    async fn find_on_disk(self: &Arc<Self>, locator: &Locator) -> Option<Arc<Vec<u8>>> {
+    /// A block of the cache folder, verified: in memory where it was read for that.
+    async fn find_on_disk(self: &Arc<Self>, locator: &Locator) -> Option<Block> {
         let disk = self.disk.clone()?;
         let _turn = self.verifying.acquire().await.ok()?;
-        let locator = locator.clone();
-        let found = tokio::task::spawn_blocking(move || disk.find(&locator)).await.ok()?;
+        let (wanted, md5) = (locator.clone(), locator.md5());
+        let found = tokio::task::spawn_blocking(move || disk.find(&wanted)).await.ok()?;
         let (data, file) = found?;
-        self.keep_file(file).await;
-        Some(Arc::new(data))
+        let file = Arc::new(file);
+        self.keep_file(file.clone()).await;
+        let Some(data) = data.map(Arc::new) else { return Some(Block::file(file)) };
+        self.shared.cache.insert_memory(md5, data.clone());
+        Some(Block::memory(data))
     }
 
     /// Has a block written to the cache folder. It stays in memory until then: being in use
@@ -375,7 +377,7 @@ impl Worker {
                 let write = move || disk.store(md5, &data, &|| shared.cache.pop_file());
                 // Otherwise the disk cache has told why, and the block stays in memory.
                 if let Ok(Ok(Some(file))) = tokio::task::spawn_blocking(write).await {
-                    worker.keep_file(file).await;
+                    worker.keep_file(Arc::new(file)).await;
                 }
             }
             worker.unwritten.fetch_sub(size, Ordering::AcqRel);
@@ -383,8 +385,8 @@ impl Worker {
     }
 
     /// Adds a file to the table, and removes from the disk what that pushes out.
-    async fn keep_file(self: &Arc<Self>, file: DiskBlock) {
-        let evicted = self.shared.cache.insert_file(Arc::new(file));
+    async fn keep_file(self: &Arc<Self>, file: Arc<DiskBlock>) {
+        let evicted = self.shared.cache.insert_file(file);
         let Some(disk) = self.disk.clone().filter(|_| !evicted.is_empty()) else { return };
         let remove = move || {
             for block in evicted {

@@ -6,13 +6,15 @@
 //!
 //! Files are `<dir>/<first 3 digits>/<md5>.keepcacheblock`, mode 0600 in folders of 0700. Whoever
 //! has one open in its cache holds a shared flock on it; who wants to remove one must get the
-//! exclusive lock first. What is found is hashed as a whole before it is trusted: the Go client writes
-//! under the final name, so that a file may be incomplete.
+//! exclusive lock first. What is found is hashed as a whole before it is trusted, unless that was done
+//! before, see [`verified`](super::verified): the Go client writes under the final name, so that a
+//! file may be incomplete.
 //!
 //! Everything here blocks and runs on threads for that. Limits: see [`room`](super::room).
 
 use super::block::{DiskBlock, Stamp};
 use super::room::Room;
+use super::verified::Verified;
 use crate::types::{Locator, Md5};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -21,6 +23,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
 pub(super) const SUFFIX: &str = ".keepcacheblock";
 
@@ -32,6 +35,7 @@ const PIECE: usize = 256 << 10;
 pub(super) struct DiskCache {
     dir: PathBuf,
     room: Room,
+    verified: Arc<Verified>,
     stop: Arc<AtomicBool>,
     temporaries: AtomicU64,
 }
@@ -40,7 +44,8 @@ impl DiskCache {
     /// On a folder that need not exist yet. `stop` ends whatever is under way.
     pub fn new(dir: &Path, max_bytes: u64, stop: Arc<AtomicBool>) -> Self {
         let room = Room::new(dir, max_bytes);
-        DiskCache { dir: dir.to_path_buf(), room, stop, temporaries: AtomicU64::new(0) }
+        let verified = Arc::new(Verified::new(dir));
+        DiskCache { dir: dir.to_path_buf(), room, verified, stop, temporaries: AtomicU64::new(0) }
     }
 
     fn path(&self, md5: Md5) -> PathBuf {
@@ -48,9 +53,9 @@ impl DiskCache {
         self.dir.join(&name[..3]).join(format!("{name}{SUFFIX}"))
     }
 
-    /// A block from the disk if its file is there and every byte of it right. A wrong file is
-    /// removed, unless another process is just writing it.
-    pub fn find(&self, locator: &Locator) -> Option<(Vec<u8>, DiskBlock)> {
+    /// A block from the disk if its file is there and every byte of it right; with its bytes where
+    /// they had to be read to tell. A wrong file is removed, unless another process is just writing it.
+    pub fn find(&self, locator: &Locator) -> Option<(Option<Vec<u8>>, DiskBlock)> {
         let path = self.path(locator.md5());
         match self.read(&path, locator) {
             Ok(found) => Some(found),
@@ -63,7 +68,7 @@ impl DiskCache {
         }
     }
 
-    fn read(&self, path: &Path, locator: &Locator) -> io::Result<(Vec<u8>, DiskBlock)> {
+    fn read(&self, path: &Path, locator: &Locator) -> io::Result<(Option<Vec<u8>>, DiskBlock)> {
         // Neither following a link nor waiting for the other end of a pipe.
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -71,9 +76,18 @@ impl DiskCache {
             return Err(io::Error::other("not a file"));
         }
         let file = lock(file, FlockArg::LockSharedNonblock)?;
+        let begun = SystemTime::now();
         let stamp = Stamp::of(&file)?;
+        let md5 = locator.md5();
+        let block = |file| DiskBlock::new(md5, file, stamp, self.verified.clone());
+        if stamp.size == u64::from(locator.size()) && self.verified.knows(md5, &stamp) {
+            return Ok((None, block(file)));
+        }
         let wrong = match self.read_whole(&file, &stamp, locator) {
-            Ok(data) => return Ok((data, DiskBlock::new(locator.md5(), file, stamp))),
+            Ok(data) => {
+                self.verified.note_found(md5, &stamp, begun);
+                return Ok((Some(data), block(file)));
+            }
             Err(error) => error,
         };
         if wrong.kind() == io::ErrorKind::InvalidData {
@@ -141,7 +155,8 @@ impl DiskCache {
             }
             std::fs::rename(&temporary, &path)?;
             let stamp = Stamp::of(&file)?;
-            Ok(Some(DiskBlock::new(md5, file, stamp)))
+            self.verified.note(md5, &stamp);
+            Ok(Some(DiskBlock::new(md5, file, stamp, self.verified.clone())))
         });
         match written {
             Ok(block) => Ok(block),

@@ -13,4 +13,5 @@ mod keep {
     mod protocol;
     mod random;
     mod tls;
+    mod verified;
 }
