@@ -13,7 +13,7 @@ from arvados.util import (
     uuid_pattern,
 )
 
-from .collection_dir import CollectionDirectory, CollectionDirectoryBase, TmpCollectionDirectory
+from .collection_dir import CollectionDirectory, CollectionDirectoryBase
 from .directory import Directory
 from .fresh import FreshBase, check_update, convertTime, use_counter
 from .fusefile import FuncToJSONFile, FuseArvadosFile, ObjectFile, StringFile
@@ -21,6 +21,7 @@ from .magic_dir import MagicDirectory
 from .project_dir import ProjectDirectory
 from .shared_dir import SharedDirectory
 from .tag_dirs import TagDirectory, TagsDirectory
+from .tmp_collection_dir import TmpCollectionDirectory
 
 __all__ = [
     "CollectionDirectory",
