@@ -133,10 +133,10 @@ impl Fetcher {
     /// one cannot be had.
     async fn services(&self, refresh: bool) -> Result<Arc<[Service]>, String> {
         let mut known = self.known.lock().await;
-        if let Some((list, at)) = &*known {
-            if !refresh || at.elapsed() < FRESH {
-                return Ok(list.clone());
-            }
+        if let Some((list, at)) = &*known
+            && (!refresh || at.elapsed() < FRESH)
+        {
+            return Ok(list.clone());
         }
         // A call that was given up with its reader's deadline may still be running: one is enough.
         if self.listing.swap(true, Ordering::AcqRel) {

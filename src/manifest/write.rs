@@ -90,10 +90,10 @@ impl<'o> StreamWriter<'o> {
 
     /// Where the piece's block begins in the stream, which gets the block if it is new.
     fn place<L: Display>(&mut self, piece: BlockPiece, locator: impl Fn(u32) -> L) -> u64 {
-        if let Some((key, begin)) = self.last {
-            if key == piece.key {
-                return begin;
-            }
+        if let Some((key, begin)) = self.last
+            && key == piece.key
+        {
+            return begin;
         }
         let begin = match self.blocks.entry(piece.key) {
             Entry::Occupied(known) => *known.get(),

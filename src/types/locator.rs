@@ -128,10 +128,10 @@ impl<'a> LocatorRef<'a> {
 impl<'a> Hint<'a> {
     fn read(text: &'a str) -> Self {
         let signature = text.strip_prefix('A').and_then(|t| t.split_once('@'));
-        if let Some((signature, expiry)) = signature {
-            if let Ok(expires_at) = u64::from_str_radix(expiry, 16) {
-                return Self::Signature { signature, expires_at };
-            }
+        if let Some((signature, expiry)) = signature
+            && let Ok(expires_at) = u64::from_str_radix(expiry, 16)
+        {
+            return Self::Signature { signature, expires_at };
         }
         if let Some(id) = text.strip_prefix("K@") {
             return Self::Service(id);
