@@ -142,10 +142,10 @@ impl Stamp {
             self.size,
             self.inode.0,
             self.inode.1,
-            modified.0.cast_unsigned(),
-            modified.1.cast_unsigned(),
-            changed.0.cast_unsigned(),
-            changed.1.cast_unsigned(),
+            modified.0 as u64,
+            modified.1 as u64,
+            changed.0 as u64,
+            changed.1 as u64,
         ];
         let mut bytes = [0; Self::BYTES];
         for (into, word) in bytes.chunks_exact_mut(8).zip(words) {
@@ -156,9 +156,12 @@ impl Stamp {
 
     /// What [`Stamp::to_bytes`] gave.
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
-        let (words, _) = bytes.as_chunks::<8>();
-        let word = |at: usize| u64::from_ne_bytes(words[at]);
-        let time = |at: usize| (word(at).cast_signed(), word(at + 1).cast_signed());
+        let word = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[8 * at..8 * at + 8]);
+            u64::from_ne_bytes(word)
+        };
+        let time = |at: usize| (word(at) as i64, word(at + 1) as i64);
         Stamp { size: word(0), inode: (word(1), word(2)), modified: time(3), changed: time(5) }
     }
 

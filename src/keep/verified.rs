@@ -125,10 +125,11 @@ impl Verified {
         let boot = known.boot.get_or_insert_with(|| boot_of(&file)).clone();
         let mut bytes = vec![0; usize::try_from(len - from).unwrap_or(0)];
         file.read_exact_at(&mut bytes, from)?;
-        let (records, _torn) = bytes.as_chunks::<RECORD>();
+        // Without what is torn at the end.
+        let records = bytes.chunks_exact(RECORD);
         known.read = from + (records.len() * RECORD) as u64;
         if !boot.is_empty() {
-            known.stamps.extend(records.iter().filter_map(|record| decode(record, &boot)));
+            known.stamps.extend(records.filter_map(|record| decode(record.first_chunk()?, &boot)));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::support::{Fault, Scratch, Server, cached, data, locator, read_all, se
 use arvados_fuse::keep::KeepClient;
 use std::fs::{File, FileTimes, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -20,6 +20,7 @@ const NAME: &str = "arvados_fuse.verified";
 const IN_CHILD: &str = "KEEP_TEST_OTHER_BOOT";
 
 type Data = Arc<Vec<u8>>;
+type Harm = fn(&Path);
 
 /// A folder with these blocks, written by a client that has ended.
 fn folder(blocks: &[Data]) -> (Scratch, [Server; 1]) {
@@ -140,7 +141,7 @@ fn another_file_in_its_place_is_hashed() {
 #[test]
 fn a_damaged_record_costs_a_verification() {
     let blocks = blocks(3);
-    let harms: [(&str, fn(&PathBuf), usize); 7] = [
+    let harms: [(&str, Harm, usize); 7] = [
         ("removed", |path| std::fs::remove_file(path).expect("it is there"), 0),
         ("emptied", |path| std::fs::write(path, b"").expect("writable"), 0),
         ("garbage", |path| std::fs::write(path, vec![0x55; 5000]).expect("writable"), 0),
@@ -182,13 +183,13 @@ fn what_was_torn_or_garbled_is_written_on() {
     assert!(believed(&next(&dir, &server), &blocks[2]));
 }
 
-fn flip(path: &PathBuf, at: usize) {
+fn flip(path: &Path, at: usize) {
     let mut bytes = std::fs::read(path).expect("it is there");
     bytes[at] ^= 1;
     std::fs::write(path, bytes).expect("writable");
 }
 
-fn truncate(path: &PathBuf, by: u64) {
+fn truncate(path: &Path, by: u64) {
     let file = OpenOptions::new().write(true).open(path).expect("it is there");
     file.set_len(file.metadata().expect("a file").len() - by).expect("writable");
 }
