@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import stat
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -344,3 +345,24 @@ def test_events_come_through_the_subscription(tmp_path: Path, fresh_cluster: Loc
         operations.inodes.add_entry(entry)
         operations.on_event({"event_type": "update", "object_uuid": entry.uuid.return_value})
         assert entry.invalidate.called
+
+
+def test_a_thread_that_serves_keeps_its_local_values(tmp_path: Path) -> None:
+    local, met = threading.local(), []
+
+    class Counting(arvados_fuse.Directory):
+        def mtime(self) -> float:
+            if not hasattr(local, "met"):
+                local.met = True
+                met.append(threading.get_ident())
+            return 0.0
+
+    def root(operations: Any) -> Any:
+        return Counting(llfuse.ROOT_INODE, operations.inodes, False, None)
+
+    with mounted(tmp_path / "mnt", root):
+        for _ in range(100):
+            (tmp_path / "mnt" / "nothing").exists()
+            os.statvfs(tmp_path / "mnt")
+            os.listdir(tmp_path / "mnt")
+        assert 0 < len(met) == len(set(met))
