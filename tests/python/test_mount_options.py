@@ -4,6 +4,7 @@
 
 """The options of `arv-mount`: what each does, and what it says where it cannot."""
 
+import contextlib
 import os
 import re
 import signal
@@ -348,12 +349,19 @@ def test_interrupted_while_it_sets_up(cluster: LocalCluster, tmp_path: Path) -> 
         )
 
         def asks() -> bool:
-            links = (os.readlink(fd) for fd in Path(f"/proc/{process.pid}/fd").iterdir())
-            return any(link.startswith("socket:") for link in links)
+            for fd in Path(f"/proc/{process.pid}/fd").iterdir():
+                # One that was listed may be closed by now.
+                with contextlib.suppress(FileNotFoundError):
+                    if os.readlink(fd).startswith("socket:"):
+                        return True
+            return False
 
-        poll("a connection", asks)
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
+        try:
+            poll("a connection", asks)
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=20)
+        finally:
+            process.kill()
         assert process.returncode == 130 and "Traceback" not in stderr
     finally:
         cluster.faults.clear()
