@@ -17,6 +17,17 @@ pub enum ServiceType {
     Gateway,
 }
 
+impl ServiceType {
+    /// From the `service_type` of the API's `keep_services` record.
+    pub fn named(service_type: &str) -> Self {
+        match service_type {
+            "" | "disk" => ServiceType::Disk,
+            gateway if gateway.starts_with("gateway:") => ServiceType::Gateway,
+            _ => ServiceType::Proxy,
+        }
+    }
+}
+
 /// One Keep service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
@@ -34,11 +45,7 @@ impl Service {
         let scheme = if ssl { "https" } else { "http" };
         let brackets = host.contains(':') && !host.starts_with('[');
         let host = if brackets { format!("[{host}]") } else { host.to_string() };
-        let kind = match service_type {
-            "" | "disk" => ServiceType::Disk,
-            gateway if gateway.starts_with("gateway:") => ServiceType::Gateway,
-            _ => ServiceType::Proxy,
-        };
+        let kind = ServiceType::named(service_type);
         Service { uuid: uuid.to_string(), root: format!("{scheme}://{host}:{port}/"), kind }
     }
 

@@ -27,14 +27,7 @@ impl Services for FromPython {
         let listed = listed.map_err(|error| ServicesError(error.to_string()))?;
         Ok(listed
             .into_iter()
-            .map(|(uuid, root, kind)| {
-                let kind = match &*kind {
-                    "" | "disk" => ServiceType::Disk,
-                    gateway if gateway.starts_with("gateway:") => ServiceType::Gateway,
-                    _ => ServiceType::Proxy,
-                };
-                Service { uuid, root, kind }
-            })
+            .map(|(uuid, root, kind)| Service { uuid, root, kind: ServiceType::named(&kind) })
             .collect())
     }
 }
