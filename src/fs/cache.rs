@@ -126,6 +126,19 @@ impl<N: Node> InodeCache<N> {
         self.total() < self.cap() || self.len() < self.min_entries()
     }
 
+    /// Whether an eviction under way has done enough once so many entries of so many bytes are
+    /// gone, too.
+    #[must_use]
+    pub fn satisfied_without(&self, entries: usize, bytes: i64) -> bool {
+        self.total() - bytes < self.cap() || self.len().saturating_sub(entries) < self.min_entries()
+    }
+
+    /// What the managed entry of that inode number was counted with, in bytes.
+    #[must_use]
+    pub fn counted(&self, inode: u64) -> Option<i64> {
+        self.entries.lock().peek(&inode).map(|m| m.size)
+    }
+
     fn key(node: &N) -> Outcome<u64> {
         Ok(node.inode()?.unwrap_or(UNNUMBERED))
     }

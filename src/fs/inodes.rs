@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -41,6 +42,20 @@ pub trait Block<N>: Send + Sync + 'static {
 struct Range<N> {
     end: u64,
     block: Arc<dyn Block<N>>,
+}
+
+/// How long an eviction waits, in all, for the kernel to give entries back.
+const KERNEL_ANSWERS: Duration = Duration::from_millis(100);
+
+/// What became of an entry that was to be removed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Removed {
+    /// Its contents are gone.
+    Gone,
+    /// The kernel holds it, and was asked to give it back.
+    Asked,
+    /// Something uses it.
+    InUse,
 }
 
 /// All inode entries of a mount.
@@ -293,28 +308,32 @@ impl<N: Node> Inodes<N> {
     /// # Errors
     /// What the node answers.
     pub fn remove(&self, node: &N) -> Outcome<bool> {
+        Ok(self.try_remove(node)? == Removed::Gone)
+    }
+
+    fn try_remove(&self, node: &N) -> Outcome<Removed> {
         match node.inode()? {
-            None => return Ok(false),
-            Some(ino) if ino == Ino::ROOT.0 => return Ok(false),
+            None => return Ok(Removed::InUse),
+            Some(ino) if ino == Ino::ROOT.0 => return Ok(Removed::InUse),
             Some(_) => {}
         }
         if node.in_use()? {
-            return Ok(false);
+            return Ok(Removed::InUse);
         }
         node.kernel_invalidate()?;
         if node.has_ref()? {
-            return Ok(false);
+            return Ok(Removed::Asked);
         }
         node.finalize()?;
         // Saving let other requests run: one of them may use the entry again.
         if node.in_use()? || node.has_ref()? {
-            return Ok(false);
+            return Ok(Removed::InUse);
         }
         node.clear()?;
         if node.parent_inode()?.is_none() {
             self.forget(node)?;
         }
-        Ok(true)
+        Ok(Removed::Gone)
     }
 
     fn forget(&self, node: &N) -> Outcome<()> {
@@ -344,7 +363,9 @@ impl<N: Node> Inodes<N> {
     }
 
     /// Evicts, in the calling thread, until the cache is within its limit or everything was
-    /// looked at; answers whether anything was freed.
+    /// looked at; answers whether anything was freed. What was used longest ago goes first: where
+    /// the kernel still has to give such an entry back, that is waited for, up to
+    /// [`KERNEL_ANSWERS`], before what was used later is looked at.
     pub fn evict(&self) -> bool {
         const BATCH: usize = 256;
         if let Some(replaced) = self.cache.replaced().filter(|replaced| replaced.evicts()) {
@@ -354,38 +375,76 @@ impl<N: Node> Inodes<N> {
             return true;
         }
         let (mut passed, mut freed) = (0, false);
+        let (mut asked, mut promised) = (Vec::new(), 0);
+        let mut patience = KERNEL_ANSWERS;
         loop {
             let batch = self.cache.oldest(passed, BATCH);
             if batch.is_empty() {
                 return freed;
             }
             for (inode, node) in batch {
+                if !asked.is_empty() && self.cache.satisfied_without(asked.len(), promised) {
+                    let gone = self.await_kernel(std::mem::take(&mut asked), &mut patience);
+                    promised = 0;
+                    freed |= gone > 0;
+                    passed -= gone;
+                }
                 if self.cache.satisfied() {
                     return true;
                 }
-                freed |= self.remove_reported(&node);
-                if self.cache.contains(inode) {
+                let removed = self.remove_reported(&node);
+                freed |= removed == Removed::Gone;
+                if let Some(bytes) = self.cache.counted(inode) {
                     passed += 1;
+                    if removed == Removed::Asked {
+                        asked.push((inode, node));
+                        promised += bytes;
+                    }
                 }
             }
         }
     }
 
+    /// Waits for the kernel to give back what it was asked for, and removes it; answers how many
+    /// of them are gone. What it keeps when the patience is at its end, something holds: a
+    /// working directory, for one.
+    fn await_kernel(&self, mut asked: Vec<(u64, N)>, patience: &mut Duration) -> usize {
+        const PAUSE: Duration = Duration::from_millis(1);
+        let all = asked.len();
+        loop {
+            asked.retain(|(inode, node)| {
+                let mut held = Ok(true);
+                self.above.run(&mut || held = node.has_ref());
+                if !matches!(held, Ok(true)) {
+                    self.remove_reported(node);
+                }
+                self.cache.contains(*inode)
+            });
+            if asked.is_empty() || self.cache.satisfied() || patience.is_zero() {
+                return all - asked.len();
+            }
+            std::thread::sleep(PAUSE);
+            *patience = patience.saturating_sub(PAUSE);
+        }
+    }
+
     fn evict_chosen(&self, replaced: &dyn Replaced<N>) -> bool {
         let mut result = Ok(false);
-        self.above.run(&mut || result = replaced.evict(&mut |node| self.remove_reported(node)));
+        self.above.run(&mut || {
+            result = replaced.evict(&mut |node| self.remove_reported(node) == Removed::Gone);
+        });
         result.unwrap_or_else(|halt| {
             self.above.report("failed to evict inode entries", halt);
             false
         })
     }
 
-    fn remove_reported(&self, node: &N) -> bool {
-        let mut result = Ok(false);
-        self.above.run(&mut || result = self.remove(node));
+    fn remove_reported(&self, node: &N) -> Removed {
+        let mut result = Ok(Removed::InUse);
+        self.above.run(&mut || result = self.try_remove(node));
         result.unwrap_or_else(|halt| {
             self.above.report("failed to remove an inode entry", halt);
-            false
+            Removed::InUse
         })
     }
 
