@@ -25,6 +25,7 @@ mod readahead;
 mod rendezvous;
 mod room;
 mod service;
+mod storage;
 mod verified;
 
 pub use block::{Block, Stale};

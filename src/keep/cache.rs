@@ -13,6 +13,7 @@ use crate::types::{Locator, Md5};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How many blocks in use are passed over before an eviction gives up for now.
 const PASS_OVER: usize = 64;
@@ -20,6 +21,8 @@ const PASS_OVER: usize = 64;
 /// The two tables and their limits.
 pub(super) struct Cache {
     tables: Mutex<Tables>,
+    /// Whether large blocks go to the disk: there is a folder, and it took the last one.
+    on_disk: AtomicBool,
 }
 
 struct Tables {
@@ -92,11 +95,13 @@ impl<T> Table<T> {
 }
 
 impl Cache {
-    /// Limits in bytes and blocks, memory first.
-    pub fn new(memory: (u64, usize), disk: (u64, usize)) -> Self {
+    /// Limits in bytes and blocks, memory first; `None` where there is no disk.
+    pub fn new(memory: (u64, usize), disk: Option<(u64, usize)>) -> Self {
+        let on_disk = AtomicBool::new(disk.is_some());
+        let disk = disk.unwrap_or((0, 0));
         let tables =
             Tables { memory: Table::new(memory.0, memory.1), disk: Table::new(disk.0, disk.1) };
-        Cache { tables: Mutex::new(tables) }
+        Cache { tables: Mutex::new(tables), on_disk }
     }
 
     /// A block at hand, now the most recently used. A locator with another size than the block's
@@ -152,6 +157,18 @@ impl Cache {
         drop(tables);
         drop((old, closed));
         evicted
+    }
+
+    /// Notes whether the disk took a large block.
+    pub fn set_on_disk(&self, taken: bool) {
+        self.on_disk.store(taken, Ordering::Relaxed);
+    }
+
+    /// Bytes that may be fetched ahead of a reader.
+    pub fn room_ahead(&self) -> u64 {
+        let on_disk = self.on_disk.load(Ordering::Relaxed);
+        let tables = self.tables.lock();
+        if on_disk { tables.disk.max_bytes / 2 } else { tables.memory.max_bytes }
     }
 
     /// The file unused for longest that nobody reads, no longer in the table.

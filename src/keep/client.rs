@@ -12,33 +12,25 @@
 //! Locks, in order: `running`, then the flights' table, then the cache's tables. None is held while
 //! a waiter is called or a system call made, except that `running` is held while starting.
 
-use super::block::{Block, DiskBlock};
+use super::block::Block;
 use super::cache::Cache;
 use super::config::Config;
 use super::counters::Counters;
-use super::disk::DiskCache;
 use super::error::{Failure, KeepError};
 use super::fetch::Fetcher;
 use super::flight::{Boarding, Flights, Priority, Ticket, Waiter, call, deliver};
 use super::hashing::HashPool;
 use super::http::Http;
 use super::service::Services;
+use super::storage::{Storage, VERIFIERS, WRITERS};
 use crate::types::{Locator, Md5};
 use parking_lot::Mutex;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
 
-/// Verified bytes waiting to be written to the disk cache. Beyond this the disk is too slow, and
-/// blocks stay in memory only.
-const MAX_UNWRITTEN: u64 = 256 << 20;
-/// Files written at the same time.
-const WRITERS: usize = 2;
-/// Files read and verified at the same time.
-const VERIFIERS: usize = 4;
 /// Requests to services at the same time, to bound sockets. Far above what a mount has in hand.
 const REQUESTS: usize = 512;
 /// Blocks that wait to be fetched ahead; more are not noted.
@@ -73,7 +65,7 @@ struct Running {
 struct Shared {
     config: Config,
     services: Arc<dyn Services>,
-    cache: Cache,
+    cache: Arc<Cache>,
     flights: Arc<Flights>,
     counters: Arc<Counters>,
     stop: Arc<AtomicBool>,
@@ -82,12 +74,9 @@ struct Shared {
 impl KeepClient {
     /// A client that has not started anything yet.
     pub fn new(config: Config, services: Arc<dyn Services>) -> Arc<Self> {
-        let disk = match config.cache.max_bytes {
-            0 => u64::MAX,
-            given => given.max(super::MAX_BLOCK),
-        };
+        let cache = &config.cache;
         let shared = Shared {
-            cache: Cache::new(config.cache.memory_limit(), (disk, config.cache.max_files())),
+            cache: Arc::new(Cache::new(cache.memory_limit(), cache.disk_limit())),
             config,
             services,
             flights: Arc::default(),
@@ -163,9 +152,10 @@ impl KeepClient {
         self.shared.cache.bytes()
     }
 
-    /// Bytes of blocks that can be kept in memory for readers: what read-ahead has to fit into.
-    pub fn memory_bytes(&self) -> u64 {
-        self.shared.config.cache.memory_limit().0
+    /// Bytes that may be fetched ahead of a reader and are still there when it arrives: half of the
+    /// cache on disk, or what memory holds where there is none, or none that takes blocks.
+    pub fn room_ahead(&self) -> u64 {
+        self.shared.cache.room_ahead()
     }
 
     /// Forgets every cached block. Cache files stay for the next process.
@@ -247,18 +237,16 @@ impl Running {
             .map_err(why)?;
         let pool = HashPool::start(hashers).map_err(why)?;
         let http = Http::new(&shared.config, pool.handle(), shared.counters.clone())?;
-        let cache = &shared.config.cache;
-        let disk = |dir: &PathBuf| DiskCache::new(dir, cache.max_bytes, shared.stop.clone());
+        let cache = shared.cache.clone();
+        let storage =
+            Storage::new(cache, &shared.config.cache, shared.counters.clone(), shared.stop.clone());
+        let services = shared.services.clone();
         let worker = Worker {
-            disk: cache.disk_dir.as_ref().map(disk).map(Arc::new),
-            fetcher: Fetcher::new(shared.config.clone(), http, shared.services.clone()),
+            fetcher: Fetcher::new(shared.config.clone(), http, storage.clone(), services),
+            storage,
             shared: shared.clone(),
-            ahead: Semaphore::new(shared.config.prefetches.max(1)),
+            ahead: Semaphore::new(shared.config.concurrent_prefetches()),
             requests: Semaphore::new(REQUESTS),
-            verifying: Semaphore::new(VERIFIERS),
-            writing: Semaphore::new(WRITERS),
-            unwritten: AtomicU64::new(0),
-            measured: tokio::sync::OnceCell::new(),
         };
         Ok(Running { pid: std::process::id(), runtime, pool, worker: Arc::new(worker) })
     }
@@ -280,13 +268,9 @@ impl Running {
 struct Worker {
     shared: Arc<Shared>,
     fetcher: Fetcher,
-    disk: Option<Arc<DiskCache>>,
+    storage: Arc<Storage>,
     ahead: Semaphore,
     requests: Semaphore,
-    verifying: Semaphore,
-    writing: Semaphore,
-    unwritten: AtomicU64,
-    measured: tokio::sync::OnceCell<()>,
 }
 
 impl Worker {
@@ -326,7 +310,7 @@ impl Worker {
         ticket: &Ticket,
     ) -> Result<Block, KeepError> {
         let shared = &self.shared;
-        if let Some(block) = self.find_on_disk(locator).await {
+        if let Some(block) = self.storage.find(locator).await {
             if ticket.demand.is_wanted() {
                 shared.counters.hit();
             }
@@ -340,75 +324,8 @@ impl Worker {
             permit = self.ahead.acquire() => permit.ok(),
         };
         let _request = self.requests.acquire().await;
-        let data = Arc::new(self.fetcher.fetch(locator, || demand.is_wanted()).await?);
-        shared.cache.insert_memory(locator.md5(), data.clone());
-        self.write_later(locator, &data);
-        Ok(Block::memory(data))
-    }
-
-    /// A block of the cache folder, verified: in memory where it was read for that.
-    async fn find_on_disk(self: &Arc<Self>, locator: &Locator) -> Option<Block> {
-        let disk = self.disk.clone()?;
-        let _turn = self.verifying.acquire().await.ok()?;
-        let (wanted, md5) = (locator.clone(), locator.md5());
-        let found = tokio::task::spawn_blocking(move || disk.find(&wanted)).await.ok()?;
-        let (data, file) = found?;
-        let file = Arc::new(file);
-        self.keep_file(file.clone()).await;
-        let Some(data) = data.map(Arc::new) else { return Some(Block::file(file)) };
-        self.shared.cache.insert_memory(md5, data.clone());
-        Some(Block::memory(data))
-    }
-
-    /// Has a block written to the cache folder. It stays in memory until then: being in use
-    /// here, it is not evicted.
-    fn write_later(self: &Arc<Self>, locator: &Locator, data: &Arc<Vec<u8>>) {
-        let Some(disk) = self.disk.clone() else { return };
-        let size = data.len() as u64;
-        if self.unwritten.fetch_add(size, Ordering::AcqRel) + size > MAX_UNWRITTEN.max(size) {
-            self.unwritten.fetch_sub(size, Ordering::AcqRel);
-            return;
-        }
-        let (worker, data, md5) = (self.clone(), data.clone(), locator.md5());
-        tokio::spawn(async move {
-            if let Ok(_turn) = worker.writing.acquire().await {
-                worker.measure(&disk).await;
-                let shared = worker.shared.clone();
-                let write = move || disk.store(md5, &data, &|| shared.cache.pop_file());
-                // Otherwise the disk cache has told why, and the block stays in memory.
-                if let Ok(Ok(Some(file))) = tokio::task::spawn_blocking(write).await {
-                    worker.keep_file(Arc::new(file)).await;
-                }
-            }
-            worker.unwritten.fetch_sub(size, Ordering::AcqRel);
-        });
-    }
-
-    /// Adds a file to the table, and removes from the disk what that pushes out.
-    async fn keep_file(self: &Arc<Self>, file: Arc<DiskBlock>) {
-        let evicted = self.shared.cache.insert_file(file);
-        let Some(disk) = self.disk.clone().filter(|_| !evicted.is_empty()) else { return };
-        let remove = move || {
-            for block in evicted {
-                disk.evict(&block);
-            }
-        };
-        // It fails only if the removal panics, or at shutdown.
-        let _ = tokio::task::spawn_blocking(remove).await;
-    }
-
-    /// Sets the limit of the disk cache, once.
-    async fn measure(&self, disk: &Arc<DiskCache>) {
-        let shared = &self.shared;
-        let max_files = shared.config.cache.max_files();
-        let measure = || async move {
-            let disk = disk.clone();
-            let measured = tokio::task::spawn_blocking(move || disk.measure(max_files));
-            if let Ok(limit) = measured.await {
-                shared.cache.limit_files(limit, max_files);
-            }
-        };
-        self.measured.get_or_init(measure).await;
+        let stored = self.fetcher.fetch(locator, || demand.is_wanted()).await?;
+        Ok(self.storage.keep(locator.md5(), stored).await)
     }
 }
 

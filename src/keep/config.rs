@@ -37,7 +37,8 @@ pub struct Config {
     pub max_backoff: Duration,
     /// Total time for one block, all rounds included; then its readers get an error.
     pub deadline: Duration,
-    /// Blocks fetched ahead at the same time, at most.
+    /// Blocks fetched ahead at the same time, at most; without a folder for the cache also no more
+    /// than fit into memory.
     pub prefetches: usize,
     /// Threads that compute md5. 0: as many as there are processors, at most 8.
     pub hash_threads: usize,
@@ -68,9 +69,12 @@ pub struct CacheConfig {
     /// Blocks, each of which takes a file descriptor on disk. 0: 512 in memory, on disk an eighth of
     /// RLIMIT_NOFILE and at most 16,384.
     pub max_blocks: usize,
-    /// Bytes of the blocks used last that are kept in memory besides, when there is a folder; also
-    /// what is kept when the disk fails. 0: 256 MiB.
+    /// Bytes of blocks kept in memory besides, when there is a folder: small ones that were just
+    /// fetched, and what the disk does not take. 0: 256 MiB.
     pub memory_bytes: u64,
+    /// A block of no more bytes is given out first and written to its file then; a larger one is
+    /// written as it comes, so many bytes at a time, and given out from there. 0: 1 MiB.
+    pub write_behind_bytes: u64,
 }
 
 impl Default for Config {
@@ -92,10 +96,21 @@ impl Default for Config {
             backoff: Duration::from_secs(2),
             max_backoff: Duration::from_secs(60),
             deadline: Duration::from_secs(15 * 60),
-            prefetches: 4,
+            prefetches: 8,
             hash_threads: 0,
             request_id: None,
         }
+    }
+}
+
+impl Config {
+    /// How many blocks may be fetched ahead at the same time.
+    pub(super) fn concurrent_prefetches(&self) -> usize {
+        let fit = match self.cache.disk_dir {
+            Some(_) => usize::MAX,
+            None => usize::try_from(self.cache.memory_limit().0 / MAX_BLOCK).unwrap_or(usize::MAX),
+        };
+        self.prefetches.min(fit).max(1)
     }
 }
 
@@ -112,7 +127,21 @@ impl CacheConfig {
         }
     }
 
-    /// Limit of the blocks on disk, as far as it can be told without looking at the disk.
+    /// Limit of the blocks on disk, bytes and blocks, as far as it can be told without looking at
+    /// the disk.
+    pub(super) fn disk_limit(&self) -> Option<(u64, usize)> {
+        self.disk_dir.as_ref()?;
+        let bytes = if self.max_bytes == 0 { u64::MAX } else { self.max_bytes.max(MAX_BLOCK) };
+        Some((bytes, self.max_files()))
+    }
+
+    /// Bytes of a block that is written after it was given out, at most.
+    pub(super) fn write_behind(&self) -> usize {
+        let given = usize::try_from(self.write_behind_bytes).unwrap_or(usize::MAX);
+        if given == 0 { 1 << 20 } else { given }
+    }
+
+    /// How many blocks may be on disk.
     pub(super) fn max_files(&self) -> usize {
         if self.max_blocks > 0 {
             return self.max_blocks;

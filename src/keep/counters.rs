@@ -17,6 +17,8 @@ pub struct Counters {
     pub misses: AtomicU64,
     /// Bytes of bodies received from services, wrong ones included.
     pub bytes_downloaded: AtomicU64,
+    /// Bytes of cache files that were hashed before they were trusted. The SDK has no such count.
+    pub bytes_verified: AtomicU64,
 }
 
 impl Counters {
@@ -32,5 +34,9 @@ impl Counters {
 
     pub(super) fn downloaded(&self, bytes: usize) {
         self.bytes_downloaded.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn verified(&self, bytes: usize) {
+        self.bytes_verified.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }

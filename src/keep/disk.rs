@@ -13,17 +13,18 @@
 //! Everything here blocks and runs on threads for that. Limits: see [`room`](super::room).
 
 use super::block::{DiskBlock, Stamp};
+use super::counters::Counters;
 use super::room::Room;
 use super::verified::Verified;
 use crate::types::{Locator, Md5};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 pub(super) const SUFFIX: &str = ".keepcacheblock";
 
@@ -31,21 +32,28 @@ pub(super) const SUFFIX: &str = ".keepcacheblock";
 /// how long a shutdown waits.
 const PIECE: usize = 256 << 10;
 
+/// A disk that writes less than so many bytes a second, over this time, holds up readers: the
+/// rest of the block is kept in memory instead.
+const SLOW: u64 = 16 << 20;
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+
 /// The folder.
 pub(super) struct DiskCache {
     dir: PathBuf,
     room: Room,
     verified: Arc<Verified>,
+    counters: Arc<Counters>,
     stop: Arc<AtomicBool>,
     temporaries: AtomicU64,
 }
 
 impl DiskCache {
     /// On a folder that need not exist yet. `stop` ends whatever is under way.
-    pub fn new(dir: &Path, max_bytes: u64, stop: Arc<AtomicBool>) -> Self {
+    pub fn new(dir: &Path, max_bytes: u64, counters: Arc<Counters>, stop: Arc<AtomicBool>) -> Self {
         let room = Room::new(dir, max_bytes);
         let verified = Arc::new(Verified::new(dir));
-        DiskCache { dir: dir.to_path_buf(), room, verified, stop, temporaries: AtomicU64::new(0) }
+        let (dir, temporaries) = (dir.to_path_buf(), AtomicU64::new(0));
+        DiskCache { dir, room, verified, counters, stop, temporaries }
     }
 
     fn path(&self, md5: Md5) -> PathBuf {
@@ -53,9 +61,9 @@ impl DiskCache {
         self.dir.join(&name[..3]).join(format!("{name}{SUFFIX}"))
     }
 
-    /// A block from the disk if its file is there and every byte of it right; with its bytes where
-    /// they had to be read to tell. A wrong file is removed, unless another process is just writing it.
-    pub fn find(&self, locator: &Locator) -> Option<(Option<Vec<u8>>, DiskBlock)> {
+    /// A block from the disk if its file is there and every byte of it right. A wrong file is
+    /// removed, unless another process is just writing it.
+    pub fn find(&self, locator: &Locator) -> Option<DiskBlock> {
         let path = self.path(locator.md5());
         match self.read(&path, locator) {
             Ok(found) => Some(found),
@@ -68,7 +76,7 @@ impl DiskCache {
         }
     }
 
-    fn read(&self, path: &Path, locator: &Locator) -> io::Result<(Option<Vec<u8>>, DiskBlock)> {
+    fn read(&self, path: &Path, locator: &Locator) -> io::Result<DiskBlock> {
         // Neither following a link nor waiting for the other end of a pipe.
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -81,12 +89,12 @@ impl DiskCache {
         let md5 = locator.md5();
         let block = |file| DiskBlock::new(md5, file, stamp, self.verified.clone());
         if stamp.size == u64::from(locator.size()) && self.verified.knows(md5, &stamp) {
-            return Ok((None, block(file)));
+            return Ok(block(file));
         }
-        let wrong = match self.read_whole(&file, &stamp, locator) {
-            Ok(data) => {
+        let wrong = match self.verify(&file, &stamp, locator) {
+            Ok(()) => {
                 self.verified.note_found(md5, &stamp, begun);
-                return Ok((Some(data), block(file)));
+                return Ok(block(file));
             }
             Err(error) => error,
         };
@@ -96,43 +104,58 @@ impl DiskCache {
         Err(wrong)
     }
 
-    fn read_whole(&self, mut file: &File, stamp: &Stamp, locator: &Locator) -> io::Result<Vec<u8>> {
+    /// Reads all of a file, to see whether it is the block.
+    fn verify(&self, mut file: &File, stamp: &Stamp, locator: &Locator) -> io::Result<()> {
         let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let size = locator.size() as usize;
         if stamp.size != u64::from(locator.size()) {
             return Err(wrong(format!("has {} bytes instead of {size}", stamp.size)));
         }
-        let mut data = Vec::new();
-        data.try_reserve_exact(size).map_err(io::Error::other)?;
         let mut md5 = md5_lanes::Running::default();
-        while data.len() < size {
+        let (mut piece, mut read) = (Vec::with_capacity(PIECE), 0);
+        while read < size {
             self.go_on()?;
-            let at = data.len();
-            let piece = PIECE.min(size - at) as u64;
-            if Read::take(&mut file, piece).read_to_end(&mut data)? == 0 {
-                return Err(wrong(format!("ends after {at} bytes instead of {size}")));
+            let room = (PIECE - piece.len()).min(size - read) as u64;
+            match Read::take(&mut file, room).read_to_end(&mut piece)? {
+                0 => return Err(wrong(format!("ends after {read} bytes instead of {size}"))),
+                more => read += more,
             }
-            md5.advance(&data, usize::MAX);
+            self.counters.verified(md5.pending(&piece));
+            md5.advance(&piece, usize::MAX);
+            piece.drain(..md5.release());
         }
-        if Md5(md5.finish(&data)) != locator.md5() {
+        if Md5(md5.finish(&piece)) != locator.md5() {
             return Err(wrong("has other content than its name says".into()));
         }
         if Stamp::of(file)? != *stamp {
             return Err(io::Error::other("changed while it was verified"));
         }
-        Ok(data)
+        Ok(())
     }
 
-    /// Writes a verified block, if there is room: to a temporary name first, so that no reader
-    /// finds an incomplete file. `Ok(None)`: nothing may be written now.
+    /// Writes a verified block, if there is room. `Ok(None)`: nothing may be written now.
     ///
     /// `spare` gives up one of our own files at a time, when that helps.
     pub fn store(
-        &self,
+        self: &Arc<Self>,
         md5: Md5,
         data: &[u8],
         spare: &dyn Fn() -> Option<Arc<DiskBlock>>,
     ) -> io::Result<Option<DiskBlock>> {
+        let Some(begun) = self.begin(md5, data.len(), spare)? else { return Ok(None) };
+        let failed = |_: Unfinished| io::Error::other("not written");
+        begun.write(&[data]).and_then(Unfinished::finish).map(Some).map_err(failed)
+    }
+
+    /// Begins the file of a block of `size` bytes, if there is room: under a temporary name, so
+    /// that no reader finds an incomplete file. `Ok(None)`: nothing may be written now. `spare` as
+    /// for [`DiskCache::store`]. What fails is told in the log, here and later.
+    pub fn begin(
+        self: &Arc<Self>,
+        md5: Md5,
+        size: usize,
+        spare: &dyn Fn() -> Option<Arc<DiskBlock>>,
+    ) -> io::Result<Option<Unfinished>> {
         let path = self.path(md5);
         let folder = path.parent().unwrap_or(&self.dir);
         let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
@@ -144,26 +167,26 @@ impl DiskCache {
             let file =
                 options.read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
             // Its full length from the start: others count it before it is written.
-            file.set_len(data.len() as u64)?;
+            file.set_len(size as u64)?;
             lock(file, FlockArg::LockSharedNonblock)
         };
-        let written = self.room.reserve(data.len() as u64, &give_up_one, create).and_then(|file| {
-            let Some(file) = file else { return Ok(None) };
-            for piece in data.chunks(PIECE) {
-                self.go_on()?;
-                (&*file).write_all(piece)?;
-            }
-            std::fs::rename(&temporary, &path)?;
-            let stamp = Stamp::of(&file)?;
-            self.verified.note(md5, &stamp);
-            Ok(Some(DiskBlock::new(md5, file, stamp, self.verified.clone())))
-        });
-        match written {
-            Ok(block) => Ok(block),
+        match self.room.reserve(size as u64, &give_up_one, create) {
+            Ok(None) => Ok(None),
+            Ok(Some(file)) => Ok(Some(Unfinished {
+                disk: self.clone(),
+                md5,
+                size,
+                reserved: size as u64,
+                written: 0,
+                spent: Duration::ZERO,
+                temporary,
+                path,
+                file: Some(file),
+            })),
             Err(error) => {
                 // It may not have come into being; anything left is removed as old by the next.
                 let _ = std::fs::remove_file(&temporary);
-                self.room.failed(&error, data.len() as u64);
+                self.room.failed(&error, size as u64);
                 Err(error)
             }
         }
@@ -192,6 +215,98 @@ impl DiskCache {
     }
 }
 
+/// A cache file that is being written. Dropped before it is finished, it is gone.
+pub(super) struct Unfinished {
+    disk: Arc<DiskCache>,
+    md5: Md5,
+    size: usize,
+    /// Bytes of it that the room still counts as on their way.
+    reserved: u64,
+    written: usize,
+    /// Time that writing took.
+    spent: Duration,
+    temporary: PathBuf,
+    path: PathBuf,
+    /// `None` once it has its name.
+    file: Option<Flock<File>>,
+}
+
+impl Unfinished {
+    /// Writes the next bytes. An error, also where the disk is too slow to wait for, gives back
+    /// what was written before them.
+    pub fn write(mut self, pieces: &[impl AsRef<[u8]>]) -> Result<Self, Self> {
+        match self.try_write(pieces) {
+            Ok(bytes) => {
+                self.written += bytes;
+                Ok(self)
+            }
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn try_write(&mut self, pieces: &[impl AsRef<[u8]>]) -> io::Result<usize> {
+        let begun = Instant::now();
+        let file = self.file()?;
+        let mut at = self.written as u64;
+        for piece in pieces.iter().flat_map(|bytes| bytes.as_ref().chunks(PIECE)) {
+            self.disk.go_on()?;
+            file.write_all_at(piece, at)?;
+            at += piece.len() as u64;
+        }
+        self.spent += begun.elapsed();
+        if self.spent > SLOW_AFTER && at < self.spent.as_secs() * SLOW {
+            return Err(io::Error::other(format!("{at} bytes took {:?} to write", self.spent)));
+        }
+        Ok((at - self.written as u64) as usize)
+    }
+
+    fn file(&self) -> io::Result<&Flock<File>> {
+        self.file.as_ref().ok_or_else(|| io::Error::other("has its name already"))
+    }
+
+    /// Gives it its name: all bytes were written, and are known to be the block.
+    pub fn finish(mut self) -> Result<DiskBlock, Self> {
+        let renamed =
+            std::fs::rename(&self.temporary, &self.path).and_then(|()| Stamp::of(self.file()?));
+        match (renamed, self.file.take()) {
+            (Ok(stamp), Some(file)) => {
+                let verified = self.disk.verified.clone();
+                verified.note(self.md5, &stamp);
+                Ok(DiskBlock::new(self.md5, file, stamp, verified))
+            }
+            (renamed, file) => {
+                self.file = file;
+                let error = renamed.err().unwrap_or_else(|| io::Error::other("has no file"));
+                Err(self.failed(&error))
+            }
+        }
+    }
+
+    /// What was written, read back: there, the file is of no more use.
+    pub fn into_memory(self) -> io::Result<Vec<u8>> {
+        let mut data = Vec::new();
+        data.try_reserve_exact(self.size).map_err(io::Error::other)?;
+        data.resize(self.written, 0);
+        self.file()?.read_exact_at(&mut data, 0)?;
+        Ok(data)
+    }
+
+    /// An error is told once, and the room given back with it.
+    fn failed(mut self, error: &io::Error) -> Self {
+        self.disk.room.failed(error, std::mem::take(&mut self.reserved));
+        self
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            let _ = std::fs::remove_file(&self.temporary);
+            self.disk.room.unused(self.reserved);
+        }
+    }
+}
+
 /// Makes a folder and those above it, for this user only.
 pub(super) fn make_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
@@ -209,4 +324,28 @@ pub(super) fn remove(file: &Flock<File>, path: &Path, stamp: &Stamp) -> bool {
     let same =
         std::fs::symlink_metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) == stamp.inode);
     same && std::fs::remove_file(path).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_too_slow_to_wait_for_gives_back_what_it_has() {
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp");
+        let dir = target.join(format!("slow{}", std::process::id()));
+        let disk = DiskCache::new(&dir, 1 << 30, Arc::default(), Arc::default());
+        let disk = Arc::new(disk);
+        disk.measure(10);
+        let begun = disk.begin(Md5::EMPTY, 300_000, &|| None).expect("writable").expect("room");
+        let Ok(mut begun) = begun.write(&[vec![1; 100_000]]) else { panic!("not that slow") };
+        begun.spent = Duration::from_secs(3);
+        let Err(slow) = begun.write(&[vec![2; 100_000]]) else { panic!("slow") };
+        assert!(slow.into_memory().expect("readable") == vec![1; 100_000]);
+        let again = disk.begin(Md5::EMPTY, 300_000, &|| None).expect("it is only slow");
+        assert!(again.is_none(), "left alone for a while");
+        let left = std::fs::read_dir(dir.join("d41")).expect("it was made").count();
+        std::fs::remove_dir_all(&dir).expect("ours");
+        assert_eq!(left, 0);
+    }
 }

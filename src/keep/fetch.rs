@@ -10,6 +10,7 @@ use super::http::Http;
 use super::local_store;
 use super::rendezvous::probe_order;
 use super::service::{Service, ServiceType, Services};
+use super::storage::{Storage, Stored};
 use crate::types::Locator;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,14 +27,22 @@ const MAX_DOUBLINGS: u32 = 5;
 pub(super) struct Fetcher {
     config: Config,
     http: Http,
+    storage: Arc<Storage>,
     source: Arc<dyn Services>,
     known: tokio::sync::Mutex<Option<(Arc<[Service]>, Instant)>>,
     listing: Arc<AtomicBool>,
 }
 
 impl Fetcher {
-    pub fn new(config: Config, http: Http, source: Arc<dyn Services>) -> Self {
-        Fetcher { config, http, source, known: Default::default(), listing: Default::default() }
+    /// Blocks of services go into the storage as they arrive.
+    pub fn new(
+        config: Config,
+        http: Http,
+        storage: Arc<Storage>,
+        source: Arc<dyn Services>,
+    ) -> Self {
+        let (known, listing) = Default::default();
+        Fetcher { config, http, storage, source, known, listing }
     }
 
     /// Fetches a block. `wanted` is asked before each further round: ahead of a reader, one
@@ -42,7 +51,7 @@ impl Fetcher {
         &self,
         locator: &Locator,
         wanted: impl Fn() -> bool,
-    ) -> Result<Vec<u8>, KeepError> {
+    ) -> Result<Stored, KeepError> {
         let start = Instant::now();
         let mut attempts = Attempts { request_id: self.request_id(), ..Attempts::default() };
         let rounds = self.rounds(locator, &mut attempts, wanted);
@@ -61,9 +70,9 @@ impl Fetcher {
         locator: &Locator,
         attempts: &mut Attempts,
         wanted: impl Fn() -> bool,
-    ) -> Result<Vec<u8>, (Failure, String)> {
+    ) -> Result<Stored, (Failure, String)> {
         if let Some(dir) = self.config.local_store.clone() {
-            return local_store::read(dir, locator.clone()).await;
+            return local_store::read(dir, locator.clone()).await.map(Stored::Memory);
         }
         let mut wait = self.config.backoff;
         let mut note = String::new();
@@ -75,7 +84,7 @@ impl Fetcher {
                 Ok(services) => {
                     note.clear();
                     match self.round(locator, &services, attempts, round).await {
-                        Some(data) => return Ok(data),
+                        Some(stored) => return Ok(stored),
                         None if attempts.all_final() => break,
                         None => {}
                     }
@@ -97,7 +106,7 @@ impl Fetcher {
         services: &[Service],
         attempts: &mut Attempts,
         round: u32,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<Stored> {
         let proxy = services.iter().any(|service| service.kind == ServiceType::Proxy);
         let mut limits = if proxy { self.config.proxy_timeouts } else { self.config.timeouts };
         limits.connect *= 1 << round.min(MAX_DOUBLINGS);
@@ -109,8 +118,9 @@ impl Fetcher {
                 continue;
             }
             let id = &attempts.request_id;
-            match self.http.get(&root, locator, id, limits).await {
-                Ok(data) => return Some(data),
+            let sink = self.storage.sink(locator);
+            match self.http.get(&root, locator, id, limits, sink).await {
+                Ok(stored) => return Some(stored),
                 Err(answer) => {
                     let level = match answer {
                         Answer::Corrupt(_) => log::Level::Warn,

@@ -7,7 +7,8 @@
 //! A body is hashed while it arrives, by a small pool of threads of its own: never on a reader's
 //! thread and never on one that serves sockets. The bytes of one block are hashed in order, by
 //! one thread at a time. A thread takes several blocks at once where the processor can hash them in
-//! the lanes of one register, which is far cheaper than a thread for each.
+//! the lanes of one register: eight of them then cost little more than one. So it waits until all
+//! that arrive have something to hash, unless one of them is held up.
 
 use crate::types::Md5;
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use md5_lanes::{Running, advance_together};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -36,17 +38,14 @@ struct PoolShared {
     ready: Condvar,
     /// Blocks that one thread hashes together.
     lanes: usize,
-    /// Threads that are woken for a single block each; the others only when these have no lane
-    /// left. Half of the processors: the rest have bodies to receive.
-    eager: usize,
+    /// Blocks whose bytes are arriving.
+    arriving: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Arc<Assembled>>,
-    /// Threads at work, and the blocks that they have.
-    busy: usize,
-    taken: usize,
+    /// Blocks with something to hash that no thread has in its hands.
+    waiting: VecDeque<Arc<Arriving>>,
     stop: bool,
 }
 
@@ -57,7 +56,7 @@ impl HashPool {
             queue: Mutex::default(),
             ready: Condvar::new(),
             lanes: md5_lanes::lanes(),
-            eager: (count / 2).max(1),
+            arriving: AtomicUsize::new(0),
         });
         let mut pool = HashPool { shared, threads: Vec::new() };
         for _ in 0..count {
@@ -91,35 +90,37 @@ impl Drop for HashPool {
 
 impl PoolShared {
     fn work(&self) {
-        let mut mine: Vec<Arc<Assembled>> = Vec::new();
+        let mut group: Vec<Arc<Arriving>> = Vec::new();
         let mut queue = self.queue.lock();
         while !queue.stop {
-            while mine.len() < self.lanes {
-                let Some(block) = queue.waiting.pop_front() else { break };
-                queue.taken += 1;
-                mine.push(block);
-            }
-            if mine.is_empty() {
+            if !self.is_time(&queue) {
                 self.ready.wait(&mut queue);
                 continue;
             }
-            queue.busy += 1;
+            let count = self.lanes.min(queue.waiting.len());
+            group.extend(queue.waiting.drain(..count));
             drop(queue);
-            let before = mine.len();
-            hash_some(&mut mine);
-            let finished = before - mine.len();
+            hash_some(&group);
+            group.retain(|block| !block.rest());
             queue = self.queue.lock();
-            queue.busy -= 1;
-            queue.taken -= finished;
+            queue.waiting.extend(group.drain(..));
         }
     }
 
-    fn submit(&self, block: Arc<Assembled>) {
+    /// Whether to hash what waits: as many blocks as ever may, or somebody is held up.
+    fn is_time(&self, queue: &Queue) -> bool {
+        let most = self.arriving.load(Ordering::Relaxed).clamp(1, self.lanes);
+        queue.waiting.len() >= most || queue.waiting.iter().any(|block| block.is_urgent())
+    }
+
+    /// There is something to hash of that block; `new` unless it waits or is being hashed.
+    fn submit(&self, block: &Arc<Arriving>, new: bool) {
         let mut queue = self.queue.lock();
         if !queue.stop {
-            queue.waiting.push_back(block);
-            let demand = queue.taken + queue.waiting.len();
-            if queue.busy < self.eager || demand > queue.busy * self.lanes {
+            if new {
+                queue.waiting.push_back(block.clone());
+            }
+            if self.is_time(&queue) {
                 self.ready.notify_one();
             }
         }
@@ -130,18 +131,18 @@ impl PoolShared {
 #[derive(Clone)]
 pub(super) struct HashHandle(Arc<PoolShared>);
 
-/// A block's bytes on their way into one buffer, hashed as they come.
-pub(super) struct Assembly {
+/// The digest of a block whose bytes are arriving. They are not kept.
+pub(super) struct Digesting {
     pool: HashHandle,
-    block: Arc<Assembled>,
+    block: Arc<Arriving>,
 }
 
-struct Assembled {
+struct Arriving {
     todo: Mutex<Todo>,
     /// Touched by one pool thread at a time: `Todo::submitted` sees to it.
     done: Mutex<Done>,
     room: Semaphore,
-    capacity: usize,
+    _counted: Counted,
 }
 
 #[derive(Default)]
@@ -149,25 +150,43 @@ struct Todo {
     pieces: VecDeque<Vec<Bytes>>,
     /// In the pool's queue or in the hands of one of its threads.
     submitted: bool,
-    finished: Option<oneshot::Sender<(Vec<u8>, Md5)>>,
+    finished: Option<oneshot::Sender<Md5>>,
 }
 
 #[derive(Default)]
 struct Done {
+    /// What is not hashed yet, and what was a moment ago.
     data: Vec<u8>,
     md5: Running,
 }
 
-impl Assembly {
-    /// For a block of `size` bytes; memory is taken when the first bytes arrive.
-    pub fn new(pool: HashHandle, size: usize) -> Self {
-        let block = Assembled {
+/// Counts among the blocks that are arriving, as long as it lives.
+struct Counted(HashHandle);
+
+impl Counted {
+    fn new(pool: &HashHandle) -> Self {
+        pool.0.arriving.fetch_add(1, Ordering::Relaxed);
+        Counted(pool.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // Others may have waited for this one: their next bytes, or the last, tell the threads.
+        self.0.0.arriving.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Digesting {
+    /// For a block whose first bytes are here.
+    pub fn new(pool: HashHandle) -> Self {
+        let block = Arriving {
             todo: Mutex::default(),
             done: Mutex::default(),
             room: Semaphore::new(PIECES_AHEAD),
-            capacity: size,
+            _counted: Counted::new(&pool),
         };
-        Assembly { pool, block: Arc::new(block) }
+        Digesting { pool, block: Arc::new(block) }
     }
 
     /// Hands on the next bytes; waits while hashing is behind.
@@ -175,38 +194,38 @@ impl Assembly {
         if let Ok(permit) = self.block.room.acquire().await {
             permit.forget();
         }
-        self.block.todo.lock().pieces.push_back(piece);
-        self.schedule();
+        self.submit(|todo| todo.pieces.push_back(piece));
     }
 
-    /// The whole block and its digest; `None` if the pool has ended.
-    pub async fn finish(self) -> Option<(Vec<u8>, Md5)> {
+    /// The digest of all bytes; `None` if the pool has ended.
+    pub async fn finish(self) -> Option<Md5> {
         let (sender, receiver) = oneshot::channel();
-        self.block.todo.lock().finished = Some(sender);
-        self.schedule();
+        self.submit(|todo| todo.finished = Some(sender));
         // Only the pool keeps the block now: if it drops it, the sender goes too, and this
         // returns.
         drop(self);
         receiver.await.ok()
     }
 
-    fn schedule(&self) {
-        if !std::mem::replace(&mut self.block.todo.lock().submitted, true) {
-            self.pool.0.submit(self.block.clone());
-        }
+    fn submit(&self, change: impl FnOnce(&mut Todo)) {
+        let mut todo = self.block.todo.lock();
+        change(&mut todo);
+        let new = !std::mem::replace(&mut todo.submitted, true);
+        drop(todo);
+        self.pool.0.submit(&self.block, new);
     }
 }
 
-/// Hashes a stretch of each block, together. Takes out those that have nothing more to hash for
-/// now, and answers for those that are complete.
-fn hash_some(blocks: &mut Vec<Arc<Assembled>>) {
-    blocks.retain(|block| {
+/// Hashes a stretch of each block that has something to hash, together.
+fn hash_some(blocks: &[Arc<Arriving>]) {
+    let mut held: Vec<MutexGuard<'_, Done>> = Vec::with_capacity(blocks.len());
+    for block in blocks {
         let mut done = block.done.lock();
         block.gather(&mut done);
-        done.pending() > 0 || !block.rest(&mut done)
-    });
-    let mut held: Vec<MutexGuard<'_, Done>> =
-        blocks.iter().map(|block| block.done.lock()).collect();
+        if done.pending() > 0 {
+            held.push(done);
+        }
+    }
     let mut messages: Vec<(&mut Running, &[u8])> = held
         .iter_mut()
         .map(|done| {
@@ -223,32 +242,40 @@ impl Done {
     }
 }
 
-impl Assembled {
-    /// Copies into the block what has come, about a stretch of it: the hash then finds it in the
+impl Arriving {
+    /// Whether its sender waits, or a reader for the last of it.
+    fn is_urgent(&self) -> bool {
+        let todo = self.todo.lock();
+        todo.finished.is_some() || todo.pieces.len() == PIECES_AHEAD
+    }
+
+    /// Puts together what has come, about a stretch of it: the hash then finds it in the
     /// processor's cache.
     fn gather(&self, done: &mut Done) {
         while done.pending() < STRETCH {
             let Some(piece) = self.todo.lock().pieces.pop_front() else { return };
-            done.data.reserve_exact(self.capacity.saturating_sub(done.data.len()));
+            let hashed = done.md5.release();
+            done.data.drain(..hashed);
             piece.iter().for_each(|bytes| done.data.extend_from_slice(bytes));
             self.room.add_permits(1);
         }
     }
 
-    /// Lets go of a block with nothing to hash; false if more has come meanwhile.
-    fn rest(&self, done: &mut Done) -> bool {
+    /// Lets go of a block with nothing to hash, and answers where it is complete; false if there
+    /// is more.
+    fn rest(&self) -> bool {
+        let mut done = self.done.lock();
         let mut todo = self.todo.lock();
-        if !todo.pieces.is_empty() {
+        if done.pending() > 0 || !todo.pieces.is_empty() {
             return false;
         }
         todo.submitted = false;
         let sender = todo.finished.take();
         drop(todo);
         if let Some(sender) = sender {
-            let Done { data, md5 } = std::mem::take(done);
-            let digest = Md5(md5.finish(&data));
+            let Done { data, md5 } = std::mem::take(&mut *done);
             // The receiver may have lost interest.
-            let _ = sender.send((data, digest));
+            let _ = sender.send(Md5(md5.finish(&data)));
         }
         true
     }
@@ -259,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pieces_of_many_blocks_become_blocks_and_their_digests() {
+    fn pieces_of_many_blocks_become_their_digests() {
         let pool = HashPool::start(2).expect("threads");
         let runtime = tokio::runtime::Builder::new_multi_thread().build().expect("runtime");
         let assemble = |number: usize| {
@@ -268,28 +295,29 @@ mod tests {
             async move {
                 let mut expected = vec![0; size];
                 fastrand::Rng::with_seed(number as u64).fill(&mut expected);
-                let assembly = Assembly::new(handle, size);
+                let digesting = Digesting::new(handle);
                 for piece in expected.chunks(10_000 + number) {
-                    assembly.push(vec![Bytes::copy_from_slice(piece)]).await;
+                    digesting.push(vec![Bytes::copy_from_slice(piece)]).await;
                 }
-                let (data, md5) = assembly.finish().await.expect("the pool runs");
+                let md5 = digesting.finish().await.expect("the pool runs");
                 assert_eq!(md5, Md5::of(&expected));
-                assert!(data == expected);
             }
         };
         let tasks: Vec<_> = (0..40).map(|number| runtime.spawn(assemble(number))).collect();
         for task in tasks {
             runtime.block_on(task).expect("no panic");
         }
-        assert_eq!(pool.shared.queue.lock().taken, 0);
+        let shared = pool.shared.clone();
+        drop(pool);
+        assert_eq!(shared.arriving.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn an_ended_pool_answers_at_once() {
         let pool = HashPool::start(1).expect("threads");
-        let assembly = Assembly::new(pool.handle(), 1);
+        let digesting = Digesting::new(pool.handle());
         drop(pool);
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
-        assert!(runtime.block_on(assembly.finish()).is_none());
+        assert!(runtime.block_on(digesting.finish()).is_none());
     }
 }

@@ -4,10 +4,11 @@
 
 //! HTTP to one service: connections, TLS, time-outs, and a body that is checked as it comes.
 
-use super::config::{Config, MAX_BLOCK, Timeouts};
+use super::config::{Config, Timeouts};
 use super::counters::Counters;
 use super::error::Answer;
-use super::hashing::{Assembly, HashHandle};
+use super::hashing::{Digesting, HashHandle};
+use super::storage::{Sink, Stored};
 use crate::types::Locator;
 use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
@@ -95,14 +96,15 @@ impl Http {
         Ok(client)
     }
 
-    /// Asks one service for a block: exactly its bytes, or what went wrong.
+    /// Asks one service for a block: exactly its bytes, in the sink, or what went wrong.
     pub async fn get(
         &self,
         root: &str,
         locator: &Locator,
         request_id: &str,
         limits: Timeouts,
-    ) -> Result<Vec<u8>, Answer> {
+        sink: Sink,
+    ) -> Result<Stored, Answer> {
         let request = self
             .client(limits.connect)?
             .get(format!("{root}{locator}"))
@@ -124,7 +126,7 @@ impl Http {
         if !status.is_success() {
             return Err(Answer::Status(status.as_u16()));
         }
-        self.receive(response, locator, limits).await
+        self.receive(response, locator, limits, sink).await
     }
 
     async fn receive(
@@ -132,12 +134,15 @@ impl Http {
         mut response: Response,
         locator: &Locator,
         limits: Timeouts,
-    ) -> Result<Vec<u8>, Answer> {
+        mut sink: Sink,
+    ) -> Result<Stored, Answer> {
         let size = locator.size() as usize;
         if let Some(length) = response.content_length().filter(|length| *length != size as u64) {
             return Err(Answer::Corrupt(format!("a body of {length} bytes instead of {size}")));
         }
-        let assembly = Assembly::new(self.pool.clone(), size.min(MAX_BLOCK as usize));
+        let mut digesting = None;
+        let begin = || Digesting::new(self.pool.clone());
+        let lost = |error| Answer::Broken(format!("its bytes are lost here: {error}"));
         let mut pace = Pace::new(limits);
         let mut turn: Option<SemaphorePermit> = None;
         let (mut received, mut piece, mut gathered) = (0, Vec::new(), 0);
@@ -169,7 +174,8 @@ impl Http {
             piece.push(chunk);
             if gathered >= PIECE {
                 gathered = 0;
-                assembly.push(std::mem::take(&mut piece)).await;
+                digesting.get_or_insert_with(begin).push(piece.clone()).await;
+                sink.push(std::mem::take(&mut piece)).await.map_err(lost)?;
                 pace.waited();
             }
         }
@@ -177,10 +183,12 @@ impl Http {
         if received < size {
             return Err(Answer::Corrupt(format!("{received} bytes instead of {size}")));
         }
-        assembly.push(piece).await;
-        match assembly.finish().await {
-            Some((data, md5)) if md5 == locator.md5() => Ok(data),
-            Some((_, md5)) => Err(Answer::Corrupt(format!("bytes with md5 {md5}"))),
+        let digesting = digesting.unwrap_or_else(begin);
+        digesting.push(piece.clone()).await;
+        sink.push(piece).await.map_err(lost)?;
+        match digesting.finish().await {
+            Some(md5) if md5 == locator.md5() => sink.finish().await.map_err(lost),
+            Some(md5) => Err(Answer::Corrupt(format!("bytes with md5 {md5}"))),
             None => Err(Answer::Broken("hashing has ended".into())),
         }
     }

@@ -6,7 +6,7 @@
 //!
 //! One [`ReadAhead`] belongs to one open file handle. It follows where the reader is in the file's
 //! list of blocks. A run of reads, each near the end of those before it, makes it ask for the
-//! blocks ahead: as many bytes as a small multiple of the run, so that what a reader gets fetched
+//! blocks ahead: as many bytes as a multiple of the run, so that what a reader gets fetched
 //! for nothing when it jumps away stays in proportion to what it has read. A jump starts again from nothing: a random reader
 //! causes no fetch but its own. Only who begins at the start of the file with a large read gets the
 //! second block at once: it would else come a whole block's time later.
@@ -22,13 +22,14 @@ const RUN_BEGINS: u64 = 256 << 10;
 /// A first read of this size at the start of a file is by a program that reads on: the kernel asks for
 /// it where the program's buffer has 32 KiB or more, and for 16 KiB where a look at the head has.
 const BEGINNING: u64 = 64 << 10;
-/// Bytes asked for ahead, for each byte of the run.
+/// Bytes asked for ahead, for each byte of the run: up to four large blocks, and further on.
 const GROWTH: u64 = 64;
+const FURTHER: u64 = 16;
 /// Blocks ahead of the reader, at most.
 const MAX_BLOCKS: usize = 8;
 
 /// How one open file is being read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ReadAhead {
     /// End of the furthest read of the run.
     end: u64,
@@ -36,25 +37,19 @@ pub struct ReadAhead {
     run: u64,
     /// Entries of the block list below this have been asked for.
     asked: usize,
-    max_bytes: u64,
 }
 
 impl ReadAhead {
-    /// For a reader whose blocks share a cache of `cache_bytes`: at most half of it is filled
-    /// ahead, and never more than four of the largest blocks.
-    pub fn new(cache_bytes: u64) -> Self {
-        let max_bytes = (4 * MAX_BLOCK).min(cache_bytes / 2);
-        ReadAhead { end: 0, run: 0, asked: 0, max_bytes }
-    }
-
-    /// Tells of a read of `len` bytes at `offset` that ends in entry `last` of the file's block list; `size_of`
-    /// gives the bytes of an entry's block, `None` past the end of the list. Returns the entries to prefetch now, all after
-    /// `last`; each is returned once in a run.
+    /// Tells of a read of `len` bytes at `offset` that ends in entry `last` of the file's block list.
+    /// There is room for `max_bytes` ahead of it; `size_of` gives the bytes of an entry's block,
+    /// `None` past the end of the list. Returns the entries to prefetch now, all after `last`; each
+    /// is returned once in a run.
     pub fn on_read(
         &mut self,
         offset: u64,
         len: u64,
         last: usize,
+        max_bytes: u64,
         size_of: impl Fn(usize) -> Option<u64>,
     ) -> Range<usize> {
         let begins = offset == 0 && self.end == 0 && len >= BEGINNING;
@@ -70,7 +65,10 @@ impl ReadAhead {
         self.end = self.end.max(offset + len);
         let first = self.asked.max(last + 1);
         let window = match self.run {
-            run if run >= RUN_BEGINS => run.saturating_mul(GROWTH).min(self.max_bytes),
+            run if run >= RUN_BEGINS => {
+                let first = run.saturating_mul(GROWTH).min(4 * MAX_BLOCK);
+                run.saturating_mul(FURTHER).max(first).min(max_bytes)
+            }
             _ if begins => 0,
             _ => return first..first,
         };
@@ -79,7 +77,7 @@ impl ReadAhead {
             let Some(size) = size_of(next) else { break };
             ahead += size;
             // The block after this one always, as soon as there is a run and the cache can hold it.
-            if ahead > window && (next > last + 1 || size > self.max_bytes) {
+            if ahead > window && (next > last + 1 || size > max_bytes) {
                 break;
             }
             next += 1;
@@ -97,27 +95,32 @@ mod tests {
     const BLOCK: u64 = MAX_BLOCK;
 
     fn read(ahead: &mut ReadAhead, offset: u64) -> Range<usize> {
+        read_with(ahead, offset, 100 * BLOCK)
+    }
+
+    fn read_with(ahead: &mut ReadAhead, offset: u64, max_bytes: u64) -> Range<usize> {
         let len = 128 * KIB;
         let last = ((offset + len - 1) / BLOCK) as usize;
-        ahead.on_read(offset, len, last, |entry| (entry < 100).then_some(BLOCK))
+        ahead.on_read(offset, len, last, max_bytes, |entry| (entry < 100).then_some(BLOCK))
     }
 
     #[test]
     fn a_sequential_reader_has_more_and_more_fetched_ahead_each_block_once() {
-        let mut ahead = ReadAhead::new(8 << 30);
+        let mut ahead = ReadAhead::default();
         let mut asked = Vec::new();
         for number in 0..1024 {
             asked.extend(read(&mut ahead, number * 128 * KIB).map(|entry| (number, entry)));
         }
         let entries: Vec<usize> = asked.iter().map(|(_, entry)| *entry).collect();
-        assert_eq!(entries, [1, 2, 3, 4, 5], "four ahead, and the fifth in the second block");
+        assert_eq!(entries, [1, 2, 3, 4, 5, 6, 7, 8, 9], "eight ahead, in the second block");
         assert_eq!(asked[0].0, 0, "the second block at once");
-        assert!(asked[3].0 < 64, "within the first 8 MiB");
+        assert!(asked[3].0 < 64, "four within the first 8 MiB");
+        assert!(asked[4].0 > 128, "more only after 16 MiB");
     }
 
     #[test]
     fn order_within_the_kernels_window_does_not_matter() {
-        let mut ahead = ReadAhead::new(8 << 30);
+        let mut ahead = ReadAhead::default();
         let mut asked = 0;
         for number in 0..256u64 {
             asked += read(&mut ahead, (number ^ 7) * 128 * KIB).len();
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_random_reader_causes_no_fetch_ahead() {
-        let mut ahead = ReadAhead::new(8 << 30);
+        let mut ahead = ReadAhead::default();
         let mut position = 1u64;
         for _ in 0..10_000 {
             position = position.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -137,11 +140,11 @@ mod tests {
 
     #[test]
     fn a_head_or_a_reread_causes_none() {
-        let mut ahead = ReadAhead::new(8 << 30);
+        let mut ahead = ReadAhead::default();
         for _ in 0..100 {
-            assert!(ahead.on_read(0, 16 * KIB, 0, |_| Some(BLOCK)).is_empty());
+            assert!(ahead.on_read(0, 16 * KIB, 0, 8 * BLOCK, |_| Some(BLOCK)).is_empty());
         }
-        assert_eq!(read(&mut ReadAhead::new(8 << 30), 0), 1..2, "who begins with a large read");
+        assert_eq!(read(&mut ReadAhead::default(), 0), 1..2, "who begins with a large read");
         for _ in 0..100 {
             assert!(read(&mut ahead, 0).is_empty());
         }
@@ -149,20 +152,21 @@ mod tests {
 
     #[test]
     fn a_small_cache_is_not_flooded() {
-        let mut ahead = ReadAhead::new(3 * BLOCK);
-        let asked: usize = (0..512).map(|n| read(&mut ahead, n * 128 * KIB).len()).sum();
-        assert_eq!(asked, 1);
-        let mut ahead = ReadAhead::new(BLOCK);
-        assert_eq!((0..512).map(|n| read(&mut ahead, n * 128 * KIB).len()).sum::<usize>(), 0);
+        for (max_bytes, most) in [(3 * BLOCK / 2, 1), (BLOCK / 2, 0)] {
+            let mut ahead = ReadAhead::default();
+            let reads = (0..512).map(|n| read_with(&mut ahead, n * 128 * KIB, max_bytes));
+            assert_eq!(reads.map(|asked| asked.len()).sum::<usize>(), most);
+        }
     }
 
     #[test]
     fn small_blocks_are_bounded_by_number_and_the_list_by_its_end() {
-        let mut ahead = ReadAhead::new(8 << 30);
+        let mut ahead = ReadAhead::default();
         let mut most = 0;
         for number in 0..1000u64 {
-            let asked =
-                ahead.on_read(number * 4096, 4096, number as usize, |n| (n < 1000).then_some(4096));
+            let asked = ahead.on_read(number * 4096, 4096, number as usize, BLOCK, |n| {
+                (n < 1000).then_some(4096)
+            });
             assert!(asked.end <= 1000 && asked.start > number as usize);
             most = most.max(asked.end - number as usize - 1);
         }

@@ -140,6 +140,12 @@ impl Room {
         }
     }
 
+    /// Takes back a reservation: the file was given up.
+    pub fn unused(&self, size: u64) {
+        let mut ledger = self.ledger.lock();
+        ledger.written = ledger.written.saturating_sub(size);
+    }
+
     /// Takes back a reservation, and leaves a failing disk alone for a while. A full one is given
     /// a lower limit as well: something other than the cache needs the space.
     pub fn failed(&self, error: &io::Error, size: u64) {

@@ -96,6 +96,7 @@ impl KeepReader {
                 max_bytes: cache_max,
                 max_blocks: max_slots,
                 memory_bytes: 0,
+                write_behind_bytes: 0,
             },
             ..Config::default()
         };

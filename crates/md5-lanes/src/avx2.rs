@@ -13,7 +13,7 @@ use std::arch::x86_64::{
     _mm256_unpacklo_epi64, _mm256_xor_si256,
 };
 
-use crate::compress::{CHUNK, Word, compress};
+use crate::compress::{Word, compress};
 
 /// Lanes of the vector.
 pub(crate) const LANES: usize = 8;
@@ -32,7 +32,8 @@ pub(crate) fn compress_eight(state: &mut [[u32; LANES]; 4], input: &[&[u8]; LANE
     fn with_avx2(state: &mut [[u32; LANES]; 4], input: &[&[u8]; LANES]) {
         // SAFETY: the loads and stores are of whole arrays of 32 bytes.
         unsafe {
-            let mut words = state.map(|lanes| Eight(_mm256_loadu_si256(lanes.as_ptr().cast())));
+            let load = |lanes: &[u32; LANES]| Eight(_mm256_loadu_si256(lanes.as_ptr().cast()));
+            let mut words = [load(&state[0]), load(&state[1]), load(&state[2]), load(&state[3])];
             compress(&mut words, input);
             for (lanes, word) in state.iter_mut().zip(words) {
                 _mm256_storeu_si256(lanes.as_mut_ptr().cast(), word.0);
@@ -59,33 +60,34 @@ fn settle(mut word: __m256i) -> __m256i {
     word
 }
 
-/// The words of a chunk of each lane: sixteen bytes of every lane at a time, turned from rows into columns.
+/// Sixteen bytes from `at` on of a lane, and of the one four further.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn transpose(input: &[&[u8]; LANES], at: usize) -> [__m256i; 16] {
-    let mut words = [_mm256_setzero_si256(); 16];
-    let chunks = input.map(|lane| &lane[at..at + CHUNK]);
-    for (quarter, columns) in words.chunks_exact_mut(4).enumerate() {
-        let row = |lane: usize| {
-            let part = |lane: usize| &chunks[lane][16 * quarter..16 * quarter + 16];
-            // SAFETY: both are sixteen bytes.
-            let (low, high) = unsafe {
-                (
-                    _mm_loadu_si128(part(lane).as_ptr().cast()),
-                    _mm_loadu_si128(part(lane + 4).as_ptr().cast()),
-                )
-            };
-            _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
-        };
-        let rows = [row(0), row(1), row(2), row(3)];
-        let low =
-            [_mm256_unpacklo_epi32(rows[0], rows[1]), _mm256_unpacklo_epi32(rows[2], rows[3])];
-        let high =
-            [_mm256_unpackhi_epi32(rows[0], rows[1]), _mm256_unpackhi_epi32(rows[2], rows[3])];
-        columns[0] = _mm256_unpacklo_epi64(low[0], low[1]);
-        columns[1] = _mm256_unpackhi_epi64(low[0], low[1]);
-        columns[2] = _mm256_unpacklo_epi64(high[0], high[1]);
-        columns[3] = _mm256_unpackhi_epi64(high[0], high[1]);
+fn row(input: &[&[u8]; LANES], lane: usize, at: usize) -> __m256i {
+    let (low, high) = (&input[lane][at..at + 16], &input[lane + 4][at..at + 16]);
+    // SAFETY: both are sixteen bytes.
+    unsafe {
+        let low = _mm256_castsi128_si256(_mm_loadu_si128(low.as_ptr().cast()));
+        _mm256_inserti128_si256::<1>(low, _mm_loadu_si128(high.as_ptr().cast()))
+    }
+}
+
+/// The words of a chunk of each lane: sixteen bytes of every lane at a time, turned from rows into
+/// columns. Plain loops: what `array::map` calls is not always inlined.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn transpose(input: &[&[u8]; LANES], at: usize) -> [Eight; 16] {
+    let mut words = [Eight(_mm256_setzero_si256()); 16];
+    for quarter in 0..4 {
+        let at = at + 16 * quarter;
+        let (a, b) = (row(input, 0, at), row(input, 1, at));
+        let (c, d) = (row(input, 2, at), row(input, 3, at));
+        let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+        words[4 * quarter] = Eight(_mm256_unpacklo_epi64(ab, cd));
+        words[4 * quarter + 1] = Eight(_mm256_unpackhi_epi64(ab, cd));
+        let (ab, cd) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+        words[4 * quarter + 2] = Eight(_mm256_unpacklo_epi64(ab, cd));
+        words[4 * quarter + 3] = Eight(_mm256_unpackhi_epi64(ab, cd));
     }
     words
 }
@@ -138,6 +140,6 @@ impl Word for Eight {
     #[inline(always)]
     fn load(input: &[&[u8]], at: usize) -> [Self; 16] {
         let lanes = input.first_chunk().expect("an input for each lane");
-        unsafe { transpose(lanes, at).map(Eight) }
+        unsafe { transpose(lanes, at) }
     }
 }

@@ -54,7 +54,7 @@ impl<O: Owner> FileReader<O> {
             other => other.insert(Ahead {
                 shown: Arc::clone(shown),
                 list: block_list(tree, file),
-                state: ReadAhead::new(2 * self.keep.memory_bytes()),
+                state: ReadAhead::default(),
             }),
         };
         if ahead.list.len() < 2 {
@@ -63,7 +63,8 @@ impl<O: Owner> FileReader<O> {
         let last = ahead.list.partition_point(|(end, _)| *end < offset + len);
         let list = &ahead.list;
         let size_of = |at: usize| list.get(at).map(|(_, id)| u64::from(tree.block(*id).size));
-        for (_, block) in &ahead.list[ahead.state.on_read(offset, len, last, size_of)] {
+        let room = self.keep.room_ahead();
+        for (_, block) in &ahead.list[ahead.state.on_read(offset, len, last, room, size_of)] {
             self.keep.prefetch(&tree.locator(*block));
         }
     }

@@ -4,7 +4,7 @@
 
 //! Ten thousand random reads while services and the disk misbehave, compared with the truth.
 
-use super::support::{Fault, Scratch, Server, cached, data, locator, services};
+use super::support::{Fault, Scratch, Server, cached, data, locator, services, until};
 use arvados_fuse::keep::KeepClient;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -114,6 +114,8 @@ fn ten_thousand_reads_under_faults_have_no_wrong_byte() {
         done.store(true, Relaxed);
         spoiler.join().expect("it only spoils");
     });
+    client.shutdown();
+    until("no file is left half written", || dir.unfinished() == 0);
     let requests: usize = servers.iter().map(Server::requests).sum();
     let (failed, spoiled) = (failed.into_inner(), spoiled.into_inner());
     println!("{failed} of {READS} failed, {requests} requests, {spoiled} files spoiled");

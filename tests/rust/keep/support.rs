@@ -367,12 +367,20 @@ impl Scratch {
         self.0.join(&hash[..3]).join(format!("{hash}.keepcacheblock"))
     }
 
+    fn files(&self) -> impl Iterator<Item = std::fs::DirEntry> {
+        let folders = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten()).flatten()
+    }
+
     /// Bytes of all cache files.
     pub fn bytes(&self) -> u64 {
-        let folders = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
-        let files =
-            folders.flat_map(|folder| std::fs::read_dir(folder.path()).into_iter().flatten());
-        files.flatten().filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum()
+        self.files().filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum()
+    }
+
+    /// How many files are being written, or were left behind.
+    pub fn unfinished(&self) -> usize {
+        let temporary = |name: &str| name.starts_with("tmp") && name.ends_with(".keepcacheblock");
+        self.files().filter(|file| file.file_name().to_str().is_some_and(temporary)).count()
     }
 }
 
@@ -382,11 +390,12 @@ impl Drop for Scratch {
     }
 }
 
-/// Settings with a disk cache.
+/// Settings with a disk cache: large blocks are those of more than 150,000 bytes.
 pub fn cached(dir: &Scratch) -> Config {
     let mut config = quick();
     config.cache.disk_dir = Some(dir.0.clone());
     config.cache.max_bytes = 1 << 30;
+    config.cache.write_behind_bytes = 150_000;
     config
 }
 
