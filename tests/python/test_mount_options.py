@@ -216,12 +216,15 @@ def test_crunchstat(
         assert os.listdir(mount.path) == ["c"]
         return
     stderr = mount.path.with_suffix(".stderr")
-    poll("the read", lambda: re.search(r"blkio:0:0 0 write 8 read -- interval", stderr.read_text()))
-    text = stderr.read_text()
+
+    def told(line: str) -> bool:
+        return bool(re.search(f"^crunchstat: {line}", stderr.read_text(), re.M))
+
+    poll("the read", lambda: told("blkio:0:0 0 write 8 read -- interval"))
+    # A report is written line by line.
     for group in ("keepcalls", "net:keep0", "keepcache", "fuseops", "fuseop:lookup"):
-        assert re.search(
-            rf"^crunchstat: {group} \d+ \w+ .* -- interval 0\.2000 seconds ", text, re.M
-        )
+        line = rf"{group} \d+ \w+ .* -- interval 0\.2000 seconds "
+        poll(group, lambda line=line: told(line))
 
 
 def test_what_is_mounted(fresh_cluster: LocalCluster, run: Callable) -> None:
