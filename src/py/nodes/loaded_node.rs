@@ -29,7 +29,7 @@ use crate::fs::node::{Bytes, Facts, Listing, Outcome, Reader};
 use crate::fs::state::NodeState;
 use crate::keep::KeepClient;
 use crate::py::clock;
-use crate::py::gil::{Company, with_python};
+use crate::py::gil::{Company, attach_for_good, with_python};
 use crate::py::inodes::company::log_exception;
 use crate::py::llfuse::lock;
 
@@ -46,7 +46,7 @@ pub struct Keep {
 
 impl Keep {
     fn is_real(&self) -> bool {
-        Python::attach(|py| {
+        attach_for_good(|py| {
             self.is_real.call0(py).and_then(|real| real.is_truthy(py)).unwrap_or(false)
         })
     }
