@@ -24,6 +24,8 @@ pub struct Opened {
     pub fh: Fh,
     /// The kernel may keep pages that it cached in an earlier open.
     pub keep_cache: bool,
+    /// Nothing is to be saved when a descriptor is closed: the kernel need not ask for it.
+    pub no_flush: bool,
 }
 
 /// The reply buffer has no room for the entry offered; it was not taken.

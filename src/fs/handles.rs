@@ -63,6 +63,11 @@ impl<N: Node> Handle<N> {
         }
     }
 
+    /// Whether it is an open file that is read only, and not through its node.
+    pub fn only_reads(&self) -> bool {
+        matches!(self, Handle::File { for_writing: false, reader: Some(_), .. })
+    }
+
     /// Everything that the handle keeps in use.
     pub fn used(&self) -> Box<dyn Iterator<Item = &N> + '_> {
         match self {

@@ -298,6 +298,12 @@ impl<N: Node> Operations<N> {
         self.handles.open(Handle::File { node, parent, for_writing, reader })
     }
 
+    /// Whether the handle is for reading only and reads without its node: then nothing that it is
+    /// asked for can have anything saved.
+    pub fn only_reads(&self, fh: Fh) -> bool {
+        self.handles.find(fh).is_some_and(|handle| handle.only_reads())
+    }
+
     /// Reads up to `size` bytes.
     ///
     /// # Errors

@@ -121,7 +121,10 @@ pub(super) fn reply_empty(reply: ReplyEmpty, result: Result<()>) {
 }
 
 pub(super) fn open_flags(opened: Opened) -> FopenFlags {
-    if opened.keep_cache { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() }
+    let mut flags = FopenFlags::empty();
+    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keep_cache);
+    flags.set(FopenFlags::FOPEN_NOFLUSH, opened.no_flush);
+    flags
 }
 
 pub(super) fn reply_open(reply: ReplyOpen, result: Result<Opened>) {

@@ -125,6 +125,28 @@ def test_nothing_waits_for_the_gil(tmp_path: Path, fresh_cluster: LocalCluster) 
         os.close(file)
 
 
+def test_closing_what_was_only_read_flushes_nothing(
+    tmp_path: Path, fresh_cluster: LocalCluster
+) -> None:
+    uuid = save(fresh_cluster, TREE).manifest_locator()
+    with shown(tmp_path, fresh_cluster, uuid, enable_write=True) as (path, operations, _):
+        count = operations.metric_count_func("flush")
+        assert (path / "a").read_text() == TREE["a"]
+        assert count() == 0
+        with open(path / "a", "r+") as file:
+            file.write("F")
+        poll("what may have been written to is flushed", lambda: count() == 1)
+        # By now, Python reads.
+        assert (path / "a").read_text() == "F" + TREE["a"][1:]
+        poll("a flush", lambda: count() == 2)
+    with (
+        mock.patch.object(arvados_fuse.Operations, "flush", autospec=True) as flush,
+        shown(tmp_path, fresh_cluster, uuid) as (path, _, _),
+    ):
+        assert (path / "b").read_text() == TREE["b"]
+        poll("a handler of one's own is called", lambda: flush.called)
+
+
 def test_reads_that_wait_for_keep_hold_up_nothing_else(
     tmp_path: Path, fresh_cluster: LocalCluster
 ) -> None:

@@ -92,7 +92,7 @@ impl Limit {
     }
 }
 
-const OPENED: Opened = Opened { fh: Fh(0), keep_cache: true };
+const OPENED: Opened = Opened { fh: Fh(0), keep_cache: true, no_flush: true };
 
 impl FileSystem for Limit {
     fn has_readdirplus(&self) -> bool {

@@ -86,7 +86,7 @@ fn attr(answer: Bound<'_, PyAny>) -> PyResult<Attr> {
 }
 
 fn handle(answer: Bound<'_, PyAny>) -> PyResult<Opened> {
-    Ok(Opened { fh: Fh(answer.extract()?), keep_cache: true })
+    Ok(Opened { fh: Fh(answer.extract()?), keep_cache: true, no_flush: false })
 }
 
 fn bytes(answer: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
@@ -393,7 +393,7 @@ impl FileSystem for PythonFs {
             |py| Ok((parent.0, name_of(py, name), mode, flags, Py::new(py, ctx)?)),
             |answer| {
                 let (fh, entry): (u64, Bound<'_, PyAny>) = answer.extract()?;
-                Ok((to_attr(&entry)?, Opened { fh: Fh(fh), keep_cache: true }))
+                Ok((to_attr(&entry)?, Opened { fh: Fh(fh), keep_cache: true, no_flush: false }))
             },
         )
     }

@@ -82,7 +82,7 @@ impl Served {
 }
 
 fn opened(fh: Fh) -> Opened {
-    Opened { fh, keep_cache: true }
+    Opened { fh, keep_cache: true, no_flush: false }
 }
 
 impl FileSystem for Served {
@@ -205,7 +205,9 @@ impl FileSystem for Served {
         if self.overrides.has(Op::Open) {
             return self.python.open(caller, ino, flags);
         }
-        self.native(Op::Open, |core| core.open(ino, flags)).map(opened)
+        let opened = self.native(Op::Open, |core| core.open(ino, flags)).map(opened)?;
+        let no_flush = !self.overrides.has(Op::Flush) && self.core.only_reads(opened.fh);
+        Ok(Opened { no_flush, ..opened })
     }
 
     fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32, reply: ReadReply) {
