@@ -15,9 +15,13 @@ on a class or an object. What nobody overrides is answered in Rust, mostly witho
 `docs/architecture.md` says when.
 """
 
-import arvados
-import arvados.events
-import arvados.keep
+from .collector import paused
+
+with paused():
+    import arvados
+    import arvados.events
+    import arvados.keep
+
 import llfuse
 from llfuse import _core
 

@@ -4,7 +4,6 @@
 
 """`arv-mount`: from the command line to a mount, and back to an exit status."""
 
-import gc
 import logging
 import os
 import resource
@@ -32,6 +31,7 @@ from arvados_fuse import (
     StringFile,
     TagsDirectory,
     TmpCollectionDirectory,
+    collector,
     crunchstat,
     native,
 )
@@ -465,9 +465,9 @@ This is what the Arvados installation at '{api_host}' shows to user
 
     def _run_standalone(self) -> None:
         self.daemon = not self.args.foreground
-        self._spare_the_collector()
         try:
             with self:
+                collector.spare()
                 self.llfuse_thread.join(timeout=None)
         except Exception as error:
             self.logger.error(
@@ -478,17 +478,6 @@ This is what the Arvados installation at '{api_host}' shows to user
             )
             exit(getattr(error, "errno", None) or 1)
         exit(self._unsaved_status())
-
-    @staticmethod
-    def _spare_the_collector() -> None:
-        """Have Python's garbage collector pass over what is there for good, and come less often.
-
-        What the libraries made on import stays; looking through it takes longer than all else that a
-        large listing needs.
-        """
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(10_000, *gc.get_threshold()[1:])
 
     def _unsaved_status(self) -> int:
         return 1 if self.operations.unsaved else 0

@@ -11,6 +11,7 @@ the core answers them itself.
 
 import functools
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -18,11 +19,11 @@ from typing import Any
 import arvados.events
 import llfuse
 from llfuse import _core
-from prometheus_client import Summary
 
 from . import native
 from .handles import FileHandles, Handle
 from .inode_cache import InodeCache
+from .timed import Timed
 from .watched import Watched, WatchedType
 
 _logger = logging.getLogger("arvados.arvados_fuse")
@@ -47,23 +48,6 @@ def catch_exceptions(orig_func: Callable[..., Any]) -> Callable[..., Any]:
     return catch_exceptions_wrapper
 
 
-class OperationTime(Summary):
-    """A Summary that includes the requests which the core answered without Python."""
-
-    def _children(self) -> Any:
-        return self._metrics.items()
-
-    def collect(self) -> Any:
-        mounted = [o for o in list(WatchedType.live) if isinstance(o, Operations)]
-        for operations in mounted:
-            for values, child in list(self._children()):
-                count, seconds = operations._take_metric(values[0])
-                if count:
-                    child._count.inc(count)
-                    child._sum.inc(seconds)
-        return super().collect()
-
-
 class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=WatchedType):
     """A mounted file system: answers the requests of the kernel.
 
@@ -74,28 +58,26 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
     a slash in names; without it, the cluster's configuration says.
     """
 
-    fuse_time = OperationTime(
-        "arvmount_fuse_operations_seconds", "Time spent during FUSE operations", labelnames=["op"]
-    )
-    read_time = fuse_time.labels(op="read")
-    write_time = fuse_time.labels(op="write")
-    destroy_time = fuse_time.labels(op="destroy")
-    on_event_time = fuse_time.labels(op="on_event")
-    getattr_time = fuse_time.labels(op="getattr")
-    setattr_time = fuse_time.labels(op="setattr")
-    lookup_time = fuse_time.labels(op="lookup")
-    forget_time = fuse_time.labels(op="forget")
-    open_time = fuse_time.labels(op="open")
-    release_time = fuse_time.labels(op="release")
-    opendir_time = fuse_time.labels(op="opendir")
-    readdir_time = fuse_time.labels(op="readdir")
-    statfs_time = fuse_time.labels(op="statfs")
-    create_time = fuse_time.labels(op="create")
-    mkdir_time = fuse_time.labels(op="mkdir")
-    unlink_time = fuse_time.labels(op="unlink")
-    rmdir_time = fuse_time.labels(op="rmdir")
-    rename_time = fuse_time.labels(op="rename")
-    flush_time = fuse_time.labels(op="flush")
+    fuse_time = Timed()
+    read_time = Timed("read")
+    write_time = Timed("write")
+    destroy_time = Timed("destroy")
+    on_event_time = Timed("on_event")
+    getattr_time = Timed("getattr")
+    setattr_time = Timed("setattr")
+    lookup_time = Timed("lookup")
+    forget_time = Timed("forget")
+    open_time = Timed("open")
+    release_time = Timed("release")
+    opendir_time = Timed("opendir")
+    readdir_time = Timed("readdir")
+    statfs_time = Timed("statfs")
+    create_time = Timed("create")
+    mkdir_time = Timed("mkdir")
+    unlink_time = Timed("unlink")
+    rmdir_time = Timed("rmdir")
+    rename_time = Timed("rename")
+    flush_time = Timed("flush")
 
     def __init__(
         self,
@@ -126,6 +108,9 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
         self.unsaved: list[tuple[str, BaseException]] = []
         # Made before anybody looks at the counters of the SDK's client, which it feeds.
         native.reader_for(getattr(api_client, "keep", None))
+        if "prometheus_client" in sys.modules:
+            # Whoever exports metrics has them complete without asking for one.
+            _ = self.fuse_time
         self._watch()
 
     @staticmethod

@@ -7,6 +7,8 @@
 import json
 import queue
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -74,6 +76,32 @@ def test_the_metrics_have_their_names(tmp_path: Path) -> None:
         value = operations.metric_value("lookup", "arvmount_fuse_operations_seconds_count")
         assert value == operations.metric_count_func("lookup")()
         assert operations.metric_value("lookup", "no_such_metric") is None
+
+
+METRICS_OF_A_PROCESS = """
+import sys
+if sys.argv[1] == "exporting":
+    import prometheus_client
+import arvados_fuse
+operations = arvados_fuse.Operations(0, 0, None)
+if sys.argv[1] == "exporting":
+    text = prometheus_client.generate_latest().decode()
+    assert 'arvmount_fuse_operations_seconds_count{op="lookup"} 0.0' in text, text
+else:
+    assert "prometheus_client" not in sys.modules
+operations.on_event({})
+operations.statfs()
+assert operations.metric_count_func("on_event")() == operations.metric_count_func("statfs")() == 1
+assert arvados_fuse.Operations.statfs_time._count.get() == 1
+assert operations.metric_sum_func("statfs")() > 0
+operations.statfs()
+assert operations.metric_count_func("statfs")() == 2
+"""
+
+
+@pytest.mark.parametrize("who", ["exporting", "not asking"])
+def test_the_metrics_are_there_for_who_exports_them(who: str) -> None:
+    subprocess.run([sys.executable, "-c", METRICS_OF_A_PROCESS, who], check=True)
 
 
 def test_the_modules_it_stands_on_are_named_in_it() -> None:
