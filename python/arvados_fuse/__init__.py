@@ -15,9 +15,9 @@ on a class or an object. What nobody overrides is answered in Rust, mostly witho
 `docs/architecture.md` says when.
 """
 
-from .collector import paused
+from .collector import patient
 
-with paused():
+with patient():
     import arvados
     import arvados.events
     import arvados.keep
