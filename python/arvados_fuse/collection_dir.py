@@ -10,7 +10,6 @@ object for each entry (`CollectionDirectory._take_over`).
 """
 
 import errno
-import functools
 import logging
 import threading
 from typing import Any
@@ -499,7 +498,7 @@ class CollectionDirectory(CollectionDirectoryBase):
                     text,
                     mtime,
                     native.reader_for(self.api.keep),
-                    functools.partial(native.keep_is_real, self.api.keep),
+                    native.keep_check(self.api.keep),
                     self.writable(),
                     [RECORD_FILE],
                 )

@@ -497,6 +497,7 @@ This is what the Arvados installation at '{api_host}' shows to user
 def main() -> None:
     """Run `arv-mount`."""
     args = ArgumentParser().parse_args()
+    native.seal()
     try:
         Mount(args).run()
     except KeyboardInterrupt:

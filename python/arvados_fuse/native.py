@@ -9,8 +9,9 @@ collections, and our own kinds of entry. Whatever is replaced, patched or a mock
 """
 
 import contextlib
+import functools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import arvados.arvfile
@@ -69,6 +70,20 @@ def keep_is_real(keep: Any) -> bool:
         and all(getattr(owner, name) is then for owner, name, then in _HOOKS)
         and _is_own(keep, "get")
     )
+
+
+_sealed = False
+
+
+def seal() -> None:
+    """Take it that nothing is replaced from now on: the process is `arv-mount`'s own."""
+    global _sealed
+    _sealed = True
+
+
+def keep_check(keep: Any) -> Callable[[], bool] | None:
+    """Return what tells, at each open, whether this Keep client is still real; None: it stays so."""
+    return None if _sealed else functools.partial(keep_is_real, keep)
 
 
 class _Fed:

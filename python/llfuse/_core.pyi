@@ -384,7 +384,7 @@ def show_tree(
     manifest_text: str,
     mtime: float,
     keep: KeepReader,
-    keep_is_real: Callable[[], bool],
+    keep_is_real: Callable[[], bool] | None,
     writable: bool,
     reserved: list[str],
 ) -> bool: ...

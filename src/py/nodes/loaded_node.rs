@@ -40,15 +40,15 @@ pub type LoadedCollection = Loaded<Directory>;
 pub struct Keep {
     /// The client.
     pub client: Arc<KeepClient>,
-    /// Tells whether reading through the SDK's client would be the same: nothing of it was replaced.
-    pub is_real: Py<PyAny>,
+    /// Tells whether reading through the SDK's client would be the same: nothing of it was
+    /// replaced. `None` where nobody can replace anything.
+    pub is_real: Option<Py<PyAny>>,
 }
 
 impl Keep {
     fn is_real(&self) -> bool {
-        attach_for_good(|py| {
-            self.is_real.call0(py).and_then(|real| real.is_truthy(py)).unwrap_or(false)
-        })
+        let Some(is_real) = &self.is_real else { return true };
+        attach_for_good(|py| is_real.call0(py).and_then(|real| real.is_truthy(py)).unwrap_or(false))
     }
 }
 

@@ -41,7 +41,8 @@ fn parse(py: Python<'_>, manifest_text: &str) -> PyResult<Tree> {
 
 /// Has a directory show what a manifest lists.
 ///
-/// `keep` reads the blocks for as long as `keep_is_real()` is true when a file is opened. `mtime` is in seconds since the epoch. With `writable`, files can be changed through the mount.
+/// `keep` reads the blocks for as long as `keep_is_real()` is true when a file is opened, or always
+/// where it is None. `mtime` is in seconds since the epoch. With `writable`, files can be changed through the mount.
 /// `reserved` are names in the directory that are not the collection's. Returns False where the
 /// collection has names that no file system can show.
 ///
@@ -53,7 +54,7 @@ pub fn show_tree(
     manifest_text: &str,
     mtime: f64,
     keep: &Bound<'_, KeepReader>,
-    keep_is_real: Py<PyAny>,
+    keep_is_real: Option<Py<PyAny>>,
     writable: bool,
     reserved: Vec<String>,
 ) -> PyResult<bool> {
