@@ -243,6 +243,25 @@ impl Place {
         }
     }
 
+    /// Has the kernel read so many bytes ahead of sequential readers, where it would less and where
+    /// this process may say so: it is for root. The kernel's own default is 128 KiB, and what both
+    /// sides agree on when a session begins can only lower that.
+    pub fn raise_read_ahead(&self, bytes: u32) {
+        let Some(minor) = self.minor else { return };
+        let setting = format!("/sys/class/bdi/0:{minor}/read_ahead_kb");
+        let raise = || {
+            let now = std::fs::read_to_string(&setting)?;
+            let wanted = bytes / 1024;
+            if now.trim().parse::<u32>().is_ok_and(|now| now < wanted) {
+                std::fs::write(&setting, wanted.to_string())?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        if let Err(error) = raise() {
+            log::debug!("{setting} stays as it is: {error}");
+        }
+    }
+
     /// Whether the mount is still in the tree, as far as can be told.
     #[must_use]
     pub fn is_mounted(&self) -> bool {

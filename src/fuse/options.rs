@@ -21,7 +21,7 @@ pub struct Options {
     pub subtype: Option<String>,
     /// Largest write request, in bytes.
     pub max_write: Option<u32>,
-    /// Largest read-ahead, in bytes.
+    /// How far the kernel reads ahead, in bytes; more than its default of 128 KiB only for root.
     pub max_readahead: Option<u32>,
     /// Most requests that the kernel has under way in the background.
     pub max_background: Option<u16>,

@@ -99,6 +99,9 @@ impl Session {
         config.acl = fuser::SessionACL::All;
         let adapter = Adapter::new(fs, options.clone());
         let inner = fuser::Session::from_fd(adapter, mount.device, fuser::SessionACL::All, config)?;
+        if let Some(bytes) = options.max_readahead {
+            stopper.place.raise_read_ahead(bytes);
+        }
         Ok(Session { inner, stopper })
     }
 

@@ -106,6 +106,10 @@ def test_reads_may_be_long(cluster: LocalCluster, arv_mount: Callable) -> None:
     mounts = Path("/proc/mounts").read_text().splitlines()
     options = next(line for line in mounts if f" {path} " in line).split()[3].split(",")
     assert f"max_read={1 << 20}" in options
+    number = os.stat(path).st_dev
+    setting = Path(f"/sys/class/bdi/{os.major(number)}:{os.minor(number)}/read_ahead_kb")
+    if os.access(setting, os.W_OK):
+        assert setting.read_text() == "256\n"
 
 
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:

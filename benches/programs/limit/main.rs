@@ -27,7 +27,8 @@ use serve::Limit;
 use tree::Tree;
 
 /// What arv-mount passes (`_fuse_options` and `_llfuse_main` of its command.py).
-const OPTIONS: [&str; 3] = ["big_writes", "max_read=1048576", "fsname=bench-limit"];
+const OPTIONS: [&str; 4] =
+    ["big_writes", "max_read=1048576", "max_readahead=262144", "fsname=bench-limit"];
 const WORKERS: usize = 10;
 
 fn main() -> Result<(), Box<dyn Error>> {
