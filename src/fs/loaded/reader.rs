@@ -8,7 +8,6 @@
 //! client, and answered from its threads when every block has arrived and was verified. Blocks
 //! that a sequential reader will want are asked for ahead, by the file's own block list.
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -116,12 +115,13 @@ impl<O: Owner> Reader for FileReader<O> {
     }
 }
 
-thread_local! {
-    /// A buffer that the thread's last read from a cache file used.
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
+/// Buffers of reads from cache files, for the next one. The last used comes first: it is still in the
+/// processor's cache.
+static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+/// Buffers that are kept for later.
+const MAX_BUFFERS: usize = 8;
 
-/// The bytes of a read, in a buffer that the thread uses again.
+/// The bytes of a read, in a buffer that is used again.
 struct Buffer {
     data: Vec<u8>,
     len: usize,
@@ -135,7 +135,10 @@ impl Bytes for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        BUFFER.set(std::mem::take(&mut self.data));
+        let mut buffers = BUFFERS.lock();
+        if buffers.len() < MAX_BUFFERS {
+            buffers.push(std::mem::take(&mut self.data));
+        }
     }
 }
 
@@ -162,7 +165,7 @@ fn assemble(pieces: &[Piece], blocks: &[Block]) -> Result<Box<dyn Bytes>, Stale>
         return Ok(Box::new(Slice { block: block.clone(), offset, len }));
     }
     let len = pieces.iter().map(|piece| piece.len as usize).sum();
-    let mut buffer = Buffer { data: BUFFER.take(), len };
+    let mut buffer = Buffer { data: BUFFERS.lock().pop().unwrap_or_default(), len };
     if buffer.data.len() < len {
         buffer.data.resize(len, 0);
     }
