@@ -10,7 +10,7 @@
 
 use super::block::{Block, DiskBlock};
 use super::cache::Cache;
-use super::config::CacheConfig;
+use super::config::{CacheConfig, MAX_BLOCK};
 use super::counters::Counters;
 use super::disk::{DiskCache, Unfinished};
 use crate::types::{Locator, Md5};
@@ -82,7 +82,8 @@ impl Storage {
 
     /// For the bytes of a block that is about to arrive.
     pub fn sink(self: &Arc<Self>, locator: &Locator) -> Sink {
-        let size = locator.size() as usize;
+        // No service has larger ones, whatever a locator says.
+        let size = u64::from(locator.size()).min(MAX_BLOCK) as usize;
         let storage = self.clone();
         let to_disk = self.disk.is_some() && size > self.small;
         let kept = if to_disk { Kept::Nothing } else { Kept::Memory(Vec::new()) };
