@@ -470,6 +470,8 @@ This is what the Arvados installation at '{api_host}' shows to user
         self.daemon = not self.args.foreground
         try:
             with self:
+                # Not at once: whoever waits for the mount comes first.
+                self.llfuse_thread.join(timeout=1)
                 collector.spare()
                 self.llfuse_thread.join(timeout=None)
         except Exception as error:
