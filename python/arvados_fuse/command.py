@@ -468,11 +468,9 @@ This is what the Arvados installation at '{api_host}' shows to user
 
     def _run_standalone(self) -> None:
         self.daemon = not self.args.foreground
+        collector.spare()
         try:
             with self:
-                # Not at once: whoever waits for the mount comes first.
-                self.llfuse_thread.join(timeout=1)
-                collector.spare()
                 self.llfuse_thread.join(timeout=None)
         except Exception as error:
             self.logger.error(
