@@ -41,15 +41,15 @@ pub struct ReadAhead {
 
 impl ReadAhead {
     /// Tells of a read of `len` bytes at `offset` that ends in entry `last` of the file's block list.
-    /// There is room for `max_bytes` ahead of it; `size_of` gives the bytes of an entry's block,
-    /// `None` past the end of the list. Returns the entries to prefetch now, all after `last`; each
-    /// is returned once in a run.
+    /// `room` tells for how many bytes there is room ahead of it, and is asked only in a run;
+    /// `size_of` gives the bytes of an entry's block, `None` past the end of the list. Returns the
+    /// entries to prefetch now, all after `last`; each is returned once in a run.
     pub fn on_read(
         &mut self,
         offset: u64,
         len: u64,
         last: usize,
-        max_bytes: u64,
+        room: impl FnOnce() -> u64,
         size_of: impl Fn(usize) -> Option<u64>,
     ) -> Range<usize> {
         let begins = offset == 0 && self.end == 0 && len >= BEGINNING;
@@ -64,13 +64,16 @@ impl ReadAhead {
         self.run += (offset + len).saturating_sub(self.end).min(len);
         self.end = self.end.max(offset + len);
         let first = self.asked.max(last + 1);
-        let window = match self.run {
-            run if run >= RUN_BEGINS => {
-                let first = run.saturating_mul(GROWTH).min(4 * MAX_BLOCK);
-                run.saturating_mul(FURTHER).max(first).min(max_bytes)
-            }
-            _ if begins => 0,
-            _ => return first..first,
+        let in_run = self.run >= RUN_BEGINS;
+        if !in_run && !begins {
+            return first..first;
+        }
+        let max_bytes = room();
+        let window = if in_run {
+            let first = self.run.saturating_mul(GROWTH).min(4 * MAX_BLOCK);
+            self.run.saturating_mul(FURTHER).max(first).min(max_bytes)
+        } else {
+            0
         };
         let (mut next, mut ahead) = (last + 1, 0);
         while next - last <= MAX_BLOCKS {
@@ -101,7 +104,7 @@ mod tests {
     fn read_with(ahead: &mut ReadAhead, offset: u64, max_bytes: u64) -> Range<usize> {
         let len = 128 * KIB;
         let last = ((offset + len - 1) / BLOCK) as usize;
-        ahead.on_read(offset, len, last, max_bytes, |entry| (entry < 100).then_some(BLOCK))
+        ahead.on_read(offset, len, last, || max_bytes, |entry| (entry < 100).then_some(BLOCK))
     }
 
     #[test]
@@ -142,7 +145,7 @@ mod tests {
     fn a_head_or_a_reread_causes_none() {
         let mut ahead = ReadAhead::default();
         for _ in 0..100 {
-            assert!(ahead.on_read(0, 16 * KIB, 0, 8 * BLOCK, |_| Some(BLOCK)).is_empty());
+            assert!(ahead.on_read(0, 16 * KIB, 0, || 8 * BLOCK, |_| Some(BLOCK)).is_empty());
         }
         assert_eq!(read(&mut ReadAhead::default(), 0), 1..2, "who begins with a large read");
         for _ in 0..100 {
@@ -164,9 +167,13 @@ mod tests {
         let mut ahead = ReadAhead::default();
         let mut most = 0;
         for number in 0..1000u64 {
-            let asked = ahead.on_read(number * 4096, 4096, number as usize, BLOCK, |n| {
-                (n < 1000).then_some(4096)
-            });
+            let asked = ahead.on_read(
+                number * 4096,
+                4096,
+                number as usize,
+                || BLOCK,
+                |n| (n < 1000).then_some(4096),
+            );
             assert!(asked.end <= 1000 && asked.start > number as usize);
             most = most.max(asked.end - number as usize - 1);
         }

@@ -62,7 +62,7 @@ impl<O: Owner> FileReader<O> {
         let last = ahead.list.partition_point(|(end, _)| *end < offset + len);
         let list = &ahead.list;
         let size_of = |at: usize| list.get(at).map(|(_, id)| u64::from(tree.block(*id).size));
-        let room = self.keep.room_ahead();
+        let room = || self.keep.room_ahead();
         for (_, block) in &ahead.list[ahead.state.on_read(offset, len, last, room, size_of)] {
             self.keep.prefetch(&tree.locator(*block));
         }
