@@ -9,14 +9,18 @@
 //! one thread at a time. A thread takes several blocks at once where the processor can hash them in
 //! the lanes of one register: eight of them then cost little more than one. So it waits until all
 //! that arrive have something to hash, unless one of them is held up.
+//!
+//! The threads wait by the standard library's lock and condition, not parking_lot's: that has one table
+//! for the process of who waits, on the waiters' stacks. In a child that is forked while they wait, new
+//! threads get those stacks, and the table is spoiled.
 
 use crate::types::Md5;
 use bytes::Bytes;
 use md5_lanes::{Running, advance_together};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -34,7 +38,7 @@ pub(super) struct HashPool {
 }
 
 struct PoolShared {
-    queue: Mutex<Queue>,
+    queue: std::sync::Mutex<Queue>,
     ready: Condvar,
     /// Blocks that one thread hashes together.
     lanes: usize,
@@ -53,7 +57,7 @@ impl HashPool {
     /// Starts `count` threads.
     pub fn start(count: usize) -> std::io::Result<Self> {
         let shared = Arc::new(PoolShared {
-            queue: Mutex::default(),
+            queue: std::sync::Mutex::default(),
             ready: Condvar::new(),
             lanes: md5_lanes::lanes(),
             arriving: AtomicUsize::new(0),
@@ -75,7 +79,7 @@ impl HashPool {
 
 impl Drop for HashPool {
     fn drop(&mut self) {
-        let mut queue = self.shared.queue.lock();
+        let mut queue = self.shared.queue();
         queue.stop = true;
         let waiting = std::mem::take(&mut queue.waiting);
         drop(queue);
@@ -89,12 +93,17 @@ impl Drop for HashPool {
 }
 
 impl PoolShared {
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        // Nothing panics while it is held; it would be whole if something did.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn work(&self) {
         let mut group: Vec<Arc<Arriving>> = Vec::new();
-        let mut queue = self.queue.lock();
+        let mut queue = self.queue();
         while !queue.stop {
             if !self.is_time(&queue) {
-                self.ready.wait(&mut queue);
+                queue = self.ready.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             let count = self.lanes.min(queue.waiting.len());
@@ -102,7 +111,7 @@ impl PoolShared {
             drop(queue);
             hash_some(&group);
             group.retain(|block| !block.rest());
-            queue = self.queue.lock();
+            queue = self.queue();
             queue.waiting.extend(group.drain(..));
         }
     }
@@ -115,7 +124,7 @@ impl PoolShared {
 
     /// There is something to hash of that block; `new` unless it waits or is being hashed.
     fn submit(&self, block: &Arc<Arriving>, new: bool) {
-        let mut queue = self.queue.lock();
+        let mut queue = self.queue();
         if !queue.stop {
             if new {
                 queue.waiting.push_back(block.clone());
