@@ -133,7 +133,7 @@ impl DiskCache {
         Ok(())
     }
 
-    /// Writes a verified block, if there is room. `Ok(None)`: nothing may be written now.
+    /// Writes a verified block, if there is room and the disk takes it.
     ///
     /// `spare` gives up one of our own files at a time, when that helps.
     pub fn store(
@@ -141,10 +141,9 @@ impl DiskCache {
         md5: Md5,
         data: &[u8],
         spare: &dyn Fn() -> Option<Arc<DiskBlock>>,
-    ) -> io::Result<Option<DiskBlock>> {
-        let Some(begun) = self.begin(md5, data.len(), spare)? else { return Ok(None) };
-        let failed = |_: Unfinished| io::Error::other("not written");
-        begun.write(&[data]).and_then(Unfinished::finish).map(Some).map_err(failed)
+    ) -> Option<DiskBlock> {
+        let begun = self.begin(md5, data.len(), spare).ok().flatten()?;
+        begun.write(&[data]).and_then(Unfinished::finish).ok()
     }
 
     /// Begins the file of a block of `size` bytes, if there is room: under a temporary name, so

@@ -85,8 +85,8 @@ impl Storage {
         // No service has larger ones, whatever a locator says.
         let size = u64::from(locator.size()).min(MAX_BLOCK) as usize;
         let storage = self.clone();
-        let to_disk = self.disk.is_some() && size > self.small;
-        let kept = if to_disk { Kept::Nothing } else { Kept::Memory(Vec::new()) };
+        let disk = self.disk.clone().filter(|_| size > self.small);
+        let kept = disk.map_or(Kept::Memory(Vec::new()), Kept::Nothing);
         let held = Held::Idle(kept);
         Sink { storage, md5: locator.md5(), size, waiting: Vec::new(), gathered: 0, held }
     }
@@ -127,7 +127,7 @@ impl Storage {
                 let cache = storage.cache.clone();
                 let write = move || disk.store(md5, &data, &|| cache.pop_file());
                 // Otherwise the disk cache has told why, and the block stays in memory.
-                if let Ok(Ok(Some(file))) = spawn_blocking(write).await {
+                if let Ok(Some(file)) = spawn_blocking(write).await {
                     storage.keep_file(file).await;
                 }
             }
@@ -183,7 +183,8 @@ enum Held {
 
 /// What has been taken so far.
 enum Kept {
-    Nothing,
+    /// Nothing: the file is yet to be begun.
+    Nothing(Arc<DiskCache>),
     Memory(Vec<u8>),
     File(Unfinished),
 }
@@ -211,58 +212,48 @@ impl Sink {
                 spawn_blocking(finish).await?
             }
             Kept::Memory(data) => Ok(Stored::Memory(data)),
-            Kept::Nothing => Ok(Stored::Memory(Vec::new())),
+            Kept::Nothing(_) => Ok(Stored::Memory(Vec::new())),
         }
     }
 
     /// What has been taken, when the last write has ended.
     async fn settle(&mut self) -> io::Result<Kept> {
-        match std::mem::replace(&mut self.held, Held::Idle(Kept::Nothing)) {
+        match std::mem::replace(&mut self.held, Held::Idle(Kept::Memory(Vec::new()))) {
             Held::Idle(kept) => Ok(kept),
             Held::Writing(writing) => writing.await?,
         }
     }
 
     async fn pass_on(&mut self) -> io::Result<()> {
-        let kept = self.settle().await?;
         let pieces = std::mem::take(&mut self.waiting);
         self.gathered = 0;
-        let (disk, size) = (self.storage.disk.clone(), self.size);
-        self.held = match (kept, disk) {
-            (Kept::Memory(data), _) => Held::Idle(extended(data, &pieces, size)?),
-            (kept, None) => Held::Idle(kept.into_memory(&pieces, size)?),
-            (kept, Some(disk)) => {
-                self.storage.measure(&disk).await;
-                let turn = self.storage.writing.clone().acquire_owned().await;
-                let (cache, md5) = (self.storage.cache.clone(), self.md5);
-                Held::Writing(spawn_blocking(move || {
-                    let _turn = turn;
-                    let begun = match kept {
-                        Kept::Nothing => disk.begin(md5, size, &|| cache.pop_file()).ok().flatten(),
-                        Kept::File(unfinished) => Some(unfinished),
-                        Kept::Memory(data) => return extended(data, &pieces, size),
-                    };
-                    match begun.map(|unfinished| unfinished.write(&pieces)) {
-                        Some(Ok(unfinished)) => Ok(Kept::File(unfinished)),
-                        Some(Err(unfinished)) => Kept::File(unfinished).into_memory(&pieces, size),
-                        None => Kept::Nothing.into_memory(&pieces, size),
-                    }
-                }))
+        let (md5, size) = (self.md5, self.size);
+        let begun = match self.settle().await? {
+            Kept::Memory(data) => {
+                self.held = Held::Idle(extended(data, &pieces, size)?);
+                return Ok(());
             }
+            Kept::Nothing(disk) => {
+                self.storage.measure(&disk).await;
+                Err(disk)
+            }
+            Kept::File(unfinished) => Ok(unfinished),
         };
+        let turn = self.storage.writing.clone().acquire_owned().await;
+        let cache = self.storage.cache.clone();
+        self.held = Held::Writing(spawn_blocking(move || {
+            let _turn = turn;
+            // Where it cannot be begun, the disk cache has told why.
+            let begin = |disk: Arc<DiskCache>| {
+                disk.begin(md5, size, &|| cache.pop_file()).ok().flatten().ok_or(())
+            };
+            match begun.or_else(begin).map(|unfinished| unfinished.write(&pieces)) {
+                Ok(Ok(unfinished)) => Ok(Kept::File(unfinished)),
+                Ok(Err(unfinished)) => extended(unfinished.into_memory()?, &pieces, size),
+                Err(()) => extended(Vec::new(), &pieces, size),
+            }
+        }));
         Ok(())
-    }
-}
-
-impl Kept {
-    /// What was kept wherever, and the next bytes, in memory.
-    fn into_memory(self, pieces: &[Bytes], size: usize) -> io::Result<Kept> {
-        let data = match self {
-            Kept::Nothing => Vec::new(),
-            Kept::Memory(data) => data,
-            Kept::File(unfinished) => unfinished.into_memory()?,
-        };
-        extended(data, pieces, size)
     }
 }
 
