@@ -10,7 +10,9 @@
 
 pub mod adapter;
 mod convert;
+pub mod desk;
 pub mod mount;
 pub mod notifier;
 pub mod options;
 pub mod session;
+mod workers;

@@ -44,6 +44,9 @@ __version__ = "1.5.2"
 #: Inode number of the root of every mount.
 ROOT_INODE = 1
 
+# Programs of llfuse's kind count times with it.
+_NANOS_PER_SEC = 1_000_000_000
+
 #: What `getxattr` fails with where there is no such attribute.
 ENOATTR = _errno.ENODATA
 

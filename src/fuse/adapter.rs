@@ -26,6 +26,7 @@ use super::convert::{
     caller, errno, fh, file_attr, ino, kind, open_flags, reply_attr, reply_empty, reply_entry,
     reply_open, reply_xattr, shorter_timeout, time_or_now, timestamp,
 };
+use super::desk::Desk;
 use super::options::Options;
 use crate::fs::{FileSystem, Result, SetAttr, SinkFull};
 
@@ -36,12 +37,18 @@ const MAX_WRITE: u32 = 1 << 20;
 pub struct Adapter {
     fs: Arc<dyn FileSystem>,
     options: Options,
+    desk: Arc<Desk>,
 }
 
 impl Adapter {
-    /// Serves `fs` on the terms of `options`.
-    pub fn new(fs: Arc<dyn FileSystem>, options: Options) -> Self {
-        Adapter { fs, options }
+    /// Serves `fs` on the terms of `options`, each request in the thread that `desk` says.
+    pub fn new(fs: Arc<dyn FileSystem>, options: Options, desk: Arc<Desk>) -> Self {
+        Adapter { fs, options, desk }
+    }
+
+    /// Answers one request; a panic stays inside.
+    fn guarded(&self, operation: &'static str, body: impl FnOnce() + Send) {
+        self.desk.answer(|| guarded(operation, body));
     }
 }
 
@@ -55,7 +62,10 @@ fn guarded(operation: &'static str, body: impl FnOnce()) {
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let offered = config.capabilities();
-        let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS | InitFlags::FUSE_AUTO_INVAL_DATA;
+        let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS;
+        if self.options.auto_inval_data == Some(true) {
+            wanted |= InitFlags::FUSE_AUTO_INVAL_DATA;
+        }
         if !self.options.sync_read {
             wanted |= InitFlags::FUSE_ASYNC_READ;
         }
@@ -75,21 +85,25 @@ impl Filesystem for Adapter {
     }
 
     fn destroy(&mut self) {
-        guarded("destroy", || self.fs.destroy());
+        // In the thread that answered, too; no request is left to wait for.
+        let Adapter { fs, desk, .. } = self;
+        desk.run(|| guarded("destroy", || fs.destroy()));
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        guarded("lookup", || {
+        self.guarded("lookup", || {
             reply_entry(reply, self.fs.lookup(&caller(req, 0), ino(parent), name.as_bytes()));
         });
     }
 
     fn forget(&self, _req: &Request, number: INodeNo, nlookup: u64) {
-        guarded("forget", || self.fs.forget(&[(ino(number), nlookup)]));
+        self.guarded("forget", || self.fs.forget(&[(ino(number), nlookup)]));
     }
 
     fn getattr(&self, req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        guarded("getattr", || reply_attr(reply, self.fs.getattr(&caller(req, 0), ino(number))));
+        self.guarded("getattr", || {
+            reply_attr(reply, self.fs.getattr(&caller(req, 0), ino(number)))
+        });
     }
 
     fn setattr(
@@ -110,7 +124,7 @@ impl Filesystem for Adapter {
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        guarded("setattr", || {
+        self.guarded("setattr", || {
             let set = SetAttr {
                 mode,
                 uid,
@@ -125,7 +139,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, req: &Request, number: INodeNo, reply: ReplyData) {
-        guarded("readlink", || match self.fs.readlink(&caller(req, 0), ino(number)) {
+        self.guarded("readlink", || match self.fs.readlink(&caller(req, 0), ino(number)) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(error)),
         });
@@ -141,7 +155,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        guarded("mknod", || {
+        self.guarded("mknod", || {
             let made = self.fs.mknod(&caller(req, umask), ino(parent), name.as_bytes(), mode, rdev);
             reply_entry(reply, made);
         });
@@ -156,20 +170,20 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        guarded("mkdir", || {
+        self.guarded("mkdir", || {
             let made = self.fs.mkdir(&caller(req, umask), ino(parent), name.as_bytes(), mode);
             reply_entry(reply, made);
         });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("unlink", || {
+        self.guarded("unlink", || {
             reply_empty(reply, self.fs.unlink(&caller(req, 0), ino(parent), name.as_bytes()));
         });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("rmdir", || {
+        self.guarded("rmdir", || {
             reply_empty(reply, self.fs.rmdir(&caller(req, 0), ino(parent), name.as_bytes()));
         });
     }
@@ -182,7 +196,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        guarded("symlink", || {
+        self.guarded("symlink", || {
             let target = target.as_os_str().as_bytes();
             reply_entry(
                 reply,
@@ -201,7 +215,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        guarded("rename", || {
+        self.guarded("rename", || {
             if !flags.is_empty() {
                 return reply.error(fuser::Errno::EINVAL);
             }
@@ -221,7 +235,7 @@ impl Filesystem for Adapter {
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
-        guarded("link", || {
+        self.guarded("link", || {
             let made =
                 self.fs.link(&caller(req, 0), ino(number), ino(newparent), newname.as_bytes());
             reply_entry(reply, made);
@@ -229,7 +243,9 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        guarded("open", || reply_open(reply, self.fs.open(&caller(req, 0), ino(number), flags.0)));
+        self.guarded("open", || {
+            reply_open(reply, self.fs.open(&caller(req, 0), ino(number), flags.0))
+        });
     }
 
     fn read(
@@ -243,7 +259,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        guarded("read", || {
+        self.guarded("read", || {
             let answer = Box::new(move |result: Result<&[u8]>| match result {
                 Ok(data) => reply.data(data),
                 Err(error) => reply.error(errno(error)),
@@ -264,7 +280,7 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        guarded("write", || match self.fs.write(ino(number), fh(handle), offset, data) {
+        self.guarded("write", || match self.fs.write(ino(number), fh(handle), offset, data) {
             Ok(written) => reply.written(written),
             Err(error) => reply.error(errno(error)),
         });
@@ -278,7 +294,7 @@ impl Filesystem for Adapter {
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        guarded("flush", || reply_empty(reply, self.fs.flush(ino(number), fh(handle))));
+        self.guarded("flush", || reply_empty(reply, self.fs.flush(ino(number), fh(handle))));
     }
 
     fn release(
@@ -291,7 +307,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("release", || reply_empty(reply, self.fs.release(ino(number), fh(handle))));
+        self.guarded("release", || reply_empty(reply, self.fs.release(ino(number), fh(handle))));
     }
 
     fn fsync(
@@ -302,11 +318,13 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("fsync", || reply_empty(reply, self.fs.fsync(ino(number), fh(handle), datasync)));
+        self.guarded("fsync", || {
+            reply_empty(reply, self.fs.fsync(ino(number), fh(handle), datasync))
+        });
     }
 
     fn opendir(&self, req: &Request, number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        guarded("opendir", || match self.fs.opendir(&caller(req, 0), ino(number)) {
+        self.guarded("opendir", || match self.fs.opendir(&caller(req, 0), ino(number)) {
             // The listing is the file system's; the kernel's page cache has no part in it.
             Ok(opened) => reply.opened(FileHandle(opened.fh.0), FopenFlags::empty()),
             Err(error) => reply.error(errno(error)),
@@ -321,7 +339,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        guarded("readdir", || {
+        self.guarded("readdir", || {
             let listed =
                 self.fs.readdir(ino(number), fh(handle), offset, &mut |name, attr, next| {
                     let full = reply.add(
@@ -347,7 +365,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        guarded("readdirplus", || {
+        self.guarded("readdirplus", || {
             let mut taken = 0_u64;
             let listed =
                 self.fs.readdirplus(ino(number), fh(handle), offset, &mut |name, attr, next| {
@@ -382,7 +400,9 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        guarded("releasedir", || reply_empty(reply, self.fs.releasedir(ino(number), fh(handle))));
+        self.guarded("releasedir", || {
+            reply_empty(reply, self.fs.releasedir(ino(number), fh(handle)))
+        });
     }
 
     fn fsyncdir(
@@ -393,13 +413,13 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        guarded("fsyncdir", || {
+        self.guarded("fsyncdir", || {
             reply_empty(reply, self.fs.fsyncdir(ino(number), fh(handle), datasync))
         });
     }
 
     fn statfs(&self, req: &Request, _number: INodeNo, reply: ReplyStatfs) {
-        guarded("statfs", || match self.fs.statfs(&caller(req, 0)) {
+        self.guarded("statfs", || match self.fs.statfs(&caller(req, 0)) {
             Ok(s) => reply.statfs(
                 s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namemax, s.frsize,
             ),
@@ -417,7 +437,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        guarded("setxattr", || {
+        self.guarded("setxattr", || {
             #[cfg(feature = "fault-injection")]
             assert!(name != "user.panic", "asked for by fault injection");
             reply_empty(
@@ -428,7 +448,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, req: &Request, number: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        guarded("getxattr", || {
+        self.guarded("getxattr", || {
             reply_xattr(
                 reply,
                 size,
@@ -438,7 +458,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, req: &Request, number: INodeNo, size: u32, reply: ReplyXattr) {
-        guarded("listxattr", || {
+        self.guarded("listxattr", || {
             let names = self.fs.listxattr(&caller(req, 0), ino(number)).map(|names| {
                 names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect()
             });
@@ -447,13 +467,13 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, req: &Request, number: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("removexattr", || {
+        self.guarded("removexattr", || {
             reply_empty(reply, self.fs.removexattr(&caller(req, 0), ino(number), name.as_bytes()));
         });
     }
 
     fn access(&self, req: &Request, number: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        guarded("access", || {
+        self.guarded("access", || {
             reply_empty(reply, self.fs.access(&caller(req, 0), ino(number), mask.bits()));
         });
     }
@@ -468,7 +488,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        guarded("create", || {
+        self.guarded("create", || {
             match self.fs.create(&caller(req, umask), ino(parent), name.as_bytes(), mode, flags) {
                 Ok((attr, opened)) => reply.created(
                     &shorter_timeout(&attr),

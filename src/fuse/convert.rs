@@ -96,9 +96,11 @@ pub(super) fn shorter_timeout(attr: &Attr) -> Duration {
 
 pub(super) fn reply_entry(reply: ReplyEntry, result: Result<Attr>) {
     match result {
+        // The attributes' period first. An inode number of 0 says that the name leads nowhere, for as
+        // long as the entry's period.
         Ok(attr) => reply.entry_with_ttls(
-            &attr.entry_timeout,
             &attr.attr_timeout,
+            &attr.entry_timeout,
             &file_attr(&attr),
             Generation(attr.generation),
         ),

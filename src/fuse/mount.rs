@@ -11,8 +11,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -34,6 +35,25 @@ pub struct Mount {
     pub device: OwnedFd,
     /// Where it is, and which one.
     pub place: Place,
+    /// Takes it out of the tree when this process ends.
+    pub watcher: Option<Watcher>,
+}
+
+/// The helper of the option `auto_unmount`, which waits for the end of this process or of this
+/// object, and unmounts then what is still mounted.
+#[derive(Debug)]
+pub struct Watcher {
+    /// The helper reads its other end until nobody holds this one.
+    socket: Option<OwnedFd>,
+    helper: Child,
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        drop(self.socket.take());
+        // In a fork it is no child to wait for, and goes on with the socket of the others.
+        let _ = self.helper.wait();
+    }
 }
 
 /// Where a mount is, and which one it is of those that may be there one after the other.
@@ -54,16 +74,49 @@ pub struct Place {
 /// # Errors
 /// Names the mount point and what is wrong with it, or what is missing for mounting.
 pub fn mount_at(path: &Path, options: &Options) -> io::Result<Mount> {
-    let real = path.canonicalize().map_err(|e| at(path, "mount point", e))?;
-    let metadata = real.metadata().map_err(|e| at(path, "mount point", e))?;
-    let device = match mount_directly(&real, metadata.mode(), options) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            through_helper(&real, options)?
+    MountPoint::find(path)?.mount(options)
+}
+
+/// A file or directory to mount at.
+pub struct MountPoint {
+    /// Absolute, without symbolic links.
+    pub path: PathBuf,
+    mode: u32,
+}
+
+impl MountPoint {
+    /// Looks at a path. That may take as long as the file system answers that it is on.
+    ///
+    /// # Errors
+    /// Names the mount point and what is wrong with it.
+    pub fn find(path: &Path) -> io::Result<Self> {
+        let real = path.canonicalize().map_err(|e| at(path, "mount point", e))?;
+        let metadata = real.metadata().map_err(|e| at(path, "mount point", e))?;
+        Ok(MountPoint { path: real, mode: metadata.mode() })
+    }
+
+    /// Mounts there.
+    ///
+    /// # Errors
+    /// As [`mount_at`].
+    pub fn mount(self, options: &Options) -> io::Result<Mount> {
+        mount_real(self.path, self.mode, options)
+    }
+}
+
+fn mount_real(real: PathBuf, mode: u32, options: &Options) -> io::Result<Mount> {
+    let (device, watcher) = if options.auto_unmount {
+        through_helper(&real, options)?
+    } else {
+        match mount_directly(&real, mode, options) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                through_helper(&real, options)?
+            }
+            result => (result.map_err(|e| at(&real, "cannot mount at", e))?, None),
         }
-        result => result.map_err(|e| at(&real, "cannot mount at", e))?,
     };
     let (minor, unique) = (minor_of(&real), unique_id_of(&real));
-    Ok(Mount { device, place: Place { path: real, minor, unique } })
+    Ok(Mount { device, place: Place { path: real, minor, unique }, watcher })
 }
 
 fn at(path: &Path, what: &str, error: io::Error) -> io::Error {
@@ -103,7 +156,7 @@ fn mount_directly(path: &Path, mode: u32, options: &Options) -> io::Result<Owned
     Ok(OwnedFd::from(device))
 }
 
-fn through_helper(path: &Path, options: &Options) -> io::Result<OwnedFd> {
+fn through_helper(path: &Path, options: &Options) -> io::Result<(OwnedFd, Option<Watcher>)> {
     for helper in HELPERS {
         // Without SOCK_CLOEXEC: the helper inherits its end.
         let (ours, theirs) =
@@ -118,25 +171,30 @@ fn through_helper(path: &Path, options: &Options) -> io::Result<OwnedFd> {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            // What a terminal sends to everybody in the foreground must not end it half-way, with
+            // the mount made and its descriptor lost.
+            .process_group(0)
             .spawn();
-        let child = match child {
+        let mut child = match child {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             child => child?,
         };
         drop(theirs);
         let device = receive_fd(&ours);
-        let output = child.wait_with_output()?;
-        return match device {
-            Ok(Some(device)) => {
-                fcntl(&device, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-                Ok(device)
+        if let Ok(Some(device)) = device {
+            fcntl(&device, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+            if options.auto_unmount {
+                return Ok((device, Some(Watcher { socket: Some(ours), helper: child })));
             }
-            _ => Err(io::Error::other(format!(
-                "cannot mount at {}: {}",
-                path.display(),
-                String::from_utf8_lossy(&output.stderr).trim()
-            ))),
-        };
+            child.wait()?;
+            return Ok((device, None));
+        }
+        let output = child.wait_with_output()?;
+        return Err(io::Error::other(format!(
+            "cannot mount at {}: {}",
+            path.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        )));
     }
     Err(io::Error::new(
         io::ErrorKind::NotFound,

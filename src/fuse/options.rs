@@ -29,10 +29,16 @@ pub struct Options {
     pub sync_read: bool,
     /// Log every request.
     pub debug: bool,
+    /// The kernel drops what it cached of a file when it sees a new time of its last change; where
+    /// this is not said, the file system's own default holds.
+    pub auto_inval_data: Option<bool>,
+    /// A helper takes the mount out of the tree when this process ends, however it ends.
+    pub auto_unmount: bool,
 }
 
 impl Options {
-    /// Sorts option strings; a string may hold several, separated by commas.
+    /// Sorts option strings; a string may hold several, separated by commas. A backslash takes its
+    /// meaning from the character after it.
     ///
     /// # Errors
     /// `InvalidInput`, naming the option that is not known or has no proper value.
@@ -48,9 +54,11 @@ impl Options {
             max_background: None,
             sync_read: false,
             debug: false,
+            auto_inval_data: None,
+            auto_unmount: false,
         };
-        for option in options.into_iter().flat_map(|o| o.split(',')).filter(|o| !o.is_empty()) {
-            parsed.take(option)?;
+        for option in options.into_iter().flat_map(split).filter(|o| !o.is_empty()) {
+            parsed.take(&option)?;
         }
         Ok(parsed)
     }
@@ -73,6 +81,9 @@ impl Options {
             ("max_background", Some(value)) => self.max_background = Some(number(option, value)?),
             ("sync_read", None) => self.sync_read = true,
             ("debug", None) => self.debug = true,
+            ("auto_inval_data", None) => self.auto_inval_data = Some(true),
+            ("no_auto_inval_data", None) => self.auto_inval_data = Some(false),
+            ("auto_unmount", None) => self.auto_unmount = true,
             ("ro", None) => self.flags |= MsFlags::MS_RDONLY,
             ("rw", None) => self.flags &= !MsFlags::MS_RDONLY,
             ("nosuid", None) => self.flags |= MsFlags::MS_NOSUID,
@@ -101,9 +112,7 @@ impl Options {
                 | "no_splice_move"
                 | "no_remote_lock"
                 | "no_remote_flock"
-                | "no_remote_posix_lock"
-                | "auto_inval_data"
-                | "no_auto_inval_data",
+                | "no_remote_posix_lock",
                 None,
             )
             | ("congestion_threshold", Some(_)) => {}
@@ -137,8 +146,12 @@ impl Options {
     #[must_use]
     pub fn for_fusermount(&self) -> String {
         let mut all = self.kernel.clone();
-        all.extend(self.fsname.iter().map(|v| format!("fsname={v}")));
-        all.extend(self.subtype.iter().filter(|v| !v.is_empty()).map(|v| format!("subtype={v}")));
+        all.extend(self.fsname.iter().map(|v| format!("fsname={}", escaped(v))));
+        let subtype = self.subtype.iter().filter(|v| !v.is_empty());
+        all.extend(subtype.map(|v| format!("subtype={}", escaped(v))));
+        if self.auto_unmount {
+            all.push("auto_unmount".into());
+        }
         for (flag, set, unset) in [
             (MsFlags::MS_RDONLY, "ro", "rw"),
             (MsFlags::MS_NOSUID, "nosuid", "suid"),
@@ -151,6 +164,26 @@ impl Options {
         }
         all.join(",")
     }
+}
+
+/// The options in a string, without the backslashes that escape (libfuse's `fuse_opt_parse`).
+fn split(options: &str) -> Vec<String> {
+    let (mut all, mut option) = (Vec::new(), String::new());
+    let mut characters = options.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            ',' => all.push(std::mem::take(&mut option)),
+            '\\' => option.extend(characters.next()),
+            other => option.push(other),
+        }
+    }
+    all.push(option);
+    all
+}
+
+/// A value as the helper reads it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace(',', "\\,")
 }
 
 fn number<T: std::str::FromStr>(option: &str, value: &str) -> io::Result<T> {
@@ -185,6 +218,14 @@ mod tests {
         let error = Options::parse(["ro,frobnicate"]).unwrap_err();
         assert!(error.to_string().contains("'frobnicate'"));
         assert!(Options::parse(["max_read=lots"]).is_err());
+    }
+
+    #[test]
+    fn a_backslash_escapes() {
+        let options = Options::parse([r"fsname=a\,b\\c,ro", "subtype=t"]).unwrap();
+        assert_eq!(options.source(), r"a,b\c");
+        assert!(options.flags.contains(MsFlags::MS_RDONLY));
+        assert!(options.for_fusermount().starts_with(r"fsname=a\,b\\c,subtype=t,"));
     }
 
     #[test]

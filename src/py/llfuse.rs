@@ -9,10 +9,13 @@
 
 pub mod attributes;
 pub mod errors;
+mod fork_safe;
+pub mod last_resort;
 pub mod lock;
 pub mod logging;
 pub mod notify;
 pub mod posix;
+pub mod process;
 pub mod python_fs;
 pub mod session;
 pub mod signals;
@@ -40,6 +43,15 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(session::main, m)?)?;
     m.add_function(wrap_pyfunction!(session::close, m)?)?;
     m.add_function(wrap_pyfunction!(session::stop, m)?)?;
+    m.add_function(wrap_pyfunction!(session::unmount, m)?)?;
+    m.add_function(wrap_pyfunction!(process::catch_signals, m)?)?;
+    m.add_function(wrap_pyfunction!(process::command_follows, m)?)?;
+    m.add_function(wrap_pyfunction!(process::exit_now, m)?)?;
+    m.add_function(wrap_pyfunction!(process::own_signals, m)?)?;
+    m.add_function(wrap_pyfunction!(process::serve_signals, m)?)?;
+    m.add_function(wrap_pyfunction!(process::hold_signals, m)?)?;
+    m.add_function(wrap_pyfunction!(process::forward_signals, m)?)?;
+    m.add_function(wrap_pyfunction!(process::set_exit_status, m)?)?;
     m.add_function(wrap_pyfunction!(posix::listdir, m)?)?;
     m.add_function(wrap_pyfunction!(posix::setxattr, m)?)?;
     m.add_function(wrap_pyfunction!(posix::getxattr, m)?)?;

@@ -244,15 +244,24 @@ def test_closing_leaves_a_later_mount_at_the_same_place_alone(tmp_path: Path) ->
             force_unmount(path)
 
 
-def test_a_signal_ends_the_loop_although_a_file_is_open(tmp_path: Path) -> None:
-    with mounted(MemoryFS(), tmp_path / "mnt") as path:
+def test_closing_ends_the_loop_although_a_file_is_open(tmp_path: Path) -> None:
+    path = tmp_path / "mnt"
+    path.mkdir()
+    llfuse.init(MemoryFS(), str(path), [])
+    loop = threading.Thread(target=llfuse.main, kwargs={"workers": 3})
+    loop.start()
+    try:
         (path / "f").write_text("x")
         held = open(path / "f")
-        llfuse.stop()
+        llfuse.close()
+        loop.join(20)
+        assert not loop.is_alive()
         assert not is_mounted(path)
         with pytest.raises(OSError) as error:
             held.close()
         assert error.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    finally:
+        force_unmount(path)
 
 
 def test_it_may_fork_between_init_and_main(tmp_path: Path) -> None:

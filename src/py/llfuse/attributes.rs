@@ -63,9 +63,9 @@ pub struct EntryAttributes {
     st_uid: Whole<u32>,
     st_gid: Whole<u32>,
     st_rdev: Whole<u64>,
-    st_size: Whole<u64>,
-    st_blksize: Whole<u32>,
-    st_blocks: Whole<u64>,
+    st_size: Whole<i64>,
+    st_blksize: Whole<i64>,
+    st_blocks: Whole<i64>,
     st_atime_ns: Whole<i64>,
     st_mtime_ns: Whole<i64>,
     st_ctime_ns: Whole<i64>,
@@ -87,7 +87,8 @@ fn restore(object: &Bound<'_, PyAny>, state: &Bound<'_, PyDict>) -> PyResult<()>
     Ok(())
 }
 
-fn no_pickle(py: Python<'_>, what: &str) -> PyErr {
+/// What copying or pickling says of an object that it cannot be done with.
+pub(super) fn no_pickle(py: Python<'_>, what: &str) -> PyErr {
     let message = format!("{what} instances can't be pickled");
     match py.import("pickle").and_then(|pickle| pickle.getattr("PicklingError")?.call1((message,)))
     {
@@ -187,9 +188,10 @@ pub fn to_attr(object: &Bound<'_, PyAny>) -> PyResult<Attr> {
         uid: e.st_uid.0,
         gid: e.st_gid.0,
         rdev: u32::try_from(e.st_rdev.0).unwrap_or(0),
-        size: e.st_size.0,
-        blksize: e.st_blksize.0,
-        blocks: e.st_blocks.0,
+        // Signed, as in stat(2); the kernel's protocol has them without a sign.
+        size: e.st_size.0.cast_unsigned(),
+        blksize: u32::try_from(e.st_blksize.0).unwrap_or(0),
+        blocks: e.st_blocks.0.cast_unsigned(),
         atime: Timestamp(e.st_atime_ns.0.into()),
         mtime: Timestamp(e.st_mtime_ns.0.into()),
         ctime: Timestamp(e.st_ctime_ns.0.into()),
@@ -211,9 +213,9 @@ pub fn from_attr<'py>(py: Python<'py>, attr: &Attr) -> PyResult<Bound<'py, Entry
         st_uid: Whole(attr.uid),
         st_gid: Whole(attr.gid),
         st_rdev: Whole(attr.rdev.into()),
-        st_size: Whole(attr.size),
-        st_blksize: Whole(attr.blksize),
-        st_blocks: Whole(attr.blocks),
+        st_size: Whole(attr.size.cast_signed()),
+        st_blksize: Whole(attr.blksize.into()),
+        st_blocks: Whole(attr.blocks.cast_signed()),
         st_atime_ns: Whole(nanos(attr.atime)),
         st_mtime_ns: Whole(nanos(attr.mtime)),
         st_ctime_ns: Whole(nanos(attr.ctime)),
@@ -267,7 +269,7 @@ pub fn from_set_attr<'py>(
     entry.st_mode = Whole(set.mode.unwrap_or(0));
     entry.st_uid = Whole(set.uid.unwrap_or(0));
     entry.st_gid = Whole(set.gid.unwrap_or(0));
-    entry.st_size = Whole(set.size.unwrap_or(0));
+    entry.st_size = Whole(set.size.unwrap_or(0).cast_signed());
     entry.st_atime_ns = Whole(set.atime.map_or(0, nanos));
     entry.st_mtime_ns = Whole(set.mtime.map_or(0, nanos));
     entry.st_ctime_ns = Whole(set.ctime.map_or(0, nanos));

@@ -9,11 +9,12 @@
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use super::attributes::no_pickle;
+use super::fork_safe::{Condvar, Mutex};
 use crate::py::gil::attach_for_good;
 
 struct State {
@@ -107,6 +108,16 @@ fn yield_once() -> Result<bool, Refused> {
         }
     }
     acquire(None).map(|()| true)
+}
+
+/// In a fork: nobody waits for the lock, and whoever held it is not there, unless it is the calling
+/// thread.
+pub fn forget_lost_owner() {
+    let Some(mut state) = STATE.try_lock() else { return };
+    if state.owner != Some(thread::current().id()) {
+        state.owner = None;
+    }
+    state.waiting = 0;
 }
 
 /// Whether the calling thread holds the lock.
@@ -215,6 +226,10 @@ impl Lock {
     fn __exit__(&self, _args: &Bound<'_, PyTuple>) -> PyResult<()> {
         self.release()
     }
+
+    fn __getstate__(&self, py: Python<'_>) -> PyResult<()> {
+        Err(no_pickle(py, "Lock"))
+    }
 }
 
 /// Context manager that lets go of the global lock.
@@ -236,5 +251,9 @@ impl NoLockManager {
     #[pyo3(signature = (*_args))]
     fn __exit__(&self, py: Python<'_>, _args: &Bound<'_, PyTuple>) -> PyResult<()> {
         Ok(py.detach(|| acquire(None))?)
+    }
+
+    fn __getstate__(&self, py: Python<'_>) -> PyResult<()> {
+        Err(no_pickle(py, "NoLockManager"))
     }
 }

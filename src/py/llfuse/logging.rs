@@ -4,9 +4,40 @@
 
 //! What the core logs goes to Python's logging, under the names of its modules.
 
-use log::LevelFilter;
+use log::{LevelFilter, Log, Metadata, Record};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+
+/// The bridge, without what fuser calls an error and is none: an answer to a request that the kernel
+/// has given up meanwhile, because whoever made it was interrupted, and the end of a session that is
+/// left.
+struct Bridge(pyo3_log::Logger);
+
+fn is_no_error(record: &Record<'_>) -> bool {
+    if !record.target().starts_with("fuser") {
+        return false;
+    }
+    let message = record.args().to_string();
+    (message.starts_with("Failed to send FUSE reply:")
+        && message.contains(&format!("os error {}", libc::ENOENT)))
+        || message.starts_with("Short read of FUSE request header (0 ")
+}
+
+impl Log for Bridge {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) && !is_no_error(record) {
+            self.0.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
 
 /// Installs the bridge, once. Debug messages of the FUSE loop are off until somebody asks for
 /// them: each would take the GIL.
@@ -15,7 +46,8 @@ use pyo3::prelude::*;
 /// Where the bridge cannot be made.
 pub fn install(py: Python<'_>) -> PyResult<()> {
     let logger = pyo3_log::Logger::new(py, pyo3_log::Caching::LoggersAndLevels)?;
-    if logger.filter(LevelFilter::Trace).install().is_ok() {
+    let bridge = Box::new(Bridge(logger.filter(LevelFilter::Trace)));
+    if log::set_boxed_logger(bridge).is_ok() {
         log::set_max_level(LevelFilter::Warn);
     }
     Ok(())

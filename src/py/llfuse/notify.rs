@@ -12,9 +12,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use parking_lot::{Condvar, Mutex};
 use pyo3::prelude::*;
 
+use super::fork_safe::{Condvar, Mutex};
 use crate::fs::{Ino, KernelNotifier};
 
 #[derive(Debug, PartialEq, Eq)]
