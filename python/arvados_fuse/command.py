@@ -7,7 +7,6 @@
 import logging
 import os
 import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ import arvados
 import arvados.safeapi
 import daemon
 import llfuse
+from llfuse import _core
 
 from arvados_fuse import *  # noqa: F403  (the names that programs find here)
 from arvados_fuse import (
@@ -33,7 +33,10 @@ from arvados_fuse import (
     TmpCollectionDirectory,
     collector,
     crunchstat,
+    logfile,
     native,
+    signals,
+    unsaved,
 )
 from arvados_fuse._version import __version__
 from arvados_fuse.apierrors import explain, is_not_found, secret_part
@@ -180,6 +183,8 @@ class Mount:
         if self.daemon:
             self._daemonize()
         # From here on there may be threads: none of them would have survived the fork.
+        if signals.caught():
+            signals.Listener(self._hang_up, self.operations.stacktrace, self._still_unsaved).start()
         if self.args.crunchstat_interval:
             threading.Thread(
                 target=crunchstat.statlogger,
@@ -194,15 +199,39 @@ class Mount:
         self.llfuse_thread.start()
         while not self.operations.initlock.wait(timeout=1):
             if not self.llfuse_thread.is_alive():
+                if self._loop_error is None:
+                    # Unmounted already.
+                    break
                 raise RuntimeError(f"the FUSE loop did not start: {self._loop_error}")
         return self
 
     def _daemonize(self) -> None:
         # Everything that is open stays open, and no descriptor needs to be looked at that is not.
         keep = [int(fd) for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
+        more: Any = {}
+        if signals.caught():
+            # What comes meanwhile must not be lost, and the handlers are to stay.
+            signals.fork_away()
+            more = {"detach_process": False, "signal_map": {}}
         daemon.DaemonContext(
-            working_directory=os.path.dirname(self.args.mountpoint), files_preserve=keep
+            working_directory=os.path.dirname(self.args.mountpoint), files_preserve=keep, **more
         ).open()
+
+    def _hang_up(self) -> bool:
+        """Do what SIGHUP means; return whether the mount goes on."""
+        if self.args.logfile:
+            logfile.reopen(arvados.logger.handlers)
+            self.logger.info("SIGHUP: the log goes on here")
+        elif self.daemon:
+            self.logger.info("SIGHUP: there is no log file to open again")
+        else:
+            # The terminal went away, or somebody wants it to look like that.
+            return False
+        return True
+
+    def _still_unsaved(self) -> list[str]:
+        """Name what is not saved, without waiting for a lock that a save under way may hold."""
+        return unsaved.names(self.operations)
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         if self.operations.events:
@@ -212,7 +241,7 @@ class Mount:
             self.llfuse_thread.join(timeout=self.args.unmount_timeout)
         if self.llfuse_thread.is_alive():
             # Files are still open: end the conversation without their users.
-            llfuse.stop()
+            _core.unmount()
             self.llfuse_thread.join(timeout=self.args.unmount_timeout)
         native.shutdown(self.api.keep)
         self.api.keep.block_cache.clear()
@@ -442,24 +471,23 @@ This is what the Arvados installation at '{api_host}' shows to user
 
     def _run_exec(self) -> None:
         status = 255
+        signals.command_follows()
         try:
             with self:
                 status = self._exec()
         except Exception as error:
             self._give_up("cannot mount", error)
-        exit(status or self._unsaved_status())
+        self._leave(status or self._unsaved_status())
 
     def _exec(self) -> int:
-        forwarded = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
         try:
-            child = subprocess.Popen(self.args.exec_args)
-            for number in forwarded:
-                signal.signal(number, lambda signum, frame: child.send_signal(signum))
-            try:
+            with signals.forwarding() as forward:
+                number = signals.asked_to_end()
+                if number is not None:
+                    return 128 + number
+                child = subprocess.Popen(self.args.exec_args)
+                forward(child)
                 status = child.wait()
-            finally:
-                for number in forwarded:
-                    signal.signal(number, signal.SIG_DFL)
         except Exception as error:
             self.logger.error("cannot run %s: %s", self.args.exec_args, explain(error))
             return getattr(error, "errno", None) or 255
@@ -480,7 +508,11 @@ This is what the Arvados installation at '{api_host}' shows to user
                 exc_info=self.args.debug,
             )
             exit(getattr(error, "errno", None) or 1)
-        exit(self._unsaved_status())
+        self._leave(self._unsaved_status())
+
+    def _leave(self, status: int) -> NoReturn:
+        signals.set_exit_status(status)
+        exit(status)
 
     def _unsaved_status(self) -> int:
         return 1 if self.operations.unsaved else 0
@@ -499,6 +531,7 @@ This is what the Arvados installation at '{api_host}' shows to user
 
 def main() -> None:
     """Run `arv-mount`."""
+    signals.catch()
     args = ArgumentParser().parse_args()
     native.seal()
     try:
