@@ -18,6 +18,17 @@ import arvados_fuse
 import llfuse
 
 
+def walk(path: str) -> tuple[list[str], list[str]]:
+    """Return the files below a directory, and what went wrong on the way: `os.walk` tells nobody."""
+    errors: list[str] = []
+    seen = [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path, onerror=lambda error: errors.append(repr(error)))
+        for name in names
+    ]
+    return sorted(seen), errors
+
+
 def once(path: str) -> None:
     operations = arvados_fuse.Operations(
         os.getuid(),
@@ -36,7 +47,9 @@ def once(path: str) -> None:
     loop = threading.Thread(target=llfuse.main, kwargs={"workers": 4})
     loop.start()
     operations.initlock.wait()
-    assert sum(len(files) for _, _, files in os.walk(path)) == 10
+    seen, errors = walk(path)
+    expected = sorted(f"{path}/d{number}/f" for number in range(10))
+    assert (seen, errors) == (expected, []), (seen, errors, os.stat(path))
     with open(os.path.join(path, "d3", "f")) as file:
         assert file.read() == "text"
     llfuse.close()

@@ -78,12 +78,19 @@ def test_in_the_moment_of_mounting(
                 # The one that was signalled had gone.
                 for pid in alive_in(path):
                     os.kill(int(pid), number)
-            poll("unmounted", lambda: not is_mounted(path))
-            poll("all gone", lambda: not alive_in(path))
+            poll("unmounted", lambda at=path: not is_mounted(at))
+            poll("all gone", lambda at=path: not alive_in(at))
         finally:
             for pid in alive_in(path):
                 os.kill(int(pid), signal.SIGKILL)
             force_unmount(path)
+
+
+def catches(pid: int, number: int) -> bool:
+    """Return whether a process has a handler for a signal."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    mask = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 @pytest.mark.timeout(300)
@@ -102,14 +109,7 @@ def test_while_the_api_stalls_at_the_start(
                 text=True,
             )
             try:
-                status = Path(f"/proc/{process.pid}/status")
-
-                def caught() -> bool:
-                    lines = status.read_text().splitlines()
-                    mask = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
-                    return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
-
-                poll("handlers", caught)
+                poll("handlers", lambda pid=process.pid: catches(pid, signal.SIGTERM))
                 time.sleep(pause)
                 start = time.monotonic()
                 process.send_signal(number)
