@@ -212,7 +212,7 @@ class Mount:
         if signals.caught():
             # What comes meanwhile must not be lost, and the handlers are to stay.
             signals.fork_away()
-            more = {"detach_process": False, "signal_map": {}}
+            more = {"detach_process": False, "signal_map": signals.STOPPING}
         daemon.DaemonContext(
             working_directory=os.path.dirname(self.args.mountpoint), files_preserve=keep, **more
         ).open()

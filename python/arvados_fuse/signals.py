@@ -33,6 +33,9 @@ from llfuse import _core
 
 _logger = logging.getLogger("arvados.arv-mount")
 
+#: What a terminal stops its processes with; nothing to a daemon (for `daemon.DaemonContext`).
+STOPPING = {signal.SIGTSTP: None, signal.SIGTTIN: None, signal.SIGTTOU: None}
+
 #: The signals that unmount.
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGXCPU)
 
@@ -80,7 +83,7 @@ def fork_away() -> None:
     What is sent to the process that is left, or to both, comes to the one that goes on: signals are
     blocked around each fork, and who leaves sends on what came to it.
     """
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING + (signal.SIGHUP,))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     for _ in range(2):
         child = os.fork()
         if child:

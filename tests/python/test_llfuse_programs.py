@@ -14,7 +14,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import llfuse
 import pytest
 from conftest import force_unmount, is_mounted, poll
 from llfuse_filesystems import MemoryFS
-from test_llfuse_loop import mounted
+from test_llfuse_loop import abort, mounted
 
 HERE = Path(__file__).parent
 
@@ -533,7 +532,8 @@ def test_small_things_that_programs_use() -> None:
     assert copy.copy(attributes).st_size == -1
 
 
-def test_a_reader_that_gives_up_is_nothing_to_log(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["killed", "cut"])
+def test_an_answer_that_nobody_waits_for_is_nothing_to_log(tmp_path: Path, how: str) -> None:
     path = tmp_path / "mnt"
     process = program(
         path,
@@ -543,7 +543,8 @@ def test_a_reader_that_gives_up_is_nothing_to_log(tmp_path: Path) -> None:
         def slow(self, *args):
             print("reading", flush=True)
             with llfuse.lock_released:
-                time.sleep(0.5)
+                time.sleep(1)
+            print("answering", flush=True)
             return b"late"
         MemoryFS.read = slow
         llfuse.main(workers=3)
@@ -553,12 +554,15 @@ def test_a_reader_that_gives_up_is_nothing_to_log(tmp_path: Path) -> None:
     try:
         poll("mounted", lambda: is_mounted(path))
         (path / "f").write_bytes(b"1234")
-        for _ in range(3):
-            reader = subprocess.Popen(["dd", f"if={path / 'f'}", "iflag=direct", "of=/dev/null"])
-            assert process.stdout is not None and process.stdout.readline() == "reading\n"
+        minor = os.minor(os.stat(path).st_dev)
+        reader = subprocess.Popen(["dd", f"if={path / 'f'}", "iflag=direct", "of=/dev/null"])
+        assert process.stdout is not None and process.stdout.readline() == "reading\n"
+        if how == "killed":
             reader.kill()
-            reader.wait(20)
-            time.sleep(0.7)
+        else:
+            abort(minor, tmp_path)
+        reader.wait(20)
+        assert process.stdout.readline() == "answering\n"
         force_unmount(path)
         _, stderr = process.communicate(timeout=20)
         assert process.returncode == 0 and "Failed to send" not in stderr, stderr
