@@ -77,7 +77,6 @@ NOT_OFFERED = {
     "llfuse.NotifyRequest",
     "llfuse.VoidPtrCapsule",
     # Of the object, not of its class.
-    "llfuse.FUSEError.errno_",
     # The same default, as None.
     "llfuse.init",
 }
