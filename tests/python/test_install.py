@@ -76,7 +76,6 @@ NOT_OFFERED = {
     # The inside of arvados-llfuse.
     "llfuse.NotifyRequest",
     "llfuse.VoidPtrCapsule",
-    # Of the object, not of its class.
     # The same default, as None.
     "llfuse.init",
 }
