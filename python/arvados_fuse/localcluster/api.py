@@ -16,7 +16,7 @@ from aiohttp import web
 from . import query
 from .discovery import kind_name, singular
 from .errors import APIError, invalid, not_found
-from .faults import Faults, Hangup, hang_up
+from .faults import Faults, Hangup, cut, hang_up
 from .permissions import READ
 from .service import Service
 from .store import TABLES, Record
@@ -72,8 +72,8 @@ class API:
         method = request.headers.get("X-Http-Method-Override", request.method).upper()
         try:
             if not request.path.startswith("/_local/"):
-                await self._faults.before(service, request)
-            response = await handler(request)
+                request["fault"] = await self._faults.before(service, request)
+            response = await self._answer(request, handler)
             status = response.status
             if "X-Request-Id" in request.headers and not response.prepared:
                 response.headers["X-Request-Id"] = request.headers["X-Request-Id"]
@@ -84,7 +84,7 @@ class API:
             return web.Response(status=500)
         except web.HTTPException as error:
             status = error.status
-            if error.content_type == "application/json":
+            if error.content_type == "application/json" or status == 302:
                 raise
             return _errors(status, f"{error.reason}: {request.path}")
         except APIError as error:
@@ -96,6 +96,14 @@ class API:
         finally:
             if not request.path.startswith("/_local/"):
                 self._faults.note(service, method, request.path, status)
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        fault = request.get("fault") or {}
+        if fault.get("action") == "body":
+            return web.Response(text=fault["value"], content_type="application/json")
+        if fault.get("action") == "cut":
+            return await cut(request)
+        return await handler(request)
 
     async def _asked(self, request: web.Request) -> tuple[Record, str, str, dict[str, Any]]:
         """Return the user, the token, the method and the parameters of a request."""

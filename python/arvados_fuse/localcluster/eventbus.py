@@ -62,6 +62,11 @@ class EventBus:
             client.queue.get_nowait()
             client.queue.put_nowait(None)
 
+    def close_all(self) -> None:
+        """Close every connection."""
+        for client in self._clients:
+            client.queue.put_nowait(None)
+
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """Serve one client."""
         token = (
@@ -71,6 +76,12 @@ class EventBus:
         user, _ = self._service.authenticate(token)
         socket = web.WebSocketResponse(heartbeat=30)
         await socket.prepare(request)
+        fault = request.get("fault") or {}
+        if fault.get("action") == "close":
+            await socket.close()
+            return socket
+        for text in fault.get("value", ()) if fault.get("action") == "frames" else ():
+            await socket.send_str(text)
         client = _Client(user)
         self._clients.add(client)
         sender = asyncio.create_task(self._send(client, socket))

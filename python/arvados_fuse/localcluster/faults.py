@@ -16,6 +16,11 @@ default), `action` and its `value`, and `count` (how often; for ever by default)
 | wrong | a block's bytes are changed | |
 | short | a block's last bytes are missing | how many (1) |
 | long | a block has bytes too many | how many (1) |
+| body | answered with status 200 and this text | the text |
+| cut | the answer ends in its middle, and so does the connection | |
+| redirect | answered with status 302 | where to |
+| frames | the event bus sends these texts at once, then serves as ever | a list of texts |
+| close | the event bus takes the connection and closes it | |
 """
 
 import asyncio
@@ -24,7 +29,10 @@ from typing import Any
 
 from aiohttp import web
 
-_ACTIONS = ("status", "hangup", "delay", "stall", "wrong", "short", "long")
+_ACTIONS = (
+    *("status", "hangup", "delay", "stall", "wrong", "short", "long"),
+    *("body", "cut", "redirect", "frames", "close"),
+)
 
 
 class Hangup(Exception):
@@ -86,6 +94,8 @@ class Faults:
             raise _http_error(int(value))
         if action == "hangup":
             raise Hangup()
+        if action == "redirect":
+            raise web.HTTPFound(str(value))
         if action == "delay":
             await asyncio.sleep(float(value))
             return None
@@ -102,6 +112,16 @@ def _http_error(status: int) -> web.HTTPException:
     return Fault(
         text=f'{{"errors": ["fault injected: {status}"]}}', content_type="application/json"
     )
+
+
+async def cut(request: web.Request) -> web.StreamResponse:
+    """Answer with the first half of a body, and close the connection."""
+    response = web.StreamResponse(headers={"Content-Length": "100"})
+    response.content_type = "application/json"
+    await response.prepare(request)
+    await response.write(b'{"items": [{"uuid": "')
+    hang_up(request)
+    return response
 
 
 def damaged(body: bytes, rule: dict[str, Any] | None) -> bytes:

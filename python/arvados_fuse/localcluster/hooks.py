@@ -39,6 +39,7 @@ class Hooks:
             "faults/clear": lambda body: self._cluster.faults.clear(),
             "requests": lambda body: self._cluster.faults.requests,
             "requests/record": lambda body: self._record_requests(body.get("on", True)),
+            "ws/close": lambda body: self._cluster.events.close_all(),
             "users/create": lambda body: self._cluster.service.create_user(**body),
             "load": lambda body: self._load(**body),
             "reset": lambda body: self._reset(),
