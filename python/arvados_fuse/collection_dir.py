@@ -22,8 +22,9 @@ from arvados.util import uuid_pattern
 from llfuse import _core
 from llfuse._core import final_when_fresh
 
-from . import native
-from .apierrors import is_not_found
+from . import listing, native
+from .apierrors import is_not_found, report_server_failure
+from .counted_log import counted
 from .directory import Directory
 from .fresh import check_update, convertTime, use_counter
 from .fusefile import FuncToJSONFile, FuseArvadosFile
@@ -391,7 +392,8 @@ class CollectionDirectory(CollectionDirectoryBase):
     def update(self) -> bool:
         """Load the collection, or what changed in it since.
 
-        Returns False where there is no such collection; any other failure is raised.
+        Raises FUSEError(ENOENT) where there is no such collection; returns False instead where
+        something in it is not saved yet.
         """
         if self.collection_locator is None:
             # Nowhere to load it from.
@@ -418,7 +420,11 @@ class CollectionDirectory(CollectionDirectoryBase):
         except Exception as error:
             self.invalidate()
             if is_not_found(error):
-                _logger.error("collection %s not found: %s", self.collection_locator, error)
+                counted.warning(f"collection {self.collection_locator} is not there any more")
+                collection = self._loaded_collection()
+                if collection is None or collection.committed():
+                    raise self._gone() from error
+                # What is unsaved can still be read.
                 return False
             raise
         finally:
@@ -478,7 +484,8 @@ class CollectionDirectory(CollectionDirectoryBase):
             .get(uuid=self.collection_locator)
             .execute(num_retries=self.num_retries)
         )
-        return self._completed(record)
+        fields = {"manifest_text": str}
+        return self._completed(listing.record(record, f"{self.collection_locator}", fields))
 
     def _completed(self, record: dict) -> dict:
         # What is named by its hash alone has no record of its own.
@@ -510,7 +517,15 @@ class CollectionDirectory(CollectionDirectoryBase):
 
     def _renew_signatures(self) -> bool:
         self.invalidate()
-        return self.update()
+        try:
+            return self.update()
+        except llfuse.FUSEError:
+            # Told already.
+            return False
+        except Exception as error:
+            if report_server_failure(error):
+                return False
+            raise
 
     def _promote(self) -> None:
         """Serve the contents through the SDK's collection from now on: Python asked for it, or

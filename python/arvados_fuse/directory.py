@@ -4,6 +4,9 @@
 
 """`Directory`, the base of every kind of directory."""
 
+import errno
+
+import llfuse
 from llfuse import _core
 
 from .fresh import FreshBase
@@ -16,3 +19,15 @@ class Directory(_core.DirectoryNode, FreshBase):
     A subclass fills `_entries` in `update()`, usually by `merge()`. An error of the API there is passed
     on: it must not look like an empty directory.
     """
+
+    def _gone(self) -> llfuse.FUSEError:
+        """The cluster has what this directory shows no more: have the directory above look again.
+        Returns the error to raise."""
+        if self.parent_inode in self.inodes:
+            above = self.inodes[self.parent_inode]
+            if above is not self and hasattr(above, "_child_is_gone"):
+                above._child_is_gone(self)
+        return llfuse.FUSEError(errno.ENOENT)
+
+    def _child_is_gone(self, entry: "Directory") -> None:
+        self.invalidate()

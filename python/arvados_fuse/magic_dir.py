@@ -11,6 +11,7 @@ import llfuse
 from arvados.util import group_uuid_pattern, portable_data_hash_pattern, uuid_pattern
 from llfuse._core import final_when_fresh
 
+from . import listing
 from .apierrors import is_not_found
 from .collection_dir import CollectionDirectory
 from .directory import Directory
@@ -129,7 +130,7 @@ is looked up in the cluster then, and is listed here from then on.
                 poll_time=self._poll_time,
             )
         with llfuse.lock_released:
-            projects = (
+            answer = (
                 self.api.groups()
                 .list(
                     filters=[
@@ -140,7 +141,8 @@ is looked up in the cluster then, and is listed here from then on.
                 )
                 .execute(num_retries=self.num_retries)
             )
-        if not projects["items"]:
+        projects = listing.page(answer, f"project {name}")
+        if not projects:
             return None
         return ProjectDirectory(
             self.inode,
@@ -149,7 +151,7 @@ is looked up in the cluster then, and is listed here from then on.
             self.num_retries,
             self._enable_write,
             self._filters,
-            projects["items"][0],
+            projects[0],
             storage_classes=self.storage_classes,
             poll_time=self._poll_time,
         )
@@ -159,6 +161,13 @@ is looked up in the cluster then, and is listed here from then on.
         if item in self:
             return self._entries[item]
         raise KeyError("No collection with id " + item)
+
+    def _child_is_gone(self, entry: Any) -> None:
+        name = entry.uuid()
+        if self._entries.get(name) is entry:
+            del self._entries[name]
+            self.inodes.invalidate_entry(self, name)
+            self.inodes.del_entry(entry)
 
     def clear(self) -> None:
         # What was opened stays listed.

@@ -5,11 +5,9 @@
 """Projects as directories: collections, subprojects and what else is in them."""
 
 import errno
-import logging
 import threading
 from typing import Any
 
-import arvados.util
 import llfuse
 from arvados.util import (
     collection_uuid_pattern,
@@ -22,13 +20,13 @@ from arvados.util import (
 from googleapiclient import errors as apiclient_errors
 from llfuse._core import final_when_fresh
 
-from .apierrors import errno_of_refusal
+from . import listing
+from .apierrors import errno_of_refusal, explain, is_not_found
 from .collection_dir import CollectionDirectory
+from .counted_log import counted
 from .directory import Directory
 from .fresh import check_update, use_counter
 from .fusefile import ObjectFile
-
-_logger = logging.getLogger("arvados.arvados_fuse")
 
 #: Name of the file that shows a project's record.
 RECORD_FILE = ".arvados#project"
@@ -165,9 +163,15 @@ class ProjectDirectory(Directory):
         try:
             if not self.stale():
                 return None
-            with llfuse.lock_released:
-                self._fetch_project()
-                contents = self._fetch_contents()
+            try:
+                with llfuse.lock_released:
+                    self._fetch_project()
+                    contents = self._fetch_contents()
+            except apiclient_errors.Error as error:
+                if not is_not_found(error):
+                    raise
+                counted.warning(f"project {self.project_uuid} is not there any more")
+                raise self._gone() from error
             self.merge(contents, self.namefn, self._is_same, self.createDirectory)
             self._listing_complete = True
             return True
@@ -180,40 +184,51 @@ class ProjectDirectory(Directory):
             (user_uuid_pattern, self.api.users),
         ):
             if pattern.match(self.project_uuid):
-                self.project_object = (
-                    resource().get(uuid=self.project_uuid).execute(num_retries=self.num_retries)
+                self.project_object = listing.record(
+                    resource().get(uuid=self.project_uuid).execute(num_retries=self.num_retries),
+                    self.project_uuid,
                 )
 
     def _fetch_contents(self) -> list[dict]:
         """Return the records of all subprojects and collections."""
 
-        def every(filters: list) -> Any:
-            return arvados.util.keyset_list_all(
+        def every(kind: str, filters: list, fields: listing.Fields) -> list[dict]:
+            return listing.every(
                 self.api.groups().contents,
-                order_key="uuid",
+                f"the {kind} of {self.project_uuid}",
                 num_retries=self.num_retries,
                 uuid=self.project_uuid,
                 filters=filters,
+                fields=fields,
             )
 
-        contents = list(
-            every(
-                [
-                    ["uuid", "is_a", "arvados#group"],
-                    ["groups.group_class", "in", ["project", "filter"]],
-                    *self._filters_for("groups", qualified=True),
-                ]
-            )
+        contents = every(
+            "projects",
+            [
+                ["uuid", "is_a", "arvados#group"],
+                ["groups.group_class", "in", ["project", "filter"]],
+                *self._filters_for("groups", qualified=True),
+            ],
+            listing.UUID,
         )
         collections = every(
+            "collections",
             [
                 ["uuid", "is_a", "arvados#collection"],
                 *self._filters_for("collections", qualified=True),
-            ]
+            ],
+            {"current_version_uuid": str},
         )
         # Older versions of a collection are not shown.
         contents.extend(c for c in collections if c["current_version_uuid"] == c["uuid"])
+        contents.sort(key=self._is_renamed)
         return contents
+
+    def _is_renamed(self, record: dict) -> bool:
+        """Return whether a record is shown under another name than its own. Where several would be
+        called the same, the first is shown of those that are not; projects come before collections."""
+        name = self.namefn(record)
+        return isinstance(name, str) and ("/" in name or "\0" in name or name in (".", ".."))
 
     def _add_entry(self, i: dict, name: str) -> Any:
         self._entries[name] = self.inodes.add_entry(self.createDirectory(i))
@@ -239,11 +254,10 @@ class ProjectDirectory(Directory):
             wanted = ["name", "=", name] if original == name else ["name", "in", [name, original]]
             found = self._list(
                 self.api.groups, "groups", wanted, ["group_class", "in", ["project", "filter"]]
-            ) or self._list(self.api.collections, "collections", wanted)
-        # Where a/b and a[SUBST]b both exist, the one that has this very name is meant.
-        if len(found) > 1 and found[1]["name"] == name:
-            return found[1]
-        return found[0] if found else None
+            )
+            if all(self._is_renamed(record) for record in found):
+                found += self._list(self.api.collections, "collections", wanted)
+        return min(found, key=self._is_renamed, default=None)
 
     def _list(self, resource: Any, subtype: str, *filters: list) -> list[dict]:
         query = resource().list(
@@ -252,9 +266,13 @@ class ProjectDirectory(Directory):
                 *filters,
                 *self._filters_for(subtype, qualified=False),
             ],
-            limit=2,
+            order=["uuid asc"],
+            limit=1000,
         )
-        return query.execute(num_retries=self.num_retries)["items"]
+        answer = query.execute(num_retries=self.num_retries)
+        return listing.page(
+            answer, f"the {subtype} of {self.project_uuid}", {"uuid": str, "name": str}
+        )
 
     @final_when_fresh
     def __contains__(self, k: object) -> bool:
@@ -293,7 +311,7 @@ class ProjectDirectory(Directory):
             with llfuse.lock_released:
                 request.execute(num_retries=self.num_retries)
         except apiclient_errors.Error as error:
-            _logger.error("%s: %s", self.project_uuid, error)
+            counted.error(f"{self.project_uuid} cannot be changed: {explain(error)}")
             raise llfuse.FUSEError(errno_of_refusal(error)) from error
 
     @use_counter

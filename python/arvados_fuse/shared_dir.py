@@ -7,12 +7,14 @@
 import threading
 from typing import Any
 
-import arvados.util
 import llfuse
 
+from . import listing
 from .directory import Directory
 from .fresh import use_counter
 from .project_dir import ProjectDirectory
+
+_PROJECT: listing.Fields = {"uuid": str, "owner_uuid": str}
 
 
 class SharedDirectory(Directory):
@@ -33,7 +35,9 @@ class SharedDirectory(Directory):
         super().__init__(parent_inode, inodes, enable_write, filters)
         self.api = api
         self.num_retries = num_retries
-        self.current_user = api.users().current().execute(num_retries=num_retries)
+        self.current_user = listing.record(
+            api.users().current().execute(num_retries=num_retries), "the user"
+        )
         self._poll = True
         self._poll_time = poll_time
         self._updating_lock = threading.Lock()
@@ -49,7 +53,7 @@ class SharedDirectory(Directory):
             with llfuse.lock_released:
                 contents = self._contents()
             self.merge(
-                contents.items(),
+                contents,
                 lambda i: i[0],
                 lambda a, i: a.uuid() == i[1]["uuid"],
                 lambda i: ProjectDirectory(
@@ -67,76 +71,68 @@ class SharedDirectory(Directory):
         finally:
             self._updating_lock.release()
 
-    def _contents(self) -> dict[str, dict]:
-        """Return what to list: names to records of users and projects."""
+    def _contents(self) -> list[tuple[Any, dict]]:
+        """Return what to list: names and records of projects and users, the first of a name being the
+        one that is shown."""
         methods = self.api._rootDesc.get("resources")["groups"]["methods"]
         if "httpMethod" in methods.get("shared", {}):
             objects, roots, owners = self._shared()
         else:
             objects, roots, owners = self._shared_as_computed_here()
-        contents = {}
-        for uuid in owners:
+        contents = []
+        for uuid in roots:
+            project = objects.get(uuid)
+            if project is not None and project["owner_uuid"] not in objects:
+                contents.append((project.get("name"), project))
+        for uuid in sorted(owners):
             owner = objects.get(uuid)
             if owner is None:
                 continue
             if owner.get("name"):
-                contents[owner["name"]] = owner
+                contents.append((owner["name"], owner))
             elif "first_name" in owner:
-                contents["{} {}".format(owner["first_name"], owner["last_name"])] = owner
-        for uuid in roots:
-            project = objects.get(uuid)
-            if project is not None and project["owner_uuid"] not in objects:
-                contents[project["name"]] = project
+                contents.append(
+                    ("{} {}".format(owner["first_name"], owner.get("last_name")), owner)
+                )
         return contents
 
     def _shared(self) -> tuple[dict[str, dict], list[str], set[str]]:
         objects: dict[str, dict] = {}
         roots: list[str] = []
         owners: set[str] = set()
-        after: list = []
-        while True:
-            page = (
-                self.api.groups()
-                .shared(
-                    filters=[
-                        ["group_class", "in", ["project", "filter"]],
-                        *after,
-                        *self._filters_for("groups", qualified=False),
-                    ],
-                    order="uuid",
-                    limit=10000,
-                    count="none",
-                    include="owner_uuid",
-                )
-                .execute(num_retries=self.num_retries)
-            )
-            if not page["items"]:
-                return objects, roots, owners
-            after = [["uuid", ">", page["items"][-1]["uuid"]]]
-            for project in page["items"]:
+        for projects, answer in listing.pages(
+            self.api.groups().shared,
+            "shared projects",
+            num_retries=self.num_retries,
+            fields=_PROJECT,
+            filters=[
+                ["group_class", "in", ["project", "filter"]],
+                *self._filters_for("groups", qualified=False),
+            ],
+            include="owner_uuid",
+        ):
+            for project in projects:
                 objects[project["uuid"]] = project
                 roots.append(project["uuid"])
-            for owner in page["included"]:
+            for owner in listing.page(answer, "shared projects", part="included"):
                 objects[owner["uuid"]] = owner
                 owners.add(owner["uuid"])
+        return objects, roots, owners
 
     def _shared_as_computed_here(self) -> tuple[dict[str, dict], list[str], set[str]]:
         """For clusters whose API cannot tell what is shared."""
 
-        def every(method: Any, **query: Any) -> Any:
-            return arvados.util.keyset_list_all(
-                method, order_key="uuid", num_retries=self.num_retries, **query
-            )
+        def every(method: Any, **query: Any) -> list[dict]:
+            return listing.every(method, "shared projects", num_retries=self.num_retries, **query)
 
-        projects = list(
-            every(
-                self.api.groups().list,
-                filters=[
-                    ["group_class", "in", ["project", "filter"]],
-                    *self._filters_for("groups", qualified=False),
-                ],
-                select=["uuid", "owner_uuid"],
-            )
+        projects = every(
+            self.api.groups().list,
+            filters=[
+                ["group_class", "in", ["project", "filter"]],
+                *self._filters_for("groups", qualified=False),
+            ],
+            select=["uuid", "owner_uuid"],
+            fields=_PROJECT,
         )
         objects = {project["uuid"]: project for project in projects}
         roots = [

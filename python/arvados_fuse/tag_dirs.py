@@ -9,6 +9,7 @@ from typing import Any
 import llfuse
 from llfuse._core import final_when_fresh
 
+from . import listing
 from .collection_dir import CollectionDirectory
 from .directory import Directory
 from .fresh import check_update, use_counter
@@ -32,34 +33,32 @@ class TagsDirectory(Directory):
         self.num_retries = num_retries
         self._poll = True
         self._poll_time = poll_time
-        # Tags that were asked for by name; the listing is limited and may lack them.
-        self._extra: set[str] = set()
 
     def want_event_subscribe(self) -> bool:
         return True
 
-    def _tag_links(self, name_filter: list, **options: Any) -> Any:
-        with llfuse.lock_released:
-            return (
-                self.api.links()
-                .list(
-                    filters=[
-                        ["link_class", "=", "tag"],
-                        name_filter,
-                        *self._filters_for("links", qualified=False),
-                    ],
-                    **options,
-                )
-                .execute(num_retries=self.num_retries)
-            )
+    def _filters_of_tags(self, *name_filter: str) -> list:
+        return [
+            ["link_class", "=", "tag"],
+            ["name", *name_filter],
+            *self._filters_for("links", qualified=False),
+        ]
 
     @use_counter
     def update(self) -> None:
-        tags = self._tag_links(["name", "!=", ""], select=["name"], distinct=True, limit=1000)
-        if "items" not in tags:
-            return
+        with llfuse.lock_released:
+            tags = listing.every(
+                self.api.links().list,
+                "tags",
+                num_retries=self.num_retries,
+                key="name",
+                fields={},
+                filters=self._filters_of_tags("!=", ""),
+                select=["name"],
+                distinct=True,
+            )
         self.merge(
-            tags["items"] + [{"name": name} for name in self._extra],
+            tags,
             lambda i: i["name"],
             lambda a, i: a.tag == i["name"],
             lambda i: TagDirectory(
@@ -75,13 +74,21 @@ class TagsDirectory(Directory):
             ),
         )
 
+    def _exists(self, tag: str) -> bool:
+        with llfuse.lock_released:
+            answer = (
+                self.api.links()
+                .list(filters=self._filters_of_tags("=", tag), limit=1)
+                .execute(num_retries=self.num_retries)
+            )
+            return bool(listing.page(answer, f"tag {tag!r}"))
+
     @final_when_fresh
     @use_counter
     @check_update
     def __getitem__(self, item: str) -> Any:
-        listed = super().__contains__(item)
-        if not listed and self._tag_links(["name", "=", item], limit=1)["items"]:
-            self._extra.add(item)
+        # One that is new since the listing.
+        if not super().__contains__(item) and self._exists(item):
             self.update()
         return super().__getitem__(item)
 
@@ -126,21 +133,23 @@ class TagDirectory(Directory):
     @use_counter
     def update(self) -> None:
         with llfuse.lock_released:
-            links = (
-                self.api.links()
-                .list(
-                    filters=[
-                        ["link_class", "=", "tag"],
-                        ["name", "=", self.tag],
-                        ["head_uuid", "is_a", "arvados#collection"],
-                        *self._filters_for("links", qualified=False),
-                    ],
-                    select=["head_uuid"],
-                )
-                .execute(num_retries=self.num_retries)
+            links = listing.every(
+                self.api.links().list,
+                f"tag {self.tag!r}",
+                num_retries=self.num_retries,
+                fields={"head_uuid": str},
+                filters=[
+                    ["link_class", "=", "tag"],
+                    ["name", "=", self.tag],
+                    ["head_uuid", "is_a", "arvados#collection"],
+                    *self._filters_for("links", qualified=False),
+                ],
+                select=["uuid", "head_uuid"],
             )
+        # A collection may have a tag more than once.
+        collections = {link["head_uuid"]: link for link in links}
         self.merge(
-            links["items"],
+            collections.values(),
             lambda i: i["head_uuid"],
             lambda a, i: a.collection_locator == i["head_uuid"],
             lambda i: CollectionDirectory(

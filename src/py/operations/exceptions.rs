@@ -20,10 +20,14 @@ use crate::py::nodes::overrides::loaded_class;
 /// | `OSError` with an errno | its own |
 /// | `NotImplementedError` | ENOTSUP |
 /// | `arvados.errors.KeepWriteError`, `NotFoundError` (a block) | EIO, logged in a line |
+/// | what a server or the network did (`apierrors.report_server_failure`) | EIO, logged in a line |
 /// | any other | EIO, logged with its traceback |
 pub fn errno_of(py: Python<'_>, error: PyErr) -> Errno {
     if let Some(errno) = errors::fuse_errno(py, &error) {
         return errno;
+    }
+    if is_server_failure(py, &error) {
+        return Errno::EIO;
     }
     if error.is_instance_of::<PyOSError>(py) {
         let number = error.value(py).getattr("errno").and_then(|n| n.extract::<i32>());
@@ -46,6 +50,13 @@ pub fn errno_of(py: Python<'_>, error: PyErr) -> Errno {
     }
     log_exception(py, "Unhandled exception during FUSE operation", error);
     Errno::EIO
+}
+
+/// Whether a server is to blame; that is logged in a line then.
+fn is_server_failure(py: Python<'_>, error: &PyErr) -> bool {
+    py.import("arvados_fuse.apierrors")
+        .and_then(|m| m.call_method1("report_server_failure", (error.value(py),))?.extract())
+        .unwrap_or(false)
 }
 
 /// The errno that an exception in a handler becomes; see `catch_exceptions`.
