@@ -18,6 +18,10 @@ on a class or an object. What nobody overrides is answered in Rust, mostly witho
 from .collector import patient
 
 with patient():
+    # The first to import the SDK, which reads the user's settings meanwhile.
+    from . import settings  # noqa: F401
+
+    # isort: split
     import arvados
     import arvados.events
     import arvados.keep

@@ -13,6 +13,7 @@ from typing import Any
 import arvados.commands._util as arv_cmd
 
 from ._version import __version__
+from .api_client import DEFAULT_TIMEOUT
 
 
 def _at_least(least: int, parse: Callable[[str], Any] = int) -> Callable[[str], Any]:
@@ -296,6 +297,14 @@ class ArgumentParser(argparse.ArgumentParser):
             dest="disable_event_listening",
             default=False,
             help="Do not subscribe to the cluster's events to hear of changes",
+        )
+        plumbing.add_argument(
+            "--api-timeout",
+            type=_at_least(1, float),
+            default=DEFAULT_TIMEOUT,
+            metavar="SECONDS",
+            help="How long a request to the Arvados API may take in all, however often it is tried "
+            "again, before it is an error (default %(default).0f)",
         )
         plumbing.add_argument(
             "--encoding",

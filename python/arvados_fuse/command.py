@@ -14,7 +14,6 @@ import time
 from typing import Any, NoReturn
 
 import arvados
-import arvados.safeapi
 import daemon
 import llfuse
 from llfuse import _core
@@ -34,13 +33,16 @@ from arvados_fuse import (
     collector,
     crunchstat,
     logfile,
+    listing,
     native,
     signals,
     unsaved,
 )
 from arvados_fuse._version import __version__
+from arvados_fuse.api_client import DEFAULT_TIMEOUT, make_client
 from arvados_fuse.apierrors import explain, is_not_found, secret_part
 from arvados_fuse.arguments import ArgumentParser
+from arvados_fuse.settings import load_settings
 from arvados_fuse.unmount import detach, unmount
 
 __all__ = ["ArgumentParser", "Mount", "main"]
@@ -303,7 +305,7 @@ class Mount:
         self.logger.info("enable write is %s", self.args.enable_write)
 
     def _setup_api(self) -> None:
-        settings = arvados.config.settings()
+        settings = load_settings()
         for name in ("ARVADOS_API_HOST", "ARVADOS_API_TOKEN"):
             if not settings.get(name):
                 raise Exception(
@@ -319,14 +321,15 @@ class Mount:
             disk_cache=self.args.disk_cache,
             disk_cache_dir=self.args.disk_cache_dir,
         )
-        self.api = arvados.safeapi.ThreadSafeApiCache(
+        self.api = make_client(
+            time_limit=getattr(self.args, "api_timeout", DEFAULT_TIMEOUT),
             apiconfig=settings,
             api_params={"num_retries": self.args.retries},
             keep_params={"block_cache": block_cache, "num_retries": self.args.retries},
             version="v1",
         )
         # Better to hear now that the cluster does not answer, or not to this token.
-        self.api.users().current().execute()
+        listing.record(self.api.users().current().execute(), "the user")
 
     def _setup_mount(self) -> None:
         self.operations = Operations(

@@ -63,6 +63,7 @@ def run(cluster: LocalCluster, tmp_path: Path) -> Callable[..., subprocess.Compl
         (["--refresh-time=soon"], "argument --refresh-time: 'soon' is not a whole number"),
         (["--directory-cache=-1"], "argument --directory-cache: '-1' is not a whole number"),
         (["--file-cache=-1"], "argument --file-cache: '-1' is not a whole number"),
+        (["--api-timeout=0"], "argument --api-timeout: '0' is not a number of 1 or more"),
         (["--retries=-1"], "argument --retries: '-1' is not a whole number of 0 or more"),
         (["--crunchstat-interval=-1"], "argument --crunchstat-interval: '-1' is not a number"),
         (["--unmount-timeout=nan"], "argument --unmount-timeout: 'nan' is not a number"),
