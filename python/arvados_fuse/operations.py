@@ -21,10 +21,14 @@ import llfuse
 from llfuse import _core
 
 from . import native
+from .counted_log import counted
+from .event_clients import lasting_clients
 from .handles import FileHandles, Handle
 from .inode_cache import InodeCache
 from .timed import Timed
 from .watched import Watched, WatchedType
+
+_EVENT_TYPES = ("create", "update", "delete")
 
 _logger = logging.getLogger("arvados.arvados_fuse")
 
@@ -202,25 +206,46 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
 
     def listen_for_events(self) -> None:
         """Subscribe to the event bus: what changes there is looked at again here."""
-        self.events = arvados.events.subscribe(
-            self._api_client,
-            [["event_type", "in", ["create", "update", "delete"]]],
-            self.on_event,
-        )
+        with lasting_clients():
+            self.events = arvados.events.subscribe(
+                self._api_client,
+                [["event_type", "in", list(_EVENT_TYPES)]],
+                self.on_event,
+            )
 
     @on_event_time.time()
     @catch_exceptions
     def on_event(self, ev: dict) -> None:
-        """Mark what an event is about as stale, and the projects it left and came to."""
-        if ev.get("event_type") not in ("create", "update", "delete"):
+        """Mark what an event is about as stale, and the projects it left and came to.
+
+        Raises nothing: it would end the client that listens. What is no event is logged and skipped.
+        """
+        try:
+            self._follow_event(ev)
+        except Exception as error:
+            counted.warning(f"an event was skipped: {type(error).__name__}: {error}: {ev!r:.200}")
+
+    def _follow_event(self, ev: dict) -> None:
+        if ev.get("after_gap"):
+            self._follow_gap()
+        if ev.get("event_type") not in _EVENT_TYPES:
             return
+        properties = ev.get("properties") or {}
+        old_owner = (properties.get("old_attributes") or {}).get("owner_uuid")
         with llfuse.lock:
-            properties = ev.get("properties") or {}
-            old_owner = (properties.get("old_attributes") or {}).get("owner_uuid")
             for uuid in (ev["object_uuid"], old_owner, ev.get("object_owner_uuid")):
                 for entry in self.inodes.find_by_uuid(uuid):
-                    entry.invalidate()
-                    self._forget_names(entry)
+                    self._look_again(entry)
+
+    def _follow_gap(self) -> None:
+        """Events may have been missed: look again at everything that they would have told of."""
+        with llfuse.lock:
+            for entry in self.inodes._with_uuid():
+                self._look_again(entry)
+
+    def _look_again(self, entry: Any) -> None:
+        entry.invalidate()
+        self._forget_names(entry)
 
     def _forget_names(self, entry: Any) -> None:
         # The kernel keeps names and attributes for as long as they would have been fresh. It drops

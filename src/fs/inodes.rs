@@ -276,6 +276,12 @@ impl<N: Node> Inodes<N> {
         self.by_uuid.lock().get(uuid).cloned().unwrap_or_default()
     }
 
+    /// All entries that stand for some uuid.
+    #[must_use]
+    pub fn with_uuid(&self) -> Vec<N> {
+        self.by_uuid.lock().values().flatten().cloned().collect()
+    }
+
     fn unlist(&self, uuid: Option<&str>, node: &N) {
         let Some(uuid) = uuid else { return };
         let mut by_uuid = self.by_uuid.lock();

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use pyo3::exceptions::{PyKeyError, PyTypeError};
+use pyo3::exceptions::{PyKeyError, PyTypeError, PyUnicodeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple};
@@ -262,7 +262,12 @@ impl Inodes {
         name: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         if let Some(parent) = Self::known(py, entry)? {
-            notify::invalidate_entry(parent, &self.encode(py, name)?);
+            match self.encode(py, name) {
+                Ok(name) => notify::invalidate_entry(parent, &name),
+                // The kernel was never told of a name that cannot be written.
+                Err(error) if error.is_instance_of::<PyUnicodeError>(py) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -319,6 +324,11 @@ impl Inodes {
             Err(_) => Vec::new(),
         };
         object_list(py, &found)
+    }
+
+    /// The entries that stand for any Arvados uuid.
+    fn _with_uuid<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        object_list(py, &self.core.with_uuid())
     }
 
     /// Always empty: invalidations wait in the notification thread's queue (the module of 2017

@@ -1,0 +1,204 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""The SDK's event clients, made to go on whatever the server does.
+
+The SDK's own end for good with a frame that is no object, and interrupt the whole program where the server
+is away for long. These stand in for them while `arvados.events.subscribe` makes a client for a mount.
+"""
+
+import contextlib
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import arvados.events
+
+from . import listing
+from .apierrors import ServerError, explain
+from .counted_log import counted
+
+#: Shortest and longest pause before connecting again, in seconds.
+_PAUSES = (0.1, 15.0)
+#: A connection that lasted as long, in seconds, was a good one: the next pause is the shortest again.
+_GOOD = 30.0
+
+_SDK_CLIENTS = (arvados.events.EventClient, arvados.events.PollClient)
+_subscribing = threading.Lock()
+
+
+class EventClient(arvados.events.EventClient):
+    """Follows the event bus: connects again for as long as it is not closed.
+
+    The callback is given `{"status": 200}` whenever a subscription begins, with `"after_gap": True` where
+    it is not that of the first connection. The events in the gap are asked for by the last id that was
+    heard, if there is one.
+    """
+
+    # Whether anything came since the last connection. An event that breaks every connection is not
+    # asked for again.
+    _heard = False
+    _connected_again = False
+    last_log_id: int | None
+
+    def run(self) -> None:
+        self.name = f"ArvadosWebsockets-{self.ident}"
+        pause = _PAUSES[0]
+        while not self.is_closed.is_set():
+            began = time.monotonic()
+            self._heard = False
+            reason = self._follow()
+            if not self._heard:
+                self.last_log_id = None
+            if time.monotonic() - began > _GOOD:
+                pause = _PAUSES[0]
+            while not self.is_closed.is_set():
+                counted.warning(f"event bus at {self._place()}: {reason}; connecting again")
+                if self.is_closed.wait(pause * random.uniform(0.5, 1)):
+                    return
+                pause = min(2 * pause, _PAUSES[1])
+                try:
+                    self._connect()
+                    self._connected_again = True
+                    break
+                except Exception as error:
+                    reason = _reason(error)
+
+    def _follow(self) -> str:
+        """Subscribe and pass on what comes; return why it ended."""
+        try:
+            with self._subscribe_lock:
+                for subscription in self.filters:
+                    self._subscribe(subscription, self.last_log_id)
+            for text in self._client:
+                if self.is_closed.is_set():
+                    break
+                self._pass_on(text)
+            return "the connection was closed"
+        except Exception as error:
+            return _reason(error)
+        finally:
+            with contextlib.suppress(Exception):
+                self._client.close_timeout = 1
+                self._client.close()
+
+    def _pass_on(self, text: Any) -> None:
+        try:
+            event = json.loads(text)
+        except (ValueError, RecursionError):
+            event = text
+        if not isinstance(event, dict):
+            counted.warning(f"event bus at {self._place()}: a message that is no event was skipped")
+            return
+        number = event.get("id")
+        if isinstance(number, int) and not isinstance(number, bool):
+            self.last_log_id = number
+            self._heard = True
+        if self._connected_again and event.get("status") == 200:
+            event["after_gap"] = True
+        self.on_event_cb(event)
+
+    def _place(self) -> str:
+        # Behind the question mark is the token.
+        return self.url.partition("?")[0]
+
+
+class PollClient(arvados.events.PollClient):
+    """Polls the API for its log, where there is no event bus; goes on after every failure."""
+
+    def __init__(
+        self,
+        api: Any,
+        filters: Any,
+        on_event: Any,
+        poll_time: float = 15,
+        last_log_id: int | None = None,
+    ) -> None:
+        # Not by the SDK's, which names its own class by the name that stands for this one meanwhile.
+        threading.Thread.__init__(self, name="events-poll", daemon=True)
+        self.api = api
+        self.filters = [filters or []]
+        self.on_event = on_event
+        self.poll_time = poll_time
+        self.last_log_id = last_log_id
+        self._closing = threading.Event()
+        self._closing_lock = threading.RLock()
+
+    def run(self) -> None:
+        self.on_event({"status": 200})
+        after: list | None = None
+        if self.last_log_id is not None:
+            after = ["id", ">", str(self.last_log_id)]
+        failed = False
+        while not self._closing.is_set():
+            try:
+                after = self._newest() if after is None else self._poll(after)
+                if failed:
+                    # Whatever the log says, this was a gap.
+                    failed = False
+                    self.on_event({"status": 200, "after_gap": True})
+            except Exception as error:
+                failed = True
+                counted.warning(f"events cannot be polled: {explain(error)}; trying again")
+            self._closing.wait(max(self.poll_time, _PAUSES[0]))
+
+    def _logs(self, filters: list, order: str, limit: int) -> list[dict]:
+        answer = (
+            self.api.logs()
+            .list(filters=filters, order=order, limit=limit, count="none")
+            .execute(num_retries=0)
+        )
+        return listing.page(answer, "events", {"id": int})
+
+    def _newest(self) -> list:
+        """Return the filter behind the last event until now."""
+        # A cluster's log is long; two hours allow for clocks that differ.
+        recent = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 7200))
+        after = ["created_at", ">=", recent]
+        logs = self._logs([after], "id desc", 1)
+        return ["id", ">", str(logs[0]["id"])] if logs else after
+
+    def _poll(self, after: list) -> list:
+        """Pass on what passes the filter, in order; return the filter behind it."""
+        newest = 0
+        for subscription in self.filters:
+            last, behind = 0, after
+            while logs := self._logs([*subscription, behind], "id asc", 1000):
+                if logs[-1]["id"] <= last:
+                    raise ServerError("the same page of events came over and over")
+                for log in logs:
+                    if self._closing.is_set():
+                        return after
+                    self.on_event(log)
+                last = logs[-1]["id"]
+                behind = ["id", ">", str(last)]
+            newest = max(newest, last)
+        return ["id", ">", str(newest)] if newest else after
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def lasting_clients() -> Iterator[None]:
+    """Have `arvados.events.subscribe` make these clients, unless a program put others in their place."""
+    with _subscribing:
+        names = ("EventClient", "PollClient")
+        ours = (EventClient, PollClient)
+        swapped = [
+            (name, sdk, own)
+            for name, sdk, own in zip(names, _SDK_CLIENTS, ours, strict=True)
+            if getattr(arvados.events, name) is sdk
+        ]
+        for name, _, own in swapped:
+            setattr(arvados.events, name, own)
+        try:
+            yield
+        finally:
+            for name, sdk, _ in swapped:
+                setattr(arvados.events, name, sdk)
