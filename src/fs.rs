@@ -25,6 +25,7 @@ pub mod node;
 pub mod operations;
 pub mod removal;
 pub mod state;
+pub mod told;
 
 pub use attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs, Timestamp};
 pub use errno::Errno;

@@ -22,6 +22,7 @@ use super::handles::{Handle, Handles};
 use super::inodes::Inodes;
 use super::metrics::Metrics;
 use super::node::{Halt, Node, Outcome, Read};
+use super::told::Told;
 
 pub use listing::Cursor;
 
@@ -87,7 +88,13 @@ pub struct Operations<N: Node> {
     /// What was answered, how often, in what time.
     pub metrics: Metrics,
     codec: Box<dyn Codec>,
+    /// Names that are left out of listings, and were logged.
+    left_out: Told,
 }
+
+/// The longest name, in bytes (`NAME_MAX` of limits.h, which is what statfs(2) tells): readdir(3) has
+/// no room for a longer one.
+const NAME_MAX: usize = 255;
 
 impl<N: Node> Operations<N> {
     /// A file system over `inodes`, whose entry number 1 is the root.
@@ -104,7 +111,19 @@ impl<N: Node> Operations<N> {
             counters: Arc::default(),
             metrics: Metrics::default(),
             codec,
+            left_out: Told::default(),
         }
+    }
+
+    /// The text of a name from the kernel.
+    ///
+    /// # Errors
+    /// `ENAMETOOLONG`; `EILSEQ` where the bytes are no text in the mount's encoding.
+    fn decode(&self, name: &[u8]) -> Outcome<String> {
+        if name.len() > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
+        self.codec.decode(name)
     }
 
     fn node(&self, ino: Ino) -> Outcome<N> {
@@ -206,9 +225,9 @@ impl<N: Node> Operations<N> {
     /// Finds a name in a directory, and counts a kernel reference on what it leads to.
     ///
     /// # Errors
-    /// `ENOENT`; what the nodes answer.
+    /// `ENOENT`, `ENAMETOOLONG`; what the nodes answer.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
-        let name = match self.codec.decode(name) {
+        let name = match self.decode(name) {
             // No name of ours has such bytes.
             Err(Halt::Errno(Errno::EILSEQ)) => return Err(Errno::ENOENT.into()),
             name => name?,
@@ -389,7 +408,7 @@ impl<N: Node> Operations<N> {
     /// Keep tells no size and no limit.
     #[must_use]
     pub fn statfs(&self) -> StatFs {
-        StatFs { bsize: 128 * 1024, namemax: 255, ..StatFs::default() }
+        StatFs { bsize: 128 * 1024, namemax: NAME_MAX as u32, ..StatFs::default() }
     }
 
     /// Everybody whom the kernel lets through may read; nobody may write to a read-only mount.

@@ -516,7 +516,7 @@ impl Operations {
 
     /// Answers a request for what Keep cannot express.
     fn _unsupported(&self, py: Python<'_>) -> PyResult<()> {
-        self.run(py, |core| core.unsupported(Errno::ENOSYS))
+        self.run(py, |core| core.unsupported(Errno::EPERM))
     }
 }
 

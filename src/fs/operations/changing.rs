@@ -90,7 +90,7 @@ impl<N: Node> Operations<N> {
         name: &[u8],
         make: impl Fn(&N, &str) -> Outcome<()>,
     ) -> Outcome<(N, N)> {
-        let name = self.codec.decode(name)?;
+        let name = self.decode(name)?;
         let directory = self.writable_directory(parent)?;
         make(&directory, &name)?;
         // The directory adds the entry itself, told by its collection or found in its project.
@@ -110,7 +110,7 @@ impl<N: Node> Operations<N> {
     /// # Errors
     /// As [`Operations::writable_directory`]; what the directory answers.
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
-        let name = self.codec.decode(name)?;
+        let name = self.decode(name)?;
         self.writable_directory(parent)?.unlink(&name)
     }
 
@@ -119,7 +119,7 @@ impl<N: Node> Operations<N> {
     /// # Errors
     /// As [`Operations::writable_directory`]; what the directory answers.
     pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
-        let name = self.codec.decode(name)?;
+        let name = self.decode(name)?;
         self.writable_directory(parent)?.rmdir(&name)
     }
 
@@ -134,7 +134,7 @@ impl<N: Node> Operations<N> {
         new_parent: Ino,
         new_name: &[u8],
     ) -> Outcome<()> {
-        let (old, new) = (self.codec.decode(name)?, self.codec.decode(new_name)?);
+        let (old, new) = (self.decode(name)?, self.decode(new_name)?);
         let source = self.writable_directory(parent)?;
         let target = self.writable_directory(new_parent)?;
         target.rename(&old, &new, &source)

@@ -4,7 +4,7 @@
 
 //! Listing directories.
 
-use super::{Fh, Handle, Ino, Node, Operations, Outcome};
+use super::{Fh, Halt, Handle, Ino, NAME_MAX, Node, Operations, Outcome};
 use crate::fs::errno::Errno;
 use crate::fs::filesystem::DirSink;
 use crate::fs::handles::Listed;
@@ -83,6 +83,22 @@ impl<N: Node> Operations<N> {
         Ok(())
     }
 
+    /// The bytes of a name in a listing. One that cannot be a file's name here is left out, so that the
+    /// others are listed, and logged.
+    fn listed_name(&self, ino: Ino, name: &str) -> Outcome<Option<Vec<u8>>> {
+        let problem = match self.codec.encode(name) {
+            Ok(encoded) if encoded.len() <= NAME_MAX => return Ok(Some(encoded)),
+            Ok(_) => "it is longer than 255 bytes",
+            Err(Halt::Errno(Errno::EILSEQ)) => "the mount's encoding has no such characters",
+            Err(halt) => return Err(halt),
+        };
+        if self.left_out.is_new((ino.0, name)) {
+            let start: String = name.chars().take(60).collect();
+            log::warn!(target: "arvados.arvados_fuse", "name {start:?} is not listed: {problem}");
+        }
+        Ok(None)
+    }
+
     fn list_one(
         &self,
         ino: Ino,
@@ -93,7 +109,7 @@ impl<N: Node> Operations<N> {
         sink: &mut DirSink<'_>,
     ) -> Outcome<bool> {
         let attr = self.attr_of(ino, node)?;
-        let encoded = self.codec.encode(name)?;
+        let Some(encoded) = self.listed_name(ino, name)? else { return Ok(true) };
         let counts = referenced && name != "." && name != "..";
         if counts && !self.inodes.reference(ino.0, node)? {
             return Ok(true);

@@ -5,7 +5,7 @@
 //! Changing what a directory lists, entry by entry, and telling the kernel.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -14,6 +14,7 @@ use super::any_node::AnyNode;
 use super::directory::DirectoryNode;
 use super::node::{NodeCore, core_of};
 use crate::fs::dentries::Dentries;
+use crate::fs::told::Told;
 use crate::py::clock;
 
 fn core(directory: &Bound<'_, DirectoryNode>) -> PyResult<Arc<NodeCore>> {
@@ -22,6 +23,37 @@ fn core(directory: &Bound<'_, DirectoryNode>) -> PyResult<Arc<NodeCore>> {
 
 fn table(directory: &Bound<'_, DirectoryNode>) -> PyResult<Arc<Dentries<AnyNode>>> {
     core(directory)?.entries().ok_or_else(|| PyTypeError::new_err("not a directory"))
+}
+
+static LEFT_OUT: LazyLock<Told> = LazyLock::new(Told::default);
+
+/// Logs, once, what became of a name in a listing.
+fn tell(directory: &Bound<'_, DirectoryNode>, name: &str, what: &str) {
+    let uuid = directory.call_method0("uuid").and_then(|uuid| uuid.extract::<String>());
+    let uuid = uuid.unwrap_or_default();
+    if LEFT_OUT.is_new((&uuid, name, what)) {
+        let start: String = name.chars().take(60).collect();
+        let place = if uuid.is_empty() { String::new() } else { format!(" in {uuid}") };
+        log::warn!(target: "arvados.arvados_fuse", "name {start:?}{place} {what}");
+    }
+}
+
+/// The name of a file that an item is shown as; None for one that is not shown. What is no text (a lone
+/// surrogate, a number) can be no name: it is left out, so that the others are shown.
+fn file_name(
+    directory: &Bound<'_, DirectoryNode>,
+    dirty: &Bound<'_, PyAny>,
+) -> PyResult<Option<String>> {
+    if dirty.is_none() {
+        return Ok(None);
+    }
+    if dirty.extract::<String>().is_err() {
+        let shown = dirty.repr().and_then(|repr| repr.extract::<String>());
+        tell(directory, &shown.unwrap_or_default(), "is not listed: it is no text");
+        return Ok(None);
+    }
+    let name: Option<String> = directory.call_method1("sanitize_filename", (dirty,))?.extract()?;
+    Ok(name.filter(|name| !name.is_empty()))
 }
 
 /// See `Directory.merge`.
@@ -40,12 +72,14 @@ pub fn merge(
     let cache = inodes.getattr("inode_cache")?;
     let own_inode = directory.getattr("inode")?;
     let mut wanted = Vec::new();
+    let mut names = HashSet::new();
     for item in items.try_iter()? {
         let item = item?;
-        let name: Option<String> =
-            directory.call_method1("sanitize_filename", (name_of.call1((&item,))?,))?.extract()?;
-        if let Some(name) = name.filter(|n| !n.is_empty()) {
+        let Some(name) = file_name(directory, &name_of.call1((&item,))?)? else { continue };
+        if names.insert(name.clone()) {
             wanted.push((name, item));
+        } else {
+            tell(directory, &name, "is what more than one would be called: the first is shown");
         }
     }
     let (core, table) = (core(directory)?, table(directory)?);

@@ -177,7 +177,7 @@ impl FileSystem for Served {
         if self.overrides.has(Op::Symlink) {
             return self.python.symlink(caller, parent, name, target);
         }
-        self.native(Op::Symlink, |core| core.unsupported(Errno::ENOSYS))
+        self.native(Op::Symlink, |core| core.unsupported(Errno::EPERM))
     }
 
     fn rename(
@@ -198,7 +198,7 @@ impl FileSystem for Served {
         if self.overrides.has(Op::Link) {
             return self.python.link(caller, ino, new_parent, new_name);
         }
-        self.native(Op::Link, |core| core.unsupported(Errno::ENOSYS))
+        self.native(Op::Link, |core| core.unsupported(Errno::EPERM))
     }
 
     fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
