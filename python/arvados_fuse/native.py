@@ -17,6 +17,7 @@ from typing import Any
 import arvados.arvfile
 import arvados.collection
 import arvados.keep
+import arvados.util
 import llfuse
 from llfuse import _core
 
@@ -158,6 +159,7 @@ def reader_for(keep: Any) -> Any:
             services,
             token=getattr(keep, "api_token", None) or "",
             insecure=bool(keep.insecure),
+            ca_file=arvados.util.ca_certs_path(),
             num_retries=getattr(keep, "num_retries", 0),
             timeout=_limits(keep, keep.timeout, keep.DEFAULT_TIMEOUT),
             proxy_timeout=_limits(keep, keep.proxy_timeout, keep.DEFAULT_PROXY_TIMEOUT),

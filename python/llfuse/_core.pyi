@@ -351,6 +351,7 @@ class KeepReader:
         *,
         token: str,
         insecure: bool,
+        ca_file: str | None,
         num_retries: int,
         timeout: tuple[float, float, float],
         proxy_timeout: tuple[float, float, float],

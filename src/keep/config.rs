@@ -4,6 +4,7 @@
 
 //! What a Keep client is told when it is made. Defaults are those of the Arvados SDK 3.2.
 
+use super::proxy::Proxies;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,8 +19,10 @@ pub struct Config {
     /// Accept any TLS certificate: ARVADOS_API_HOST_INSECURE.
     pub insecure: bool,
     /// PEM file of the authorities to trust. `None`: as the SDK, the first that exists of
-    /// $SSL_CERT_FILE, Arvados' own file, the system's; else the platform's store.
+    /// $SSL_CERT_FILE, Arvados' own file, the system's; else OpenSSL's own.
     pub ca_file: Option<PathBuf>,
+    /// Proxies to the services. `None`: those of the environment, when the first block is fetched.
+    pub proxies: Option<Proxies>,
     /// KEEP_LOCAL_STORE: a folder with one file for each block, asked instead of any service.
     pub local_store: Option<PathBuf>,
     /// The block cache.
@@ -88,6 +91,7 @@ impl Default for Config {
             token: String::new(),
             insecure: false,
             ca_file: None,
+            proxies: None,
             local_store: None,
             cache: CacheConfig::default(),
             num_retries: 10,

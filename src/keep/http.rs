@@ -5,16 +5,26 @@
 //! HTTP to one service: connections, TLS, time-outs, and a body that is checked as it comes.
 
 use super::config::{Config, Timeouts};
+use super::connect::{ConnectError, Connector, told};
 use super::counters::Counters;
 use super::error::Answer;
 use super::hashing::{Digesting, HashHandle};
+use super::proxy::{Proxies, Scheme};
 use super::storage::{Sink, Stored};
+use super::tls::Tls;
 use crate::types::Locator;
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT,
+};
+use http::{Request, Response, Uri};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Body, Incoming};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Certificate, Client, Response};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -22,8 +32,6 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// Bytes gathered before they are handed to the hashing threads.
 const PIECE: usize = 256 << 10;
-/// As the SDK asks of its sockets.
-const KEEPALIVE: Duration = Duration::from_secs(75);
 /// The span that bandwidth is averaged over before it counts as slow or not.
 const PACE: Duration = Duration::from_secs(1);
 /// Bodies received at the same time beyond their first [`UNCOUNTED`] bytes, so that memory stays
@@ -34,13 +42,19 @@ const UNCOUNTED: usize = 1 << 20;
 /// A body this quiet gives up its turn.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// Connections to the services of one client.
+/// How long a connection that nobody uses is kept.
+const IDLE: Duration = Duration::from_secs(90);
+
+type Requests = Client<Connector, Empty<Bytes>>;
+
+/// Connections to the services of one client. A redirect is an answer like any other: the token
+/// goes to the services that the cluster lists, and to nobody else.
 pub(super) struct Http {
     headers: HeaderMap,
-    insecure: bool,
-    authorities: Vec<Certificate>,
+    tls: Tls,
+    proxies: Proxies,
     /// One pool of connections for each time to connect.
-    clients: Mutex<HashMap<Duration, Client>>,
+    clients: Mutex<HashMap<Duration, Requests>>,
     receiving: Semaphore,
     pool: HashHandle,
     counters: Arc<Counters>,
@@ -55,16 +69,13 @@ impl Http {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, token);
         headers.insert(ACCEPT, HeaderValue::from_static("application/octet-stream"));
-        // Whichever library of the process was first: all providers do.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let authorities = match config.ca_file.clone().or_else(authorities_file) {
-            Some(file) if !config.insecure => certificates(&file)?,
-            _ => Vec::new(),
-        };
+        let agent = concat!("arvados_fuse/", env!("CARGO_PKG_VERSION"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        let authorities = config.ca_file.clone().or_else(authorities_file);
         Ok(Http {
             headers,
-            insecure: config.insecure,
-            authorities,
+            tls: Tls::new(authorities.as_deref(), config.insecure)?,
+            proxies: config.proxies.clone().unwrap_or_else(Proxies::from_env),
             clients: Mutex::default(),
             receiving: Semaphore::new(RECEIVING),
             pool,
@@ -72,28 +83,36 @@ impl Http {
         })
     }
 
-    fn client(&self, connect: Duration) -> Result<Client, Answer> {
-        let mut clients = self.clients.lock();
-        if let Some(client) = clients.get(&connect) {
-            return Ok(client.clone());
+    fn client(&self, connect: Duration) -> Requests {
+        let make = || {
+            let connector = Connector::new(self.tls.clone(), self.proxies.clone(), connect);
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(IDLE)
+                .build(connector)
+        };
+        self.clients.lock().entry(connect).or_insert_with(make).clone()
+    }
+
+    fn request(
+        &self,
+        root: &str,
+        locator: &Locator,
+        request_id: &str,
+    ) -> Result<Request<Empty<Bytes>>, String> {
+        let uri: Uri = format!("{root}{locator}").parse().map_err(|_| "not a URL".to_string())?;
+        let proxy = self.proxies.for_uri(&uri)?;
+        let secure = uri.scheme_str() == Some("https");
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = uri;
+        *request.headers_mut() = self.headers.clone();
+        let id = HeaderValue::from_str(request_id).map_err(|error| error.to_string())?;
+        request.headers_mut().insert("X-Request-Id", id);
+        let asked = proxy.filter(|proxy| !secure && proxy.scheme == Scheme::Http);
+        if let Some(value) = asked.and_then(|proxy| proxy.authorization()) {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, value);
         }
-        let mut builder = Client::builder()
-            .default_headers(self.headers.clone())
-            .user_agent(concat!("arvados_fuse/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .http1_only()
-            .connect_timeout(connect)
-            .tcp_nodelay(true)
-            .tcp_keepalive(KEEPALIVE)
-            .tcp_keepalive_interval(KEEPALIVE)
-            .tls_danger_accept_invalid_certs(self.insecure);
-        if !self.authorities.is_empty() {
-            builder = builder.tls_certs_only(self.authorities.iter().cloned());
-        }
-        let client = builder.build().map_err(|error| Answer::Broken(reason(&error)))?;
-        clients.insert(connect, client.clone());
-        Ok(client)
+        Ok(request)
     }
 
     /// Asks one service for a block: exactly its bytes, in the sink, or what went wrong.
@@ -105,21 +124,15 @@ impl Http {
         limits: Timeouts,
         sink: Sink,
     ) -> Result<Stored, Answer> {
-        let request = self
-            .client(limits.connect)?
-            .get(format!("{root}{locator}"))
-            .header("X-Request-Id", request_id);
+        let request = self.request(root, locator, request_id).map_err(Answer::Broken)?;
         let patience = limits.connect + limits.read;
-        let response = match timeout(patience, request.send()).await {
+        let sent = self.client(limits.connect).request(request);
+        let response = match timeout(patience, sent).await {
             Err(_) => {
                 let why = format!("no answer in {} s", patience.as_secs_f64());
                 return Err(Answer::TimedOut(why));
             }
-            Ok(Err(error)) if error.is_timeout() => {
-                let why = format!("no connection in {} s", limits.connect.as_secs_f64());
-                return Err(Answer::TimedOut(why));
-            }
-            Ok(Err(error)) => return Err(Answer::Broken(reason(&error))),
+            Ok(Err(error)) => return Err(broken(&error)),
             Ok(Ok(response)) => response,
         };
         let status = response.status();
@@ -131,13 +144,14 @@ impl Http {
 
     async fn receive(
         &self,
-        mut response: Response,
+        response: Response<Incoming>,
         locator: &Locator,
         limits: Timeouts,
         mut sink: Sink,
     ) -> Result<Stored, Answer> {
         let size = locator.size() as usize;
-        if let Some(length) = response.content_length().filter(|length| *length != size as u64) {
+        let mut body = response.into_body();
+        if let Some(length) = body.size_hint().exact().filter(|length| *length != size as u64) {
             return Err(Answer::Corrupt(format!("a body of {length} bytes instead of {size}")));
         }
         let mut digesting = None;
@@ -148,15 +162,19 @@ impl Http {
         let (mut received, mut piece, mut gathered) = (0, Vec::new(), 0);
         loop {
             let quiet = if turn.is_some() { Instant::now() + QUIET } else { pace.end() };
-            let chunk = match timeout_at(quiet.min(pace.end()), response.chunk()).await {
+            let chunk = match timeout_at(quiet.min(pace.end()), body.frame()).await {
                 Err(_) if Instant::now() >= pace.end() => return Err(pace.too_slow(received)),
                 Err(_) => {
                     turn = None;
                     continue;
                 }
-                Ok(Err(error)) => return Err(Answer::Broken(reason(&error))),
-                Ok(Ok(None)) => break,
-                Ok(Ok(Some(chunk))) => chunk,
+                Ok(None) => break,
+                Ok(Some(Err(error))) => return Err(broken(&error)),
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(chunk) => chunk,
+                    // Trailers say nothing about a block.
+                    Err(_) => continue,
+                },
             };
             received += chunk.len();
             self.counters.downloaded(chunk.len());
@@ -239,18 +257,17 @@ impl Pace {
     }
 }
 
-/// The causes of an error in one line, without the URL: it holds the block's signature.
-fn reason(error: &reqwest::Error) -> String {
-    let mut cause = std::error::Error::source(error);
-    let mut text = String::new();
+/// What an error of a connection comes to.
+fn broken(error: &(dyn std::error::Error + 'static)) -> Answer {
+    let mut cause = Some(error);
     while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = if text.is_empty() { next } else { format!("{text}: {next}") };
+        match error.downcast_ref() {
+            Some(ConnectError::TimedOut(_)) => return Answer::TimedOut(error.to_string()),
+            Some(ConnectError::Failed(why)) => return Answer::Broken(why.clone()),
+            None => cause = error.source(),
         }
-        cause = error.source();
     }
-    if text.is_empty() { "the request failed".into() } else { text }
+    Answer::Broken(told(error))
 }
 
 /// Where the SDK finds its authorities.
@@ -262,9 +279,4 @@ fn authorities_file() -> Option<PathBuf> {
         "/etc/pki/tls/certs/ca-bundle.crt",
     ];
     named.into_iter().chain(usual.map(PathBuf::from)).find(|path| path.exists())
-}
-
-fn certificates(file: &Path) -> Result<Vec<Certificate>, String> {
-    let pem = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    Certificate::from_pem_bundle(&pem).map_err(|error| format!("{}: {error}", file.display()))
 }

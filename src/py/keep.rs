@@ -66,16 +66,17 @@ impl KeepReader {
 impl KeepReader {
     /// `services(refresh)` lists the services as tuples of uuid, root URL and service type.
     /// `timeout` and `proxy_timeout` are (seconds to connect, seconds to wait, bytes a second).
-    /// `disk_cache_dir` is None for a cache in memory; `cache_max` is in bytes, `max_slots` in
+    /// `ca_file` has the certificates of the authorities to trust. `disk_cache_dir` is None for a cache in memory; `cache_max` is in bytes, `max_slots` in
     /// blocks.
     #[new]
-    #[pyo3(signature = (services, *, token, insecure, num_retries, timeout, proxy_timeout,
+    #[pyo3(signature = (services, *, token, insecure, ca_file, num_retries, timeout, proxy_timeout,
         local_store, disk_cache_dir, cache_max, max_slots))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         services: Py<PyAny>,
         token: String,
         insecure: bool,
+        ca_file: Option<PathBuf>,
         num_retries: u32,
         timeout: Limits,
         proxy_timeout: Limits,
@@ -87,6 +88,7 @@ impl KeepReader {
         let config = Config {
             token,
             insecure,
+            ca_file,
             num_retries,
             timeouts: timeout.into(),
             proxy_timeouts: proxy_timeout.into(),
