@@ -19,9 +19,10 @@ command -v dpkg-query >/dev/null || fail "this needs Debian or one of its kind: 
 
 # What each package is for: venv for the environment, gcc and libc6-dev to link, fuse3 for fusermount3
 # (mounting without root, unmounting), libfuse, Python's headers and pkg-config to build
-# arvados-llfuse, with which the release runs in tests, curl for the benchmark, the rest are the programs
+# arvados-llfuse, with which the release runs in tests, make and perl to build OpenSSL, openssl for
+# certificates in tests, curl for the benchmark, the rest are the programs
 # that tests run on a mount.
-wanted=(python3-venv python3-dev fuse3 libfuse-dev pkg-config attr rsync sqlite3 git gcc libc6-dev procps curl)
+wanted=(python3-venv python3-dev fuse3 libfuse-dev pkg-config attr rsync sqlite3 git gcc libc6-dev make perl openssl procps curl)
 missing=()
 for package in "${wanted[@]}"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")

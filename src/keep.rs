@@ -22,6 +22,7 @@ mod flight;
 mod hashing;
 mod http;
 mod local_store;
+mod progress;
 mod proxy;
 mod readahead;
 mod rendezvous;

@@ -38,8 +38,13 @@ pub struct Config {
     pub backoff: Duration,
     /// The longest time between two rounds.
     pub max_backoff: Duration,
+    /// Time in which nothing of a block arrives, from whichever service, all rounds included; then
+    /// its readers get an error.
+    pub patience: Duration,
     /// Total time for one block, all rounds included; then its readers get an error.
     pub deadline: Duration,
+    /// Readers that wait so long with nothing arriving are told of in the log.
+    pub notice: Duration,
     /// Blocks fetched ahead at the same time, at most; without a folder for the cache also no more
     /// than fit into memory.
     pub prefetches: usize,
@@ -99,7 +104,9 @@ impl Default for Config {
             proxy_timeouts: Timeouts { connect: Duration::from_secs(20), ..timeouts },
             backoff: Duration::from_secs(2),
             max_backoff: Duration::from_secs(60),
+            patience: Duration::from_secs(120),
             deadline: Duration::from_secs(15 * 60),
+            notice: Duration::from_secs(7),
             prefetches: 8,
             hash_threads: 0,
             request_id: None,

@@ -6,6 +6,7 @@
 //!
 //! Messages carry the block's hash and size, never its signature, and never the token.
 
+use crate::report::{self, phrases};
 use crate::types::Md5;
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +35,18 @@ impl Answer {
                     && !matches!(status, 408 | 409 | 423 | 429 | 500 | 502..=504)
             }
             Answer::Broken(_) | Answer::TimedOut(_) | Answer::Corrupt(_) => false,
+        }
+    }
+}
+
+impl Answer {
+    /// The answer without what differs from block to block.
+    fn kind(&self) -> String {
+        match self {
+            Answer::Status(status) => status.to_string(),
+            Answer::Broken(why) => why.clone(),
+            Answer::TimedOut(_) => "slow".into(),
+            Answer::Corrupt(_) => "corrupt".into(),
         }
     }
 }
@@ -109,6 +122,30 @@ impl KeepError {
     /// What kind of failure it is.
     pub fn failure(&self) -> Failure {
         self.0.failure
+    }
+
+    /// What crunch-run and the owner of a container are told: see [`crate::report`]. A block that
+    /// no service has or gives out is the SDK's `NotFoundError`, anything else its `KeepReadError`.
+    pub fn phrase(&self) -> &'static str {
+        match self.0.failure {
+            Failure::NotFound | Failure::Forbidden => phrases::BLOCK_NOT_FOUND,
+            Failure::Corrupt
+            | Failure::Timeout
+            | Failure::Server
+            | Failure::NoServices
+            | Failure::ShutDown => phrases::UNHANDLED,
+        }
+    }
+
+    /// Says it in the log: a failure like one of the last minute is only counted.
+    pub fn report(&self) {
+        let inner = &*self.0;
+        let mut kind = format!("{:?} {}", inner.failure, inner.note);
+        for (root, answer) in &inner.answers {
+            kind.push_str(root);
+            kind.push_str(&answer.kind());
+        }
+        report::report_as(log::Level::Error, &kind, &format!("{}: {self}", self.phrase()));
     }
 
     /// The last answer of each service that was asked, by its root URL, in the order asked.

@@ -8,9 +8,11 @@ use super::config::Config;
 use super::error::{Answer, Attempts, Failure, KeepError};
 use super::http::Http;
 use super::local_store;
+use super::progress::Progress;
 use super::rendezvous::probe_order;
 use super::service::{Service, ServiceType, Services};
 use super::storage::{Storage, Stored};
+use crate::report::{report, report_as};
 use crate::types::Locator;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,10 +56,16 @@ impl Fetcher {
     ) -> Result<Stored, KeepError> {
         let start = Instant::now();
         let mut attempts = Attempts { request_id: self.request_id(), ..Attempts::default() };
-        let rounds = self.rounds(locator, &mut attempts, wanted);
-        let outcome = match tokio::time::timeout(self.config.deadline, rounds).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err((Failure::Timeout, "deadline passed".into())),
+        let progress = Progress::new();
+        let block = format!("{}+{}", locator.md5(), locator.size());
+        let Config { notice, patience, deadline, .. } = self.config;
+        let outcome = tokio::select! {
+            outcome = self.rounds(locator, &mut attempts, &wanted, &progress) => outcome,
+            obstacle = progress.watch(&block, notice, patience, &wanted) => {
+                let note = format!("nothing came for {} s: {obstacle}", patience.as_secs_f64());
+                Err((Failure::Timeout, note))
+            }
+            () = tokio::time::sleep(deadline) => Err((Failure::Timeout, "deadline passed".into())),
         };
         attempts.took = start.elapsed();
         outcome.map_err(|(failure, note)| {
@@ -70,6 +78,7 @@ impl Fetcher {
         locator: &Locator,
         attempts: &mut Attempts,
         wanted: impl Fn() -> bool,
+        progress: &Progress,
     ) -> Result<Stored, (Failure, String)> {
         if let Some(dir) = self.config.local_store.clone() {
             return local_store::read(dir, locator.clone()).await.map(Stored::Memory);
@@ -79,11 +88,15 @@ impl Fetcher {
         for round in 0..=self.config.num_retries {
             let next = Instant::now() + wait.mul_f64(1.0 - 0.1 * fastrand::f64());
             attempts.rounds = round + 1;
+            progress.stands_at("the API", "the list of Keep services is asked for");
             match self.services(round > 0).await {
-                Err(error) => note = error,
+                Err(error) => {
+                    progress.stands_at("no list of Keep services", &error);
+                    note = error;
+                }
                 Ok(services) => {
                     note.clear();
-                    match self.round(locator, &services, attempts, round).await {
+                    match self.round(locator, &services, attempts, round, progress).await {
                         Some(stored) => return Ok(stored),
                         None if attempts.all_final() => break,
                         None => {}
@@ -106,6 +119,7 @@ impl Fetcher {
         services: &[Service],
         attempts: &mut Attempts,
         round: u32,
+        progress: &Progress,
     ) -> Option<Stored> {
         let proxy = services.iter().any(|service| service.kind == ServiceType::Proxy);
         let mut limits = if proxy { self.config.proxy_timeouts } else { self.config.timeouts };
@@ -119,19 +133,17 @@ impl Fetcher {
             }
             let id = &attempts.request_id;
             let sink = self.storage.sink(locator);
-            match self.http.get(&root, locator, id, limits, sink).await {
+            progress.stands_at(&root, "no answer yet");
+            match self.http.get(&root, locator, id, limits, sink, progress).await {
                 Ok(stored) => return Some(stored),
                 Err(answer) => {
-                    let level = match answer {
-                        Answer::Corrupt(_) => log::Level::Warn,
-                        _ => log::Level::Debug,
-                    };
-                    log::log!(
-                        level,
-                        "[{id}] {root}: block {}+{}: {answer}",
-                        locator.md5(),
-                        locator.size()
-                    );
+                    let (md5, size) = (locator.md5(), locator.size());
+                    let text = format!("[{id}] {root}: block {md5}+{size}: {answer}");
+                    match answer {
+                        Answer::Corrupt(_) => report_as(log::Level::Warn, &root, &text),
+                        _ => log::debug!("{text}"),
+                    }
+                    progress.stands_at(&root, &answer.to_string());
                     attempts.record(&root, answer);
                 }
             }
@@ -170,7 +182,7 @@ impl Fetcher {
                     Ok(Err(error)) => error.to_string(),
                     _ => "listing the Keep services panicked".into(),
                 };
-                log::warn!("no list of Keep services: {why}");
+                report(log::Level::Warn, &format!("no list of Keep services: {why}"));
                 known.as_ref().map(|(list, _)| list.clone()).ok_or(why)
             }
         }

@@ -9,6 +9,7 @@ use super::connect::{ConnectError, Connector, told};
 use super::counters::Counters;
 use super::error::Answer;
 use super::hashing::{Digesting, HashHandle};
+use super::progress::Progress;
 use super::proxy::{Proxies, Scheme};
 use super::storage::{Sink, Stored};
 use super::tls::Tls;
@@ -123,6 +124,7 @@ impl Http {
         request_id: &str,
         limits: Timeouts,
         sink: Sink,
+        progress: &Progress,
     ) -> Result<Stored, Answer> {
         let request = self.request(root, locator, request_id).map_err(Answer::Broken)?;
         let patience = limits.connect + limits.read;
@@ -139,7 +141,7 @@ impl Http {
         if !status.is_success() {
             return Err(Answer::Status(status.as_u16()));
         }
-        self.receive(response, locator, limits, sink).await
+        self.receive(response, locator, limits, sink, progress).await
     }
 
     async fn receive(
@@ -148,6 +150,7 @@ impl Http {
         locator: &Locator,
         limits: Timeouts,
         mut sink: Sink,
+        progress: &Progress,
     ) -> Result<Stored, Answer> {
         let size = locator.size() as usize;
         let mut body = response.into_body();
@@ -177,6 +180,7 @@ impl Http {
                 },
             };
             received += chunk.len();
+            progress.moved();
             self.counters.downloaded(chunk.len());
             if received > size {
                 return Err(Answer::Corrupt(format!("more than {size} bytes")));

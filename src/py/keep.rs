@@ -118,6 +118,9 @@ impl KeepReader {
 
     /// Ends its threads; whoever waits for a block gets an error. It cannot be used again.
     fn shutdown(&self, py: Python<'_>) {
-        py.detach(|| self.client.shutdown());
+        py.detach(|| {
+            self.client.shutdown();
+            crate::report::flush();
+        });
     }
 }

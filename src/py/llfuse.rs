@@ -55,6 +55,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(posix::listdir, m)?)?;
     m.add_function(wrap_pyfunction!(posix::setxattr, m)?)?;
     m.add_function(wrap_pyfunction!(posix::getxattr, m)?)?;
+    m.add_function(wrap_pyfunction!(logging::report, m)?)?;
     m.add_function(wrap_pyfunction!(logging::set_log_level, m)?)?;
     logging::install(m.py())
 }

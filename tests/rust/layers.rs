@@ -66,6 +66,7 @@ fn no_layer_names_one_above_it() {
         ("collection", vec!["py", "fuse", "fs"]),
         ("keep", vec!["py", "fuse", "fs", "collection"]),
         ("manifest", vec!["py", "fuse", "fs", "collection"]),
+        ("report", vec!["py", "fuse", "fs", "collection", "keep", "manifest", "types"]),
         ("types", vec!["py", "fuse", "fs", "collection", "keep", "manifest"]),
     ];
     for (file, number, code) in code_lines() {

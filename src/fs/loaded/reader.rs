@@ -19,6 +19,7 @@ use crate::collection::{BlockId, NodeId, Piece, Tree};
 use crate::fs::errno::Errno;
 use crate::fs::node::{Bytes, Deliver, Outcome, Read, Reader};
 use crate::keep::{Block, Failure, KeepClient, KeepError, Priority, ReadAhead, Stale};
+use crate::report::{phrases, report};
 
 /// How often a read is begun again because a cache file was changed under it.
 const ATTEMPTS: u32 = 4;
@@ -270,7 +271,8 @@ impl<O: Owner> Wanted<O> {
                 Ok(data) => return deliver(Ok(data)),
                 Err(Stale) if self.attempts > 0 => return self.fetch(deliver),
                 Err(Stale) => {
-                    log::error!("a block's file in the cache is changed again and again");
+                    let what = "a block's file in the cache is changed again and again";
+                    report(log::Level::Error, &format!("{}: {what}", phrases::UNHANDLED));
                     return deliver(Err(Errno::EIO));
                 }
             },
@@ -279,7 +281,7 @@ impl<O: Owner> Wanted<O> {
         let refused = error.failure() == Failure::Forbidden
             || (expired && error.failure() == Failure::NotFound);
         if !refused || self.renewed || self.attempts == 0 {
-            log::error!("{error}");
+            error.report();
             return deliver(Err(Errno::EIO));
         }
         self.renewed = true;
@@ -288,7 +290,7 @@ impl<O: Owner> Wanted<O> {
             if renewed {
                 self.fetch(deliver);
             } else {
-                log::error!("{error}");
+                error.report();
                 deliver(Err(Errno::EIO));
             }
         }));

@@ -12,6 +12,9 @@ use pyo3::types::PyType;
 use crate::fs::Errno;
 use crate::py::inodes::company::log_exception;
 
+/// The kernel takes smaller ones for errnos.
+const MAX_ERRNO: i32 = 4096;
+
 static FUSE_ERROR: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 fn fuse_error_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
@@ -41,6 +44,21 @@ pub fn fuse_errno(py: Python<'_>, error: &PyErr) -> Option<Errno> {
     Some(number.map_or(Errno::EIO, Errno::from_raw))
 }
 
+/// The errno of an `OSError`. None where it has none, or a number of a library's own: `ssl.SSLError`
+/// and the errors of name resolution are no errors of the system.
+#[must_use]
+pub fn os_errno(py: Python<'_>, error: &PyErr) -> Option<Errno> {
+    let of_library = |class: Bound<'_, PyAny>| {
+        let name = class.cast_into::<PyType>().ok().and_then(|class| class.qualname().ok());
+        name.is_some_and(|name| ["SSLError", "gaierror", "herror"].iter().any(|own| name == *own))
+    };
+    if error.get_type(py).mro().iter().any(of_library) {
+        return None;
+    }
+    let number = error.value(py).getattr("errno").and_then(|n| n.extract::<i32>()).ok()?;
+    (1..MAX_ERRNO).contains(&number).then(|| Errno::from_raw(number))
+}
+
 /// The errno of an exception that a handler of any llfuse file system raised: its own for a
 /// `FUSEError` or an `OSError`, ENOSYS for `NotImplementedError`; anything else is a defect of
 /// the file system, logged with its traceback, and EIO. The mount lives on in every case.
@@ -49,9 +67,9 @@ pub fn errno_of(py: Python<'_>, operation: &str, error: PyErr) -> Errno {
         return errno;
     }
     if error.is_instance_of::<PyOSError>(py)
-        && let Ok(number) = error.value(py).getattr("errno").and_then(|n| n.extract::<i32>())
+        && let Some(errno) = os_errno(py, &error)
     {
-        return Errno::from_raw(number);
+        return errno;
     }
     if error.is_instance_of::<PyNotImplementedError>(py) {
         return Errno::ENOSYS;

@@ -4,7 +4,7 @@
 
 //! What the core logs goes to Python's logging, under the names of its modules.
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -50,6 +50,19 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
     if log::set_boxed_logger(bridge).is_ok() {
         log::set_max_level(LevelFilter::Warn);
     }
+    Ok(())
+}
+
+/// Writes a line to the log of `arvados.arvados_fuse`, at a level: `error`, `warn`, `info` or
+/// `debug`. One like another of the last minute is only counted, and told with the next.
+///
+/// # Errors
+/// ValueError for another level.
+#[pyfunction]
+#[pyo3(signature = (message, level="error"))]
+pub fn report(message: &str, level: &str) -> PyResult<()> {
+    let level = level.parse::<Level>().map_err(|e| PyValueError::new_err(e.to_string()))?;
+    crate::report::report(level, message);
     Ok(())
 }
 

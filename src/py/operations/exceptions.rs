@@ -4,6 +4,7 @@
 
 //! Which errno an exception in a handler of ours becomes.
 
+use log::Level;
 use pyo3::exceptions::{PyNotImplementedError, PyOSError};
 use pyo3::prelude::*;
 
@@ -11,52 +12,56 @@ use crate::fs::Errno;
 use crate::py::inodes::company::log_exception;
 use crate::py::llfuse::errors;
 use crate::py::nodes::overrides::loaded_class;
+use crate::report::{phrases, report};
 
 /// The errno of an exception; one that nobody expects is logged with its traceback.
 ///
 /// | exception | errno |
 /// | --- | --- |
 /// | `llfuse.FUSEError` | its own |
+/// | `arvados.errors.KeepWriteError`, `NotFoundError` (a block) | EIO, logged in a line |
+/// | any other that tells of a server or the network, see `arvados_fuse.reports` | EIO, logged in a line |
 /// | `OSError` with an errno | its own |
 /// | `NotImplementedError` | ENOTSUP |
-/// | `arvados.errors.KeepWriteError`, `NotFoundError` (a block) | EIO, logged in a line |
-/// | what a server or the network did (`apierrors.report_server_failure`) | EIO, logged in a line |
 /// | any other | EIO, logged with its traceback |
+///
+/// A line like another of the last minute is only counted.
 pub fn errno_of(py: Python<'_>, error: PyErr) -> Errno {
     if let Some(errno) = errors::fuse_errno(py, &error) {
         return errno;
     }
-    if is_server_failure(py, &error) {
+    if let Some(line) = line_of(py, &error) {
+        report(Level::Error, &format!("{}: {line}", phrase_of(py, &error)));
         return Errno::EIO;
     }
-    if error.is_instance_of::<PyOSError>(py) {
-        let number = error.value(py).getattr("errno").and_then(|n| n.extract::<i32>());
-        if let Ok(number) = number {
-            return Errno::from_raw(number);
-        }
+    if error.is_instance_of::<PyOSError>(py)
+        && let Some(errno) = errors::os_errno(py, &error)
+    {
+        return errno;
     }
     if error.is_instance_of::<PyNotImplementedError>(py) {
         return Errno::ENOTSUP;
     }
-    for (class, what) in
-        [("KeepWriteError", "Keep write error"), ("NotFoundError", "Block not found error")]
-    {
-        if let Ok(Some(class)) = loaded_class(py, "arvados.errors", class)
-            && error.is_instance(py, &class)
-        {
-            log::error!(target: "arvados.arvados_fuse", "{what}: {}", error.value(py));
-            return Errno::EIO;
-        }
-    }
-    log_exception(py, "Unhandled exception during FUSE operation", error);
+    log_exception(py, phrases::UNHANDLED, error);
     Errno::EIO
 }
 
-/// Whether a server is to blame; that is logged in a line then.
-fn is_server_failure(py: Python<'_>, error: &PyErr) -> bool {
-    py.import("arvados_fuse.apierrors")
-        .and_then(|m| m.call_method1("report_server_failure", (error.value(py),))?.extract())
-        .unwrap_or(false)
+/// What the log is to say where a server or the network is what failed.
+fn line_of(py: Python<'_>, error: &PyErr) -> Option<String> {
+    let told = py.import("arvados_fuse.reports").and_then(|reports| {
+        reports.call_method1("line_of", (error.value(py),))?.extract::<Option<String>>()
+    });
+    told.ok().flatten()
+}
+
+fn phrase_of(py: Python<'_>, error: &PyErr) -> &'static str {
+    let known =
+        [("KeepWriteError", phrases::KEEP_WRITE), ("NotFoundError", phrases::BLOCK_NOT_FOUND)];
+    let is = |class| match loaded_class(py, "arvados.errors", class) {
+        Ok(Some(class)) => error.is_instance(py, &class),
+        _ => false,
+    };
+    known.iter().find(|(class, _)| is(class)).map_or(phrases::UNHANDLED, |(_, phrase)| phrase)
 }
 
 /// The errno that an exception in a handler becomes; see `catch_exceptions`.
