@@ -140,11 +140,14 @@ impl KeepError {
     /// Says it in the log: a failure like one of the last minute is only counted.
     pub fn report(&self) {
         let inner = &*self.0;
-        let mut kind = format!("{:?} {}", inner.failure, inner.note);
-        for (root, answer) in &inner.answers {
-            kind.push_str(root);
-            kind.push_str(&answer.kind());
-        }
+        let mut answers: Vec<_> = inner
+            .answers
+            .iter()
+            .map(|(root, answer)| format!("{root}: {}", answer.kind()))
+            .collect();
+        // Each block has its own order of services.
+        answers.sort();
+        let kind = format!("{:?} {} {}", inner.failure, inner.note, answers.join(" "));
         report::report_as(log::Level::Error, &kind, &format!("{}: {self}", self.phrase()));
     }
 
