@@ -43,6 +43,7 @@ from arvados_fuse.api_client import DEFAULT_TIMEOUT, make_client
 from arvados_fuse.apierrors import explain, is_not_found, secret_part
 from arvados_fuse.arguments import ArgumentParser
 from arvados_fuse.settings import load_settings
+from arvados_fuse.block_cache import BlockCache
 from arvados_fuse.unmount import detach, unmount
 
 __all__ = ["ArgumentParser", "Mount", "main"]
@@ -316,7 +317,7 @@ class Mount:
         if self.args.disk_cache and cache_dir and not os.path.isdir(cache_dir):
             raise Exception(f"--disk-cache-dir {cache_dir} is not a directory: make it first")
         # A cache size of 0 has the SDK choose, by whether the cache is on disk.
-        block_cache = arvados.keep.KeepBlockCache(
+        block_cache = BlockCache(
             cache_max=self.args.file_cache,
             disk_cache=self.args.disk_cache,
             disk_cache_dir=self.args.disk_cache_dir,

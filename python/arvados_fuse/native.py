@@ -21,6 +21,8 @@ import arvados.util
 import llfuse
 from llfuse import _core
 
+from .block_cache import BlockCache
+
 #: What stands in for the SDK's functions: where they are looked up, and what was there.
 _HOOKS = [
     (owner, name, getattr(owner, name))
@@ -165,7 +167,9 @@ def reader_for(keep: Any) -> Any:
             proxy_timeout=_limits(keep, keep.proxy_timeout, keep.DEFAULT_PROXY_TIMEOUT),
             local_store=getattr(keep, "local_store", None) or None,
             disk_cache_dir=cache._disk_cache_dir if disk else None,
-            cache_max=int(getattr(cache, "cache_max", 0)),
+            cache_max=cache.core_max
+            if isinstance(cache, BlockCache)
+            else int(getattr(cache, "cache_max", 0)),
             max_slots=int(getattr(cache, "_max_slots", 0)),
         )
         _readers[keep] = reader

@@ -78,7 +78,7 @@ pub struct CacheConfig {
     /// RLIMIT_NOFILE and at most 16,384.
     pub max_blocks: usize,
     /// Bytes of blocks kept in memory besides, when there is a folder: small ones that were just
-    /// fetched, and what the disk does not take. 0: 256 MiB.
+    /// fetched, and what the disk does not take. 0: 256 MiB, but no more than on disk.
     pub memory_bytes: u64,
     /// A block of no more bytes is given out first and written to its file then; a larger one is
     /// written as it comes, so many bytes at a time, and given out from there. 0: 1 MiB.
@@ -130,12 +130,18 @@ impl CacheConfig {
     pub(super) fn memory_limit(&self) -> (u64, usize) {
         let or = |given: u64, default| if given == 0 { default } else { given };
         match self.disk_dir {
-            Some(_) => (or(self.memory_bytes, 256 << 20), usize::MAX),
+            Some(_) => (or(self.memory_bytes, self.max_memory()), usize::MAX),
             None => (
                 or(self.max_bytes, 256 << 20).max(MAX_BLOCK),
                 or(self.max_blocks as u64, 512) as usize,
             ),
         }
+    }
+
+    /// Bytes in memory beside a folder.
+    fn max_memory(&self) -> u64 {
+        let on_disk = if self.max_bytes == 0 { u64::MAX } else { self.max_bytes };
+        on_disk.clamp(MAX_BLOCK, 256 << 20)
     }
 
     /// Limit of the blocks on disk, bytes and blocks, as far as it can be told without looking at

@@ -14,7 +14,7 @@ use super::block::Stamp;
 use super::config::MAX_BLOCK;
 use super::disk::{SUFFIX, lock, make_dir, remove};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use parking_lot::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -176,12 +176,8 @@ impl Room {
         make_dir(&folder)?;
         let open = || {
             let mut options = OpenOptions::new();
-            options
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(0o600)
-                .open(folder.join("tidy.lock"))
+            options.create(true).truncate(false).write(true).mode(0o600);
+            open_at_once(&mut options, &folder.join("tidy.lock"))
         };
         let start = Instant::now();
         loop {
@@ -238,9 +234,14 @@ impl Ledger {
     }
 }
 
+/// Opens a file, neither following a link nor waiting for the other end of a pipe.
+fn open_at_once(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    options.custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path)
+}
+
 /// Removes a file that no process holds a lock on.
 fn remove_unused(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else { return false };
+    let Ok(file) = open_at_once(OpenOptions::new().read(true), path) else { return false };
     let Ok(stamp) = Stamp::of(&file) else { return false };
     lock(file, FlockArg::LockExclusiveNonblock).is_ok_and(|file| remove(&file, path, &stamp))
 }
