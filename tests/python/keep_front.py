@@ -91,7 +91,8 @@ def forward(address: tuple[str, int]) -> Any:
 
     def answer(handler: _Handler) -> None:
         if handler.command == "CONNECT":
-            return _tunnel(handler, address)
+            _tunnel(handler)
+            return
         url = urllib.parse.urlsplit(handler.path)
         connection = http.client.HTTPConnection(*address, timeout=20)
         headers = {
@@ -111,7 +112,7 @@ def forward(address: tuple[str, int]) -> Any:
     return answer
 
 
-def _tunnel(handler: _Handler, address: tuple[str, int]) -> None:
+def _tunnel(handler: _Handler) -> None:
     host, _, port = handler.path.rpartition(":")
     with socket.create_connection(("127.0.0.1", int(port)), timeout=20) as there:
         handler.send_response(200)
@@ -132,9 +133,7 @@ def _tunnel(handler: _Handler, address: tuple[str, int]) -> None:
 
 def openssl(folder: Path, *arguments: str) -> None:
     """Run the program in a folder."""
-    subprocess.run(
-        ["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60
-    )
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
 
 
 def certificate(

@@ -10,6 +10,8 @@ They run on any llfuse; `llfuse_server.py` serves them.
 import errno
 import functools
 import os
+import socket
+import ssl
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -424,6 +426,8 @@ class RaisingFS(MemoryFS):
         b"fuse": FUSEError(errno.EDQUOT),
         b"os": PermissionError(errno.EACCES, "no"),
         b"os-without-errno": OSError("odd"),
+        b"tls": ssl.SSLError(1, "an errno of OpenSSL's own"),
+        b"resolver": socket.gaierror(-2, "an errno of the resolver's own"),
         b"not-implemented": NotImplementedError(),
         b"value": ValueError("a defect of the file system"),
         b"key": KeyError("another"),
@@ -432,6 +436,8 @@ class RaisingFS(MemoryFS):
         "fuse": errno.EDQUOT,
         "os": errno.EACCES,
         "os-without-errno": errno.EIO,
+        "tls": errno.EIO,
+        "resolver": errno.EIO,
         "not-implemented": errno.ENOSYS,
         "value": errno.EIO,
         "key": errno.EIO,

@@ -9,7 +9,11 @@ Whatever a Python program overrides or replaces is called; whatever it leaves al
 
 import ctypes
 import errno
+import http.client
+import logging
 import os
+import socket
+import ssl
 import stat
 import threading
 import time
@@ -21,7 +25,9 @@ import arvados
 import arvados.collection
 import arvados.keep
 import arvados_fuse
+import httplib2
 import llfuse
+import pycurl
 import pytest
 from arvados_fuse.localcluster import LocalCluster
 from conftest import poll, save_collection
@@ -123,6 +129,76 @@ def test_an_exception_in_a_node_becomes_an_errno(
             (tmp_path / "mnt" / "bad").read_bytes()
         assert error.value.errno == expected
         assert (tmp_path / "mnt" / "good").read_text() == "fine"
+
+
+class Records(logging.Handler):
+    """What is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.mark.parametrize(
+    ("raised", "phrase"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "refused"), None),
+        (BrokenPipeError(errno.EPIPE, "broken"), None),
+        (TimeoutError("timed out"), None),
+        (OSError(errno.EHOSTUNREACH, "no route"), None),
+        (ssl.SSLError(1, "[SSL] certificate verify failed"), None),
+        (ssl.SSLCertVerificationError(1, "hostname mismatch"), None),
+        (socket.gaierror(-2, "name or service not known"), None),
+        (http.client.IncompleteRead(b"half"), None),
+        (http.client.RemoteDisconnected("closed"), None),
+        (httplib2.error.ServerNotFoundError("no such server"), None),
+        (pycurl.error(7, "could not connect"), None),
+        (arvados.errors.KeepReadError("no luck"), None),
+        (arvados.errors.NoKeepServersError("none"), None),
+        (arvados.errors.KeepWriteError("disk full"), "Keep write error"),
+        (arvados.errors.NotFoundError("not there"), "Block not found error"),
+        (arvados.errors.ApiError(httplib2.Response({"status": 503}), b"{}"), None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_what_comes_from_the_network_is_eio_and_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, phrase: str | None
+) -> None:
+    class Failing(arvados_fuse.File):
+        def size(self) -> int:
+            return 5
+
+        def readfrom(self, off: int, size: int, num_retries: int = 0) -> bytes:
+            raise raised
+
+    monkeypatch.setitem(arvados.config.settings(), "ARVADOS_API_HOST", f"{tmp_path.name}.example")
+    records = Records()
+    logger = logging.getLogger("arvados.arvados_fuse")
+    logger.addHandler(records)
+    try:
+        with mounted(tmp_path / "mnt", directory) as operations:
+            add(operations, operations.inodes[1], "bad", Failing(1))
+            for _ in range(5):
+                with pytest.raises(OSError) as error:
+                    (tmp_path / "mnt" / "bad").read_bytes()
+                assert error.value.errno == errno.EIO
+    finally:
+        logger.removeHandler(records)
+    (record,) = records.records
+    assert record.levelno == logging.ERROR and not record.exc_info
+    phrase = phrase or "Unhandled exception during FUSE operation"
+    message = record.getMessage()
+    assert message.startswith(f"{phrase}: ") and "\n" not in message
+    if not isinstance(raised, arvados.errors.KeepRequestError):
+        assert f"{tmp_path.name}.example" in message
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.EROFS])
+def test_errnos_of_files_stay(tmp_path: Path, number: int) -> None:
+    assert _core.errno_of_exception(OSError(number, "of a file")) == number
 
 
 # The node

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""The cache of files: `--file-cache` bounds all of it, and what somebody puts into its folder harms nobody."""
+"""The cache of files: `--file-cache` bounds all of it, and what is planted in its folder harms nobody."""
 
 import os
 import random
@@ -140,7 +140,11 @@ def test_what_is_planted_in_the_folder_holds_nothing_up(
     place = tmp_path / "cache" / locator[:3]
     place.mkdir(parents=True)
     plant(place / f"{locator[:32]}.keepcacheblock")
-    options = ["--read-write", "--disable-event-listening", f"--disk-cache-dir={tmp_path / 'cache'}"]
+    options = [
+        "--read-write",
+        "--disable-event-listening",
+        f"--disk-cache-dir={tmp_path / 'cache'}",
+    ]
     mount = arv_mount(*options, *more)
     assert (mount.path / "home" / "c" / "f").read_text() == "planted"
     # From here on the SDK's code reads it.

@@ -85,14 +85,34 @@ def version_1(folder: Path) -> None:
         "-keyout", "key.pem", "-out", "request.pem", "-subj", "/CN=localhost",
     )  # fmt: skip
     keep_front.openssl(
-        folder, "x509", "-req", "-in", "request.pem", "-key", "key.pem", "-days", "2", "-out", "cert.pem"
+        folder,
+        "x509",
+        "-req",
+        "-in",
+        "request.pem",
+        "-key",
+        "key.pem",
+        "-days",
+        "2",
+        "-out",
+        "cert.pem",
     )
 
 
 def expired(folder: Path) -> None:
     version_1(folder)
     keep_front.openssl(
-        folder, "x509", "-req", "-in", "request.pem", "-key", "key.pem", "-days", "-1", "-out", "cert.pem"
+        folder,
+        "x509",
+        "-req",
+        "-in",
+        "request.pem",
+        "-key",
+        "key.pem",
+        "-days",
+        "-1",
+        "-out",
+        "cert.pem",
     )
 
 
