@@ -43,8 +43,9 @@ impl Progress {
         self.state.lock().obstacle = (who.to_string(), what.to_string());
     }
 
-    /// Returns when nothing has arrived for as long as `patience`, with what stood in the way. Says in the log
-    /// that readers wait for `block`, where `wanted` says that there are any, once nothing has arrived for
+    /// Returns when nothing has arrived for as long as `patience`, with what stood in the way. Says
+    /// in the log that readers wait for `block`, where `wanted` says that there are any, once nothing
+    /// has arrived for
     /// `notice`.
     pub async fn watch(
         &self,

@@ -7,7 +7,7 @@
 #[path = "keep/support.rs"]
 mod support;
 
-use arvados_fuse::keep::{Failure, KeepClient, Priority, Services, StaticServices};
+use arvados_fuse::keep::{Failure, KeepClient, Priority, Proxies, Services, StaticServices};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -205,4 +205,36 @@ fn a_stuck_list_of_services_does_not_hold_up_the_shutdown() {
     assert_eq!(receiver.recv(), Ok(true));
     drop(lock);
     until("its thread ends with the call", || held() == before);
+}
+
+#[test]
+fn a_shutdown_is_quick_where_nobody_answers_the_handshake_or_for_the_proxy() {
+    let _alone = ALONE.lock();
+    let block = data(1, 1000);
+    // Connections are made by the kernel; nobody accepts one.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let address = silent.local_addr().expect("bound");
+    let proxies: [Option<&str>; 3] = [None, Some("http_proxy"), Some("https_proxy")];
+    for (proxy, scheme) in proxies.into_iter().zip(["https", "http", "https"]) {
+        let mut config = quick();
+        config.timeouts.connect = Duration::from_secs(60);
+        config.timeouts.read = Duration::from_secs(60);
+        config.proxies = Some(Proxies::from_lookup(|name| {
+            (Some(name) == proxy).then(|| format!("http://{address}"))
+        }));
+        let list = vec![support::service(0, format!("{scheme}://{address}/"))];
+        let client = KeepClient::new(config, Arc::new(StaticServices::new(list)));
+        let (sender, receiver) = channel();
+        let waiter = Box::new(move |outcome: Result<_, _>| {
+            sender.send(outcome.map(|_| ())).expect("the test waits");
+        });
+        client.get(&locator(&block), Priority::Demand, waiter);
+        until("it waits", || held().0 > 0);
+        std::thread::sleep(Duration::from_millis(50));
+        let start = Instant::now();
+        client.shutdown();
+        assert!(start.elapsed() < Duration::from_secs(1), "{proxy:?}: {:?}", start.elapsed());
+        let error = receiver.recv().expect("it is called").expect_err("nobody answers");
+        assert_eq!(error.failure(), Failure::ShutDown, "{error}");
+    }
 }

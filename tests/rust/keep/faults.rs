@@ -204,3 +204,43 @@ fn stalled_readers_do_not_hold_up_others() {
     client.get_blocking(&locator(&good)).unwrap_or_else(|error| panic!("{error}"));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
+
+#[test]
+fn a_reader_waits_no_longer_than_the_patience_for_a_byte() {
+    let block = data(8, LEN);
+    let limit = Duration::from_millis(600);
+    for fault in [Fault::Stall, Fault::StallMid, Fault::Status(503)] {
+        let servers = replicas(&block);
+        servers.iter().for_each(|server| server.always(fault));
+        let mut config = quick();
+        config.num_retries = 1000;
+        config.timeouts.read = Duration::from_secs(60);
+        config.patience = limit;
+        let client = KeepClient::new(config, ordered(&block, &servers));
+        let start = Instant::now();
+        let error = client.get_blocking(&locator(&block)).expect_err("no server is good");
+        let took = start.elapsed();
+        assert_eq!(error.failure(), Failure::Timeout, "{error}");
+        assert!(took >= limit && took < 10 * limit, "{fault:?}: {took:?}");
+        let text = error.to_string();
+        assert!(text.contains("nothing came for 0.6 s: http://"), "{text}");
+    }
+}
+
+#[test]
+fn a_slow_body_takes_longer_than_the_patience_for_a_byte() {
+    let block = data(9, 100);
+    let server = Server::start();
+    server.add(&block);
+    server.always(Fault::Trickle);
+    let mut config = quick();
+    config.timeouts.read = Duration::from_secs(20);
+    config.timeouts.min_bandwidth = 1;
+    config.patience = Duration::from_millis(900);
+    let client = KeepClient::new(config, services(std::slice::from_ref(&server)));
+    let start = Instant::now();
+    // Closed at the end without what it announced, which is told as such.
+    let outcome = client.get_blocking(&locator(&block));
+    assert!(start.elapsed() > Duration::from_millis(1500), "a byte in 20 ms");
+    assert!(outcome.is_ok(), "{outcome:?}");
+}
