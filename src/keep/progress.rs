@@ -45,8 +45,7 @@ impl Progress {
 
     /// Returns when nothing has arrived for as long as `patience`, with what stood in the way. Says
     /// in the log that readers wait for `block`, where `wanted` says that there are any, once nothing
-    /// has arrived for
-    /// `notice`.
+    /// has arrived for `notice`.
     pub async fn watch(
         &self,
         block: &str,

@@ -6,6 +6,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -122,6 +123,15 @@ def unknown(folder: Path) -> None:
     (folder / "trusted.pem").write_text("")
 
 
+def in_a_folder(folder: Path) -> None:
+    """The same, but in the folder of SSL_CERT_DIR, as OpenSSL looks for it there."""
+    unknown(folder)
+    certificates = folder / "certs"
+    certificates.mkdir()
+    shutil.copy(folder / "cert.pem", certificates)
+    keep_front.openssl(certificates, "rehash", ".")
+
+
 def issued(folder: Path) -> None:
     """Signed by an authority under a root that nobody knows: that one alone is trusted."""
     for number, subject in enumerate(["root", "authority", "localhost"]):
@@ -162,6 +172,7 @@ KINDS: list[tuple[Callable[[Path], None], str, bool | None]] = [
     (version_1, "localhost", None),
     (expired, "localhost", False),
     (unknown, "localhost", False),
+    (in_a_folder, "localhost", False),
     (issued, "localhost", True),
 ]
 
@@ -206,6 +217,7 @@ def test_certificates_that_the_sdk_accepts(
     with keep_front.served(answer, context) as server:
         settings = {
             "SSL_CERT_FILE": str(bundle),
+            "SSL_CERT_DIR": str(folder / "certs"),
             "ARVADOS_KEEP_SERVICES": f"https://{host}:{server.server_port}/",
             "ARVADOS_API_HOST_INSECURE": "1" if insecure else "",
         }
