@@ -35,6 +35,9 @@ class BlockCache(arvados.keep.KeepBlockCache):
     cannot be written to.
     """
 
+    #: Bytes for the SDK.
+    cache_max: int
+
     def __init__(self, cache_max: int, disk_cache: bool, disk_cache_dir: str | None) -> None:
         slots = 0
         if disk_cache:

@@ -45,6 +45,7 @@ from arvados_fuse.arguments import ArgumentParser
 from arvados_fuse.settings import load_settings
 from arvados_fuse.block_cache import BlockCache
 from arvados_fuse.unmount import detach, unmount
+from arvados_fuse.waiting import watch_requests
 
 __all__ = ["ArgumentParser", "Mount", "main"]
 
@@ -302,6 +303,7 @@ class Mount:
             for name in ("arvados.keep", "arvados.api", "arvados.collection"):
                 logging.getLogger(name).setLevel(logging.DEBUG)
             self.logger.debug("arv-mount debugging enabled")
+        watch_requests()
         self.logger.info("%s %s started", sys.argv[0], __version__)
         self.logger.info("enable write is %s", self.args.enable_write)
 

@@ -175,6 +175,32 @@ def test_who_waits_for_keep_is_told_of_in_time(
     assert outcome == [TEXT]
 
 
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ({"action": "status", "value": 503}, "PUT at http://{} failed: (503, "),
+        ({"action": "stall"}, "waiting for http://{}: PUT, no answer in 7 s"),
+    ],
+    ids=["503", "stall"],
+)
+def test_who_waits_for_the_sdk_to_write_is_told_of_in_time(
+    fresh_cluster: LocalCluster, arv_mount: Callable, tmp_path: Path, fault: dict, told: str
+) -> None:
+    keep_front.save_block(fresh_cluster, TEXT)
+    mount = arv_mount(*options(tmp_path, "--read-write"))
+    fresh_cluster.faults.add(service="keep", method="PUT", **fault)
+    writer = threading.Thread(
+        target=lambda: (mount.path / "home" / "c" / "new").write_text("new"), daemon=True
+    )
+    writer.start()
+    lines = poll("it is told of", lambda: lines_of(mount, "WARNING"), timeout=30)
+    before, _, after = told.partition("{}")
+    assert isinstance(lines, list) and before in lines[0] and after in lines[0], lines
+    fresh_cluster.faults.clear()
+    writer.join(90)
+    assert (mount.path / "home" / "c" / "new").read_text() == "new"
+
+
 def test_a_mount_whose_reader_waits_for_keep_ends_at_once(
     fresh_cluster: LocalCluster, arv_mount: Callable, tmp_path: Path
 ) -> None:
