@@ -13,7 +13,6 @@ mod block;
 mod cache;
 mod client;
 mod config;
-mod connect;
 mod counters;
 mod disk;
 mod error;

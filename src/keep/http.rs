@@ -5,25 +5,17 @@
 //! HTTP to one service: connections, TLS, time-outs, and a body that is checked as it comes.
 
 use super::config::{Config, Timeouts};
-use super::connect::{ConnectError, Connector, told};
 use super::counters::Counters;
 use super::error::Answer;
 use super::hashing::{Digesting, HashHandle};
 use super::progress::Progress;
-use super::proxy::{Proxies, Scheme};
+use super::proxy::Proxies;
 use super::storage::{Sink, Stored};
-use super::tls::Tls;
+use super::tls;
 use crate::types::Locator;
-use bytes::Bytes;
-use http::header::{
-    ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT,
-};
-use http::{Request, Response, Uri};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Body, Incoming};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::{Client, Proxy, Response, Url};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,19 +35,17 @@ const UNCOUNTED: usize = 1 << 20;
 /// A body this quiet gives up its turn.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// How long a connection that nobody uses is kept.
-const IDLE: Duration = Duration::from_secs(90);
-
-type Requests = Client<Connector, Empty<Bytes>>;
+/// As the SDK asks of its sockets.
+const KEEPALIVE: Duration = Duration::from_secs(75);
 
 /// Connections to the services of one client. A redirect is an answer like any other: the token
 /// goes to the services that the cluster lists, and to nobody else.
 pub(super) struct Http {
     headers: HeaderMap,
-    tls: Tls,
+    tls: rustls::ClientConfig,
     proxies: Proxies,
     /// One pool of connections for each time to connect.
-    clients: Mutex<HashMap<Duration, Requests>>,
+    clients: Mutex<HashMap<Duration, Client>>,
     receiving: Semaphore,
     pool: HashHandle,
     counters: Arc<Counters>,
@@ -70,12 +60,10 @@ impl Http {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, token);
         headers.insert(ACCEPT, HeaderValue::from_static("application/octet-stream"));
-        let agent = concat!("arvados_fuse/", env!("CARGO_PKG_VERSION"));
-        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
         let authorities = config.ca_file.clone().or_else(authorities_file);
         Ok(Http {
             headers,
-            tls: Tls::new(authorities.as_deref(), config.insecure)?,
+            tls: tls::config(authorities.as_deref(), config.insecure)?,
             proxies: config.proxies.clone().unwrap_or_else(Proxies::from_env),
             clients: Mutex::default(),
             receiving: Semaphore::new(RECEIVING),
@@ -84,36 +72,29 @@ impl Http {
         })
     }
 
-    fn client(&self, connect: Duration) -> Requests {
-        let make = || {
-            let connector = Connector::new(self.tls.clone(), self.proxies.clone(), connect);
-            Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(IDLE)
-                .build(connector)
-        };
-        self.clients.lock().entry(connect).or_insert_with(make).clone()
-    }
-
-    fn request(
-        &self,
-        root: &str,
-        locator: &Locator,
-        request_id: &str,
-    ) -> Result<Request<Empty<Bytes>>, String> {
-        let uri: Uri = format!("{root}{locator}").parse().map_err(|_| "not a URL".to_string())?;
-        let proxy = self.proxies.for_uri(&uri)?;
-        let secure = uri.scheme_str() == Some("https");
-        let mut request = Request::new(Empty::new());
-        *request.uri_mut() = uri;
-        *request.headers_mut() = self.headers.clone();
-        let id = HeaderValue::from_str(request_id).map_err(|error| error.to_string())?;
-        request.headers_mut().insert("X-Request-Id", id);
-        let asked = proxy.filter(|proxy| !secure && proxy.scheme == Scheme::Http);
-        if let Some(value) = asked.and_then(|proxy| proxy.authorization()) {
-            request.headers_mut().insert(PROXY_AUTHORIZATION, value);
+    fn client(&self, connect: Duration) -> Result<Client, Answer> {
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get(&connect) {
+            return Ok(client.clone());
         }
-        Ok(request)
+        let proxies = self.proxies.clone();
+        let client = Client::builder()
+            .default_headers(self.headers.clone())
+            .user_agent(concat!("arvados_fuse/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .http1_only()
+            .connect_timeout(connect)
+            .tcp_nodelay(true)
+            .tcp_keepalive(KEEPALIVE)
+            .tcp_keepalive_interval(KEEPALIVE)
+            // One that cannot be read was told of before anything was sent.
+            .proxy(Proxy::custom(move |url| proxies.for_url(url).ok().flatten()))
+            .tls_backend_preconfigured(self.tls.clone())
+            .build()
+            .map_err(|error| Answer::Broken(reason(&error)))?;
+        clients.insert(connect, client.clone());
+        Ok(client)
     }
 
     /// Asks one service for a block: exactly its bytes, in the sink, or what went wrong.
@@ -126,15 +107,25 @@ impl Http {
         sink: Sink,
         progress: &Progress,
     ) -> Result<Stored, Answer> {
-        let request = self.request(root, locator, request_id).map_err(Answer::Broken)?;
+        let not_a_url = |_| Answer::Broken("not a URL".into());
+        let url: Url = format!("{root}{locator}").parse().map_err(not_a_url)?;
+        let proxy = self.proxies.for_url(&url).map_err(Answer::Broken)?;
+        let sent = self.client(limits.connect)?.get(url).header("X-Request-Id", request_id).send();
         let patience = limits.connect + limits.read;
-        let sent = self.client(limits.connect).request(request);
         let response = match timeout(patience, sent).await {
             Err(_) => {
                 let why = format!("no answer in {} s", patience.as_secs_f64());
                 return Err(Answer::TimedOut(why));
             }
-            Ok(Err(error)) => return Err(broken(&error)),
+            Ok(Err(error)) if error.is_timeout() => {
+                let why = format!("no connection in {} s", limits.connect.as_secs_f64());
+                return Err(Answer::TimedOut(why));
+            }
+            Ok(Err(error)) => {
+                let through = proxy.filter(|_| error.is_connect()).map(|proxy| named(&proxy));
+                let through = through.unwrap_or_default();
+                return Err(Answer::Broken(format!("{through}{}", reason(&error))));
+            }
             Ok(Ok(response)) => response,
         };
         let status = response.status();
@@ -146,15 +137,14 @@ impl Http {
 
     async fn receive(
         &self,
-        response: Response<Incoming>,
+        mut response: Response,
         locator: &Locator,
         limits: Timeouts,
         mut sink: Sink,
         progress: &Progress,
     ) -> Result<Stored, Answer> {
         let size = locator.size() as usize;
-        let mut body = response.into_body();
-        if let Some(length) = body.size_hint().exact().filter(|length| *length != size as u64) {
+        if let Some(length) = response.content_length().filter(|length| *length != size as u64) {
             return Err(Answer::Corrupt(format!("a body of {length} bytes instead of {size}")));
         }
         let mut digesting = None;
@@ -165,19 +155,15 @@ impl Http {
         let (mut received, mut piece, mut gathered) = (0, Vec::new(), 0);
         loop {
             let quiet = if turn.is_some() { Instant::now() + QUIET } else { pace.end() };
-            let chunk = match timeout_at(quiet.min(pace.end()), body.frame()).await {
+            let chunk = match timeout_at(quiet.min(pace.end()), response.chunk()).await {
                 Err(_) if Instant::now() >= pace.end() => return Err(pace.too_slow(received)),
                 Err(_) => {
                     turn = None;
                     continue;
                 }
-                Ok(None) => break,
-                Ok(Some(Err(error))) => return Err(broken(&error)),
-                Ok(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(chunk) => chunk,
-                    // Trailers say nothing about a block.
-                    Err(_) => continue,
-                },
+                Ok(Err(error)) => return Err(Answer::Broken(reason(&error))),
+                Ok(Ok(None)) => break,
+                Ok(Ok(Some(chunk))) => chunk,
             };
             received += chunk.len();
             progress.moved();
@@ -261,17 +247,24 @@ impl Pace {
     }
 }
 
-/// What an error of a connection comes to.
-fn broken(error: &(dyn std::error::Error + 'static)) -> Answer {
-    let mut cause = Some(error);
+/// A proxy, without name and password.
+fn named(proxy: &Url) -> String {
+    let port = proxy.port_or_known_default().unwrap_or_default();
+    format!("proxy {}:{port}: ", proxy.host_str().unwrap_or_default())
+}
+
+/// The causes of an error in one line, without the URL: it holds the block's signature.
+fn reason(error: &reqwest::Error) -> String {
+    let mut cause = std::error::Error::source(error);
+    let mut text = String::new();
     while let Some(error) = cause {
-        match error.downcast_ref() {
-            Some(ConnectError::TimedOut(_)) => return Answer::TimedOut(error.to_string()),
-            Some(ConnectError::Failed(why)) => return Answer::Broken(why.clone()),
-            None => cause = error.source(),
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = if text.is_empty() { next } else { format!("{text}: {next}") };
         }
+        cause = error.source();
     }
-    Answer::Broken(told(error))
+    if text.is_empty() { "the request failed".into() } else { text }
 }
 
 /// Where the SDK finds its authorities.

@@ -10,8 +10,7 @@
 //! empty one as if it were not set. `no_proxy`, in either, is `*` for every host, or a list of
 //! domains, addresses and networks.
 
-use http::Uri;
-use http::header::HeaderValue;
+use reqwest::Url;
 use std::net::IpAddr;
 
 /// The proxies of an environment. No `Debug`: there may be passwords in it.
@@ -21,29 +20,6 @@ pub struct Proxies {
     https: Option<String>,
     all: Option<String>,
     none: Option<String>,
-}
-
-/// How a proxy is spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scheme {
-    /// HTTP, over TLS where the URI is one of `https`.
-    Http,
-    Socks4 {
-        local_names: bool,
-    },
-    Socks5 {
-        local_names: bool,
-    },
-}
-
-/// One proxy.
-#[derive(Clone)]
-pub(super) struct Proxy {
-    pub scheme: Scheme,
-    /// Where it is: `http`, or `https` for a proxy to be reached over TLS.
-    pub uri: Uri,
-    /// Name and password, as they are.
-    pub user: Option<(String, String)>,
 }
 
 impl Proxies {
@@ -64,76 +40,42 @@ impl Proxies {
         }
     }
 
-    /// The proxy for a URI, if there is one. The error is text for a log, without passwords.
-    pub(super) fn for_uri(&self, uri: &Uri) -> Result<Option<Proxy>, String> {
-        let host = uri.host().unwrap_or_default();
+    /// The proxy for a URL, if there is one, with its port and with name and password where it wants
+    /// them. The error is text for a log, without passwords.
+    pub(super) fn for_url(&self, url: &Url) -> Result<Option<Url>, String> {
+        let host = url.host_str().unwrap_or_default();
         if self.none.as_ref().is_some_and(|list| is_listed(host, list)) {
             return Ok(None);
         }
-        let own = match uri.scheme_str() {
-            Some("https") => &self.https,
+        let own = match url.scheme() {
+            "https" => &self.https,
             _ => &self.http,
         };
         own.as_ref().or(self.all.as_ref()).map(|url| parse(url)).transpose()
     }
 }
 
-impl Proxy {
-    /// What a proxy of HTTP wants to see of name and password.
-    pub fn authorization(&self) -> Option<HeaderValue> {
-        let (name, password) = self.user.as_ref()?;
-        let encoded = openssl::base64::encode_block(format!("{name}:{password}").as_bytes());
-        let mut value = HeaderValue::try_from(format!("Basic {encoded}")).ok()?;
-        value.set_sensitive(true);
-        Some(value)
-    }
-}
-
-fn parse(url: &str) -> Result<Proxy, String> {
+fn parse(url: &str) -> Result<Url, String> {
     let (name, rest) = url.split_once("://").unwrap_or(("http", url));
-    let (scheme, secure) = match name.to_ascii_lowercase().as_str() {
-        "http" => (Scheme::Http, false),
-        "https" => (Scheme::Http, true),
-        "socks" | "socks4" => (Scheme::Socks4 { local_names: true }, false),
-        "socks4a" => (Scheme::Socks4 { local_names: false }, false),
-        "socks5" => (Scheme::Socks5 { local_names: true }, false),
-        "socks5h" => (Scheme::Socks5 { local_names: false }, false),
+    let name = name.to_ascii_lowercase();
+    let scheme = match name.as_str() {
+        "socks" => "socks4",
+        "http" | "https" | "socks4" | "socks4a" | "socks5" | "socks5h" => &name,
         other => return Err(format!("a proxy of an unknown kind: {other}://")),
     };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let (user, host) = match authority.rsplit_once('@') {
-        None => (None, authority),
-        Some((user, host)) => {
-            let (name, password) = user.split_once(':').unwrap_or((user, ""));
-            (Some((decoded(name), decoded(password))), host)
-        }
-    };
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     let wrong = || format!("a proxy whose address cannot be read: {host}");
-    let named: http::uri::Authority = host.parse().map_err(|_| wrong())?;
-    let port = named.port_u16().unwrap_or(if secure { 443 } else { 1080 });
-    let uri = Uri::builder()
-        .scheme(if secure { "https" } else { "http" })
-        .authority(format!("{}:{port}", named.host()))
-        .path_and_query("/")
-        .build()
-        .map_err(|_| wrong())?;
-    Ok(Proxy { scheme, uri, user })
-}
-
-/// Text with its %XX escapes undone.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, more)) = rest.split_first() {
-        let escaped = more
-            .get(..2)
-            .filter(|_| *first == b'%')
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(escaped.unwrap_or(*first));
-        rest = if escaped.is_some() { &more[2..] } else { more };
+    let mut proxy = Url::parse(&format!("{scheme}://{authority}")).map_err(|_| wrong())?;
+    if proxy.host_str().is_none_or(str::is_empty) {
+        return Err(wrong());
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    // What a URL leaves out is 1080, also for a proxy of HTTP; the parser takes out its own default.
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    if !has_port && scheme != "https" {
+        proxy.set_port(Some(1080)).map_err(|()| wrong())?;
+    }
+    Ok(proxy)
 }
 
 /// Whether a list of `no_proxy` has this host.
@@ -188,10 +130,10 @@ mod tests {
         })
     }
 
-    fn proxy(environment: &[(&str, &str)], uri: &str) -> Option<String> {
-        let uri = uri.parse().expect("a URI");
-        let found = proxies(environment).for_uri(&uri).unwrap_or_else(|error| panic!("{error}"));
-        found.map(|proxy| proxy.uri.authority().expect("one").to_string())
+    fn proxy(environment: &[(&str, &str)], url: &str) -> Option<String> {
+        let url = url.parse().expect("a URL");
+        let found = proxies(environment).for_url(&url).unwrap_or_else(|error| panic!("{error}"));
+        found.map(|proxy| format!("{}:{}", proxy.host_str().unwrap(), proxy.port().unwrap()))
     }
 
     #[test]
@@ -246,14 +188,15 @@ mod tests {
     fn addresses_of_proxies() {
         let parsed = |url| parse(url).unwrap_or_else(|error| panic!("{error}"));
         let one = parsed("http://me:p%40ss@proxy.example:3128/path");
-        assert_eq!(one.uri, "http://proxy.example:3128/");
-        assert_eq!(one.user, Some(("me".into(), "p@ss".into())));
-        assert_eq!(one.authorization().expect("a user"), "Basic bWU6cEBzcw==");
-        assert_eq!(parsed("https://p").uri, "https://p:443/");
-        assert_eq!(parsed("socks5h://p").scheme, Scheme::Socks5 { local_names: false });
-        assert_eq!(parsed("SOCKS4://[::1]:9").scheme, Scheme::Socks4 { local_names: true });
+        assert_eq!((one.host_str(), one.port()), (Some("proxy.example"), Some(3128)));
+        assert_eq!((one.username(), one.password()), ("me", Some("p%40ss")));
+        assert_eq!(parsed("https://p").port_or_known_default(), Some(443));
+        assert_eq!(parsed("http://p:80").port_or_known_default(), Some(80));
+        assert_eq!(parsed("socks5h://p").as_str(), "socks5h://p:1080");
+        assert_eq!(parsed("SOCKS4://[::1]:9").as_str(), "socks4://[::1]:9");
+        assert_eq!(parsed("[::1]").port(), Some(1080));
         for wrong in ["ftp://me:secret@p", "http://me:secret@a b"] {
-            let error = parse(wrong).err().expect("wrong");
+            let error = parse(wrong).expect_err("wrong");
             assert!(!error.contains("secret"), "{error}");
         }
     }

@@ -88,8 +88,7 @@ impl StaticServices {
     /// space, all taken to be proxies, as the SDK does.
     pub fn from_setting(setting: &str) -> Result<Self, ServicesError> {
         let service = |(number, text): (usize, &str)| {
-            let url = text.parse::<http::Uri>().ok();
-            let url = url.filter(|url| url.scheme().is_some() && url.host().is_some());
+            let url = reqwest::Url::parse(text).ok().filter(|url| url.has_host());
             url.ok_or_else(|| ServicesError(format!("invalid proxy URI: {text}")))?;
             let slash = if text.ends_with('/') { "" } else { "/" };
             Ok(Service {

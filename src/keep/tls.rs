@@ -2,98 +2,230 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! TLS as the SDK's client speaks it: OpenSSL, set up and with names compared as libcurl does,
-//! so that whatever certificate is good enough for one is for the other.
+//! TLS whose certificates OpenSSL judges, set up and with names compared as libcurl does in the
+//! SDK's client: whatever certificate is good enough for one is for the other.
+//!
+//! rustls speaks the protocol; it asks [`Judge`] about everything that has to do with a certificate.
 
-use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslVerifyMode, SslVersion};
-use openssl::x509::verify::X509VerifyFlags;
-use openssl::x509::{X509Ref, X509VerifyResult};
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::rsa::Padding;
+use openssl::sign::{RsaPssSaltlen, Verifier};
+use openssl::stack::Stack;
+use openssl::x509::store::{X509Store, X509StoreBuilder};
+use openssl::x509::verify::{X509VerifyFlags, X509VerifyParam};
+use openssl::x509::{X509, X509PurposeId, X509Ref, X509StoreContext};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, PeerMisbehaved,
+    SignatureScheme,
+};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
-use std::pin::Pin;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_openssl::SslStream;
+use std::sync::Arc;
 
-/// What connections have in common.
-#[derive(Clone)]
-pub(super) struct Tls {
-    context: SslContext,
-    insecure: bool,
+/// How strong keys and digests have to be: OpenSSL's own default since 3.2, and Debian's before.
+const SECURITY_LEVEL: i32 = 2;
+
+/// What a client speaks TLS with: trusts the certificates of that file, or OpenSSL's own.
+/// `insecure`: any certificate, with any name. The error is text for a log.
+pub(super) fn config(authorities: Option<&Path>, insecure: bool) -> Result<ClientConfig, String> {
+    let store = match (insecure, authorities) {
+        (true, _) => None,
+        (false, None) => Some(store(None).map_err(|error| in_short(&error))?),
+        (false, Some(file)) => {
+            let named = |why: String| format!("{}: {why}", file.display());
+            let pem = std::fs::read(file).map_err(|error| named(error.to_string()))?;
+            Some(store(Some(&pem)).map_err(|error| named(in_short(&error)))?)
+        }
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let judge = Arc::new(Judge { store });
+    Ok(builder.dangerous().with_custom_certificate_verifier(judge).with_no_client_auth())
 }
 
-impl Tls {
-    /// Trusts the certificates of that file. `insecure`: any certificate, with any name. The error
-    /// is text for a log.
-    pub fn new(authorities: Option<&Path>, insecure: bool) -> Result<Self, String> {
-        let context = context(authorities.filter(|_| !insecure), insecure).map_err(|error| {
-            let file = authorities.map(|file| format!("{}: ", file.display()));
-            format!("{}{}", file.unwrap_or_default(), in_short(&error))
-        })?;
-        Ok(Tls { context, insecure })
-    }
-
-    /// Speaks TLS on a connection to that host, which has shown that it is that host when this
-    /// returns. The error is text for a log.
-    pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        host: &str,
-        stream: S,
-    ) -> Result<SslStream<S>, String> {
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let host = host.strip_suffix('.').unwrap_or(host);
-        let wrong = |error: openssl::error::ErrorStack| in_short(&error);
-        let mut ssl = Ssl::new(&self.context).map_err(wrong)?;
-        if host.parse::<IpAddr>().is_err() {
-            ssl.set_hostname(host).map_err(wrong)?;
-        }
-        let mut stream = SslStream::new(ssl, stream).map_err(wrong)?;
-        if let Err(error) = Pin::new(&mut stream).connect().await {
-            return Err(match stream.ssl().verify_result() {
-                X509VerifyResult::OK => match (error.ssl_error(), error.io_error()) {
-                    (Some(stack), _) => format!("TLS failed: {}", in_short(stack)),
-                    (None, Some(error)) => format!("TLS failed: {error}"),
-                    (None, None) => "TLS failed: the connection was closed".into(),
-                },
-                refused => format!("its certificate is refused: {}", refused.error_string()),
-            });
-        }
-        if !self.insecure {
-            let certificate = stream.ssl().peer_certificate();
-            let certificate = certificate.ok_or("it has no certificate")?;
-            if !is_for(&certificate, host) {
-                return Err(format!("its certificate is refused: it is not for {host}"));
+fn store(authorities: Option<&[u8]>) -> Result<X509Store, ErrorStack> {
+    let mut builder = X509StoreBuilder::new()?;
+    match authorities {
+        Some(pem) => {
+            for certificate in X509::stack_from_pem(pem)? {
+                builder.add_cert(certificate)?;
             }
         }
-        Ok(stream)
+        None => builder.set_default_paths()?,
     }
-}
-
-fn context(
-    authorities: Option<&Path>,
-    insecure: bool,
-) -> Result<SslContext, openssl::error::ErrorStack> {
-    let mut builder = SslContext::builder(SslMethod::tls_client())?;
-    builder.set_options(SslOptions::ALL | SslOptions::NO_COMPRESSION);
-    builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
-    builder.set_alpn_protos(b"\x08http/1.1")?;
-    if insecure {
-        builder.set_verify(SslVerifyMode::NONE);
-        return Ok(builder.build());
-    }
-    builder.set_verify(SslVerifyMode::PEER);
-    match authorities {
-        Some(file) => builder.load_verify_locations(Some(file), None)?,
-        None => builder.set_default_verify_paths()?,
-    }
+    let mut param = X509VerifyParam::new()?;
+    param.set_purpose(X509PurposeId::SSL_SERVER)?;
+    param.set_auth_level(SECURITY_LEVEL);
     // Trust in a certificate need not go up to one that signs itself.
-    builder
-        .verify_param_mut()
-        .set_flags(X509VerifyFlags::TRUSTED_FIRST | X509VerifyFlags::PARTIAL_CHAIN)?;
+    param.set_flags(X509VerifyFlags::TRUSTED_FIRST | X509VerifyFlags::PARTIAL_CHAIN)?;
+    builder.set_param(&param)?;
     Ok(builder.build())
 }
 
+/// Judges certificates, and what was signed with their keys.
+struct Judge {
+    /// Who is trusted; None: whoever it is.
+    store: Option<X509Store>,
+}
+
+impl fmt::Debug for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Judge").finish_non_exhaustive()
+    }
+}
+
+/// Why a certificate is refused, as text for a log.
+#[derive(Debug)]
+struct Refused(String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+fn refused(why: impl Into<String>) -> Error {
+    let why: Arc<dyn std::error::Error + Send + Sync> = Arc::new(Refused(why.into()));
+    Error::InvalidCertificate(CertificateError::Other(OtherError(why)))
+}
+
+fn unreadable(error: &ErrorStack) -> Error {
+    refused(in_short(error))
+}
+
+impl ServerCertVerifier for Judge {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(store) = &self.store else { return Ok(ServerCertVerified::assertion()) };
+        let certificate = X509::from_der(end_entity).map_err(|error| unreadable(&error))?;
+        let judged =
+            judge(store, &certificate, intermediates).map_err(|error| unreadable(&error))?;
+        if let Err(why) = judged {
+            return Err(refused(why));
+        }
+        let host = server_name.to_str();
+        let host = host.strip_suffix('.').unwrap_or(&host);
+        if !is_for(&certificate, host) {
+            return Err(refused(format!("it is not for {host}")));
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        SCHEMES.iter().map(|(scheme, _)| *scheme).collect()
+    }
+}
+
+/// Whether a certificate is trusted, and why not.
+fn judge(
+    store: &X509Store,
+    certificate: &X509Ref,
+    intermediates: &[CertificateDer<'_>],
+) -> Result<Result<(), String>, ErrorStack> {
+    let mut chain = Stack::new()?;
+    for intermediate in intermediates {
+        chain.push(X509::from_der(intermediate)?)?;
+    }
+    X509StoreContext::new()?.init(store, certificate, &chain, |context| {
+        let trusted = context.verify_cert()?;
+        Ok(if trusted { Ok(()) } else { Err(context.error().error_string().to_owned()) })
+    })
+}
+
+/// How a signature is made.
+#[derive(Clone, Copy)]
+enum Made {
+    Pkcs1(fn() -> MessageDigest),
+    Pss(fn() -> MessageDigest),
+    Ecdsa(fn() -> MessageDigest),
+    Eddsa,
+}
+
+/// What servers may sign with, the preferred ones first.
+const SCHEMES: [(SignatureScheme, Made); 11] = [
+    (SignatureScheme::ECDSA_NISTP256_SHA256, Made::Ecdsa(MessageDigest::sha256)),
+    (SignatureScheme::ECDSA_NISTP384_SHA384, Made::Ecdsa(MessageDigest::sha384)),
+    (SignatureScheme::ECDSA_NISTP521_SHA512, Made::Ecdsa(MessageDigest::sha512)),
+    (SignatureScheme::ED25519, Made::Eddsa),
+    (SignatureScheme::ED448, Made::Eddsa),
+    (SignatureScheme::RSA_PSS_SHA256, Made::Pss(MessageDigest::sha256)),
+    (SignatureScheme::RSA_PSS_SHA384, Made::Pss(MessageDigest::sha384)),
+    (SignatureScheme::RSA_PSS_SHA512, Made::Pss(MessageDigest::sha512)),
+    (SignatureScheme::RSA_PKCS1_SHA256, Made::Pkcs1(MessageDigest::sha256)),
+    (SignatureScheme::RSA_PKCS1_SHA384, Made::Pkcs1(MessageDigest::sha384)),
+    (SignatureScheme::RSA_PKCS1_SHA512, Made::Pkcs1(MessageDigest::sha512)),
+];
+
+fn verify_signature(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    let known = SCHEMES.iter().find(|(scheme, _)| *scheme == signed.scheme);
+    let Some((_, made)) = known else {
+        return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+    };
+    let valid = is_signed(message, certificate, *made, signed.signature());
+    match valid.map_err(|error| unreadable(&error))? {
+        true => Ok(HandshakeSignatureValid::assertion()),
+        false => Err(Error::InvalidCertificate(CertificateError::BadSignature)),
+    }
+}
+
+fn is_signed(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    made: Made,
+    signature: &[u8],
+) -> Result<bool, ErrorStack> {
+    let key = X509::from_der(certificate)?.public_key()?;
+    let mut verifier = match made {
+        Made::Eddsa => Verifier::new_without_digest(&key)?,
+        Made::Pkcs1(digest) | Made::Pss(digest) | Made::Ecdsa(digest) => {
+            Verifier::new(digest(), &key)?
+        }
+    };
+    if let Made::Pss(_) = made {
+        verifier.set_rsa_padding(Padding::PKCS1_PSS)?;
+        verifier.set_rsa_pss_saltlen(RsaPssSaltlen::DIGEST_LENGTH)?;
+    }
+    verifier.verify_oneshot(signature, message)
+}
+
 /// What OpenSSL has to say, without its numbers and file names.
-fn in_short(stack: &openssl::error::ErrorStack) -> String {
+fn in_short(stack: &ErrorStack) -> String {
     let reasons: Vec<_> = stack.errors().iter().filter_map(|error| error.reason()).collect();
     if reasons.is_empty() { "OpenSSL gives no reason".into() } else { reasons.join(", ") }
 }
