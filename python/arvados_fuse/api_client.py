@@ -26,7 +26,7 @@ import httplib2
 from googleapiclient import errors as apiclient_errors
 
 from .apierrors import ServerError, api_host
-from .counted_log import counted
+from .reports import report
 
 #: How long to wait for the answer to a request in all, in seconds, unless told otherwise.
 DEFAULT_TIMEOUT = 60.0
@@ -70,9 +70,10 @@ class _Wait:
             raise ServerError(f"the API at {self.server} sent more than {_LONGEST_BODY} bytes")
 
     def tell(self) -> None:
-        counted.warning(
+        report(
             f"the API at {self.server} has not answered {self.what} for {_TELL_AFTER:g} s; "
-            f"waiting up to {self.limit:g} s"
+            f"waiting up to {self.limit:g} s",
+            "warn",
         )
 
 
@@ -179,8 +180,9 @@ class _Http(httplib2.Http):
             pause = min(random.uniform(0.5, 1) * 2 ** (attempt - 1), _LONGEST_PAUSE)
             if attempt > self.num_retries or pause >= wait.left():
                 raise problem
-            counted.warning(
-                f"the API at {wait.server} {reason}; trying again for up to {wait.limit:g} s"
+            report(
+                f"the API at {wait.server} {reason}; trying again for up to {wait.limit:g} s",
+                "warn",
             )
             time.sleep(pause)
 

@@ -4,14 +4,17 @@
 
 """What an exception of the SDK means to a file system.
 
+Libraries have errnos of their own (`ssl.SSLError` 1, `socket.gaierror` -2), and those of a socket say
+nothing about a file: to a program on the mount, whatever happened on the way to a server is EIO.
+
 An API or Keep server that fails must not look like one that has nothing: only a definite "not found"
 is ENOENT, everything else is passed on and becomes EIO.
 """
 
 import errno
-import http.client
 import re
-import ssl
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import arvados
@@ -20,7 +23,7 @@ import httplib2
 import llfuse
 from googleapiclient import errors as apiclient_errors
 
-from .counted_log import counted
+from .reports import report
 
 
 class ServerError(httplib2.HttpLib2Error):
@@ -36,17 +39,65 @@ def _without_id(text: str) -> str:
     return re.sub(r"^\[req-\w+\] ", "", text)
 
 
-#: What a server, or the network before it, is to blame for.
-_SERVER_FAILURES = (
-    ServerError,
-    apiclient_errors.Error,
-    arvados.errors.ApiError,
-    httplib2.HttpLib2Error,
-    http.client.HTTPException,
-    ssl.SSLError,
-    ConnectionError,
-    TimeoutError,
-)
+#: Errnos of connections, which no file has.
+_NETWORK = {
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EADDRNOTAVAIL,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+    errno.ENETUNREACH,
+    errno.EPROTO,
+    errno.ETIMEDOUT,
+}
+
+#: What libraries raise for the same; a library that nobody imported raises nothing.
+_CLASSES = [
+    ("arvados.errors", "ApiError"),
+    ("arvados.errors", "HttpError"),
+    ("arvados.errors", "KeepRequestError"),
+    ("arvados.errors", "NoKeepServersError"),
+    ("google.auth.exceptions", "TransportError"),
+    ("googleapiclient.errors", "Error"),
+    ("http.client", "HTTPException"),
+    ("httplib2.error", "HttpLib2Error"),
+    ("pycurl", "error"),
+    ("requests.exceptions", "RequestException"),
+    ("socket", "gaierror"),
+    ("socket", "herror"),
+    ("ssl", "SSLError"),
+    ("urllib3.exceptions", "HTTPError"),
+]
+
+
+def _classes() -> Iterator[type]:
+    for module, name in _CLASSES:
+        found = getattr(sys.modules.get(module), name, None)
+        if isinstance(found, type):
+            yield found
+
+
+def is_server_fault(error: BaseException) -> bool:
+    """Return whether an exception tells of a server or the network, not of a file or a defect."""
+    if isinstance(error, (ConnectionError, TimeoutError, *_classes())):
+        return True
+    return isinstance(error, OSError) and error.errno in _NETWORK
+
+
+def line_of(error: BaseException) -> str | None:
+    """Return what the log is to say of an exception that tells of a server or the network, or None for
+    any other."""
+    if not is_server_fault(error):
+        return None
+    text = " ".join(explain(error).split())
+    host = api_host(error)
+    # The errors of Keep name its services.
+    if host in text or isinstance(error, arvados.errors.KeepRequestError):
+        return text
+    return f"the API at {host}: {text}"
 
 
 def report_server_failure(error: BaseException) -> bool:
@@ -54,16 +105,20 @@ def report_server_failure(error: BaseException) -> bool:
 
     Returns False, and logs nothing, where no server is to blame: that is for a traceback.
     """
-    if not isinstance(error, _SERVER_FAILURES):
+    line = line_of(error)
+    if line is None:
         return False
-    counted.error(f"Unhandled exception during FUSE operation: {explain(error)}", _key(error))
+    report(f"Unhandled exception during FUSE operation: {line}", kind=kind_of(error))
     return True
 
 
-def _key(error: BaseException) -> str:
-    # What a server says beside its status may be another text each time.
+def kind_of(error: BaseException) -> str | None:
+    """Return what errors that come again have in common; None: the line itself tells.
+
+    What a server says beside its status may be another text each time.
+    """
     status = http_status(error)
-    return explain(error) if status is None else f"{api_host(error)} answered {status}"
+    return None if status is None else f"{api_host(error)} answered {status}"
 
 
 def api_host(error: Any = None) -> str:

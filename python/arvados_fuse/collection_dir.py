@@ -24,10 +24,10 @@ from llfuse._core import final_when_fresh
 
 from . import listing, native
 from .apierrors import is_not_found, report_server_failure
-from .counted_log import counted
 from .directory import Directory
 from .fresh import check_update, convertTime, use_counter
 from .fusefile import FuncToJSONFile, FuseArvadosFile
+from .reports import report
 from .saving import retry_failed_uploads, save
 
 _logger = logging.getLogger("arvados.arvados_fuse")
@@ -420,7 +420,7 @@ class CollectionDirectory(CollectionDirectoryBase):
         except Exception as error:
             self.invalidate()
             if is_not_found(error):
-                counted.warning(f"collection {self.collection_locator} is not there any more")
+                report(f"collection {self.collection_locator} is not there any more", "warn")
                 collection = self._loaded_collection()
                 if collection is None or collection.committed():
                     raise self._gone() from error

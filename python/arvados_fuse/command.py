@@ -32,8 +32,8 @@ from arvados_fuse import (
     TmpCollectionDirectory,
     collector,
     crunchstat,
-    logfile,
     listing,
+    logfile,
     native,
     signals,
     unsaved,
@@ -42,8 +42,8 @@ from arvados_fuse._version import __version__
 from arvados_fuse.api_client import DEFAULT_TIMEOUT, make_client
 from arvados_fuse.apierrors import explain, is_not_found, secret_part
 from arvados_fuse.arguments import ArgumentParser
-from arvados_fuse.settings import load_settings
 from arvados_fuse.block_cache import BlockCache
+from arvados_fuse.settings import load_settings
 from arvados_fuse.unmount import detach, unmount
 from arvados_fuse.waiting import watch_requests
 

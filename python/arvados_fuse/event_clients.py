@@ -20,7 +20,7 @@ import arvados.events
 
 from . import listing
 from .apierrors import ServerError, explain
-from .counted_log import counted
+from .reports import report
 
 #: Shortest and longest pause before connecting again, in seconds.
 _PAUSES = (0.1, 15.0)
@@ -57,7 +57,7 @@ class EventClient(arvados.events.EventClient):
             if time.monotonic() - began > _GOOD:
                 pause = _PAUSES[0]
             while not self.is_closed.is_set():
-                counted.warning(f"event bus at {self._place()}: {reason}; connecting again")
+                report(f"event bus at {self._place()}: {reason}; connecting again", "warn")
                 if self.is_closed.wait(pause * random.uniform(0.5, 1)):
                     return
                 pause = min(2 * pause, _PAUSES[1])
@@ -92,7 +92,7 @@ class EventClient(arvados.events.EventClient):
         except (ValueError, RecursionError):
             event = text
         if not isinstance(event, dict):
-            counted.warning(f"event bus at {self._place()}: a message that is no event was skipped")
+            report(f"event bus at {self._place()}: a message that is no event was skipped", "warn")
             return
         number = event.get("id")
         if isinstance(number, int) and not isinstance(number, bool):
@@ -143,7 +143,7 @@ class PollClient(arvados.events.PollClient):
                     self.on_event({"status": 200, "after_gap": True})
             except Exception as error:
                 failed = True
-                counted.warning(f"events cannot be polled: {explain(error)}; trying again")
+                report(f"events cannot be polled: {explain(error)}; trying again", "warn")
             self._closing.wait(max(self.poll_time, _PAUSES[0]))
 
     def _logs(self, filters: list, order: str, limit: int) -> list[dict]:

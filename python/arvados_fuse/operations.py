@@ -21,10 +21,10 @@ import llfuse
 from llfuse import _core
 
 from . import native
-from .counted_log import counted
 from .event_clients import lasting_clients
 from .handles import FileHandles, Handle
 from .inode_cache import InodeCache
+from .reports import report
 from .timed import Timed
 from .watched import Watched, WatchedType
 
@@ -223,7 +223,7 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
         try:
             self._follow_event(ev)
         except Exception as error:
-            counted.warning(f"an event was skipped: {type(error).__name__}: {error}: {ev!r:.200}")
+            report(f"an event was skipped: {type(error).__name__}: {error}: {ev!r:.200}", "warn")
 
     def _follow_event(self, ev: dict) -> None:
         if ev.get("after_gap"):

@@ -23,10 +23,10 @@ from llfuse._core import final_when_fresh
 from . import listing
 from .apierrors import errno_of_refusal, explain, is_not_found
 from .collection_dir import CollectionDirectory
-from .counted_log import counted
 from .directory import Directory
 from .fresh import check_update, use_counter
 from .fusefile import ObjectFile
+from .reports import report
 
 #: Name of the file that shows a project's record.
 RECORD_FILE = ".arvados#project"
@@ -170,7 +170,7 @@ class ProjectDirectory(Directory):
             except apiclient_errors.Error as error:
                 if not is_not_found(error):
                     raise
-                counted.warning(f"project {self.project_uuid} is not there any more")
+                report(f"project {self.project_uuid} is not there any more", "warn")
                 raise self._gone() from error
             self.merge(contents, self.namefn, self._is_same, self.createDirectory)
             self._listing_complete = True
@@ -311,7 +311,7 @@ class ProjectDirectory(Directory):
             with llfuse.lock_released:
                 request.execute(num_retries=self.num_retries)
         except apiclient_errors.Error as error:
-            counted.error(f"{self.project_uuid} cannot be changed: {explain(error)}")
+            report(f"{self.project_uuid} cannot be changed: {explain(error)}")
             raise llfuse.FUSEError(errno_of_refusal(error)) from error
 
     @use_counter

@@ -54,15 +54,19 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
 }
 
 /// Writes a line to the log of `arvados.arvados_fuse`, at a level: `error`, `warn`, `info` or
-/// `debug`. One like another of the last minute is only counted, and told with the next.
+/// `debug`. One of the same kind as another of the last minute is only counted, and told with the next;
+/// without a `kind`, lines are of one kind that differ in nothing but request ids, UUIDs and hashes.
 ///
 /// # Errors
 /// ValueError for another level.
 #[pyfunction]
-#[pyo3(signature = (message, level="error"))]
-pub fn report(message: &str, level: &str) -> PyResult<()> {
+#[pyo3(signature = (message, level="error", kind=None))]
+pub fn report(message: &str, level: &str, kind: Option<&str>) -> PyResult<()> {
     let level = level.parse::<Level>().map_err(|e| PyValueError::new_err(e.to_string()))?;
-    crate::report::report(level, message);
+    match kind {
+        Some(kind) => crate::report::report_as(level, kind, message),
+        None => crate::report::report(level, message),
+    }
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::fs::Errno;
 use crate::py::inodes::company::log_exception;
 use crate::py::llfuse::errors;
 use crate::py::nodes::overrides::loaded_class;
-use crate::report::{phrases, report};
+use crate::report::{phrases, report, report_as};
 
 /// The errno of an exception; one that nobody expects is logged with its traceback.
 ///
@@ -20,7 +20,7 @@ use crate::report::{phrases, report};
 /// | --- | --- |
 /// | `llfuse.FUSEError` | its own |
 /// | `arvados.errors.KeepWriteError`, `NotFoundError` (a block) | EIO, logged in a line |
-/// | any other that tells of a server or the network, see `arvados_fuse.reports` | EIO, logged in a line |
+/// | any other that tells of a server or the network, see `arvados_fuse.apierrors` | EIO, logged in a line |
 /// | `OSError` with an errno | its own |
 /// | `NotImplementedError` | ENOTSUP |
 /// | any other | EIO, logged with its traceback |
@@ -30,8 +30,12 @@ pub fn errno_of(py: Python<'_>, error: PyErr) -> Errno {
     if let Some(errno) = errors::fuse_errno(py, &error) {
         return errno;
     }
-    if let Some(line) = line_of(py, &error) {
-        report(Level::Error, &format!("{}: {line}", phrase_of(py, &error)));
+    if let Some((line, kind)) = line_of(py, &error) {
+        let line = format!("{}: {line}", phrase_of(py, &error));
+        match kind {
+            Some(kind) => report_as(Level::Error, &kind, &line),
+            None => report(Level::Error, &line),
+        }
         return Errno::EIO;
     }
     if error.is_instance_of::<PyOSError>(py)
@@ -46,10 +50,14 @@ pub fn errno_of(py: Python<'_>, error: PyErr) -> Errno {
     Errno::EIO
 }
 
-/// What the log is to say where a server or the network is what failed.
-fn line_of(py: Python<'_>, error: &PyErr) -> Option<String> {
-    let told = py.import("arvados_fuse.reports").and_then(|reports| {
-        reports.call_method1("line_of", (error.value(py),))?.extract::<Option<String>>()
+/// What the log is to say where a server or the network is what failed, and what lines of its kind
+/// have in common.
+fn line_of(py: Python<'_>, error: &PyErr) -> Option<(String, Option<String>)> {
+    let told = py.import("arvados_fuse.apierrors").and_then(|apierrors| {
+        let line: Option<String> =
+            apierrors.call_method1("line_of", (error.value(py),))?.extract()?;
+        let kind = apierrors.call_method1("kind_of", (error.value(py),))?.extract()?;
+        Ok(line.map(|line| (line, kind)))
     });
     told.ok().flatten()
 }
