@@ -481,6 +481,7 @@ This is what the Arvados installation at '{api_host}' shows to user
         try:
             with self:
                 status = self._exec()
+                signals.set_exit_status(status)
         except Exception as error:
             self._give_up("cannot mount", error)
         self._leave(status or self._unsaved_status())

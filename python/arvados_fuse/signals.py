@@ -45,6 +45,9 @@ _PATIENCE = 4.0
 #: Where the numbers of caught signals come from; None in a program that is not arv-mount.
 _pipe: int | None = None
 
+#: The exit status, as far as it is known: a command's.
+_status = 0
+
 #: The signal that asked for the end, and when (`time.monotonic()`).
 _asked: tuple[int, float] | None = None
 
@@ -73,6 +76,8 @@ def asked_to_end() -> int | None:
 
 def set_exit_status(status: int) -> None:
     """Say with which status to end if the process does not end by itself in time after a signal."""
+    global _status
+    _status = status
     if caught():
         _core.set_exit_status(status)
 
@@ -153,13 +158,14 @@ class Listener:
     def _last_words(self) -> None:
         time.sleep(_PATIENCE)
         names = self._unsaved()
-        set_exit_status(1 if names else 0)
+        status = 1 if names else _status
+        _core.set_exit_status(status)
         for name in names:
             _logger.error("could not save %s before the mount ended: there was no time", name)
         if not names:
             _logger.warning("ending although requests are still under way; everything is saved")
         self._flush()
-        _core.exit_now(1 if names else 0)
+        _core.exit_now(status)
 
 
 def _name(number: int) -> str:

@@ -229,7 +229,7 @@ def test_whether_a_signal_unmounts_is_said_to_close(
         path,
         f"""
         if {how == "stop"}:
-            threading.Timer(0.5, llfuse.stop).start()
+            threading.Thread(target=lambda: (sys.stdin.readline(), llfuse.stop())).start()
         result = llfuse.main(workers=2)
         print(result, flush=True)
         input()
@@ -242,6 +242,10 @@ def test_whether_a_signal_unmounts_is_said_to_close(
         (path / "f").touch()
         if how != "stop":
             process.send_signal(getattr(signal, f"SIG{how}"))
+        else:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
         expected = "None" if how == "stop" else str(int(getattr(signal, f"SIG{how}")))
         assert process.stdout is not None
         assert process.stdout.readline().strip() == expected
