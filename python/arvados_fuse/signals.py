@@ -45,6 +45,9 @@ _PATIENCE = 4.0
 #: Where the numbers of caught signals come from; None in a program that is not arv-mount.
 _pipe: int | None = None
 
+#: The signal that asked for the end before signals were held; 0 for none.
+_caught_before = 0
+
 #: The exit status, as far as it is known: a command's.
 _status = 0
 
@@ -71,7 +74,7 @@ def command_follows() -> None:
 
 def asked_to_end() -> int | None:
     """Return the signal that asked for the end, if one did."""
-    return _asked[0] if _asked else None
+    return _asked[0] if _asked else _caught_before or None
 
 
 def set_exit_status(status: int) -> None:
@@ -179,7 +182,9 @@ def _name(number: int) -> str:
 def forwarding() -> Iterator[Callable[[Any], None]]:
     """Have signals that end a mount go to a child instead, once it is given to what this yields."""
     if caught():
-        _core.hold_signals()
+        global _caught_before
+        # The listener may not have come to it yet.
+        _caught_before = _core.hold_signals()
         try:
             yield lambda child: _core.forward_signals(child.pid)
         finally:

@@ -46,10 +46,13 @@ pub fn serve_signals() {
     signals::enter(Phase::Served);
 }
 
-/// Signals wait until `serve_signals` or `forward_signals`.
+/// Signals wait until `serve_signals` or `forward_signals`. Returns the one that asked for an end
+/// before, or 0.
 #[pyfunction]
-pub fn hold_signals() {
+#[must_use]
+pub fn hold_signals() -> i32 {
     signals::enter(Phase::Held);
+    signals::asked_to_end()
 }
 
 /// Signals that end a mount are sent on to process `child` instead.

@@ -52,8 +52,8 @@ static PIPE: AtomicI32 = AtomicI32::new(-1);
 static CHILD: AtomicI32 = AtomicI32::new(0);
 /// All signals are ours, for the life of the process: it is arv-mount.
 static PROCESS: AtomicBool = AtomicBool::new(false);
-/// An end was asked for, and has to come within [`LIMIT`].
-static ENDING: AtomicBool = AtomicBool::new(false);
+/// The signal that asked for an end, which has to come within [`LIMIT`]; 0 for none.
+static ENDING: AtomicI32 = AtomicI32::new(0);
 /// Where the process ends before anything is done with the mount, that is no success.
 static COMMAND: AtomicBool = AtomicBool::new(false);
 /// The exit status if it does not.
@@ -91,7 +91,7 @@ fn handle(number: i32) {
         return last_resort::default_action(number);
     }
     let process = PROCESS.load(Ordering::SeqCst);
-    if process && number == libc::SIGALRM && ENDING.load(Ordering::SeqCst) {
+    if process && number == libc::SIGALRM && asked_to_end() != 0 {
         last_resort::detach();
         last_resort::exit(STATUS.load(Ordering::SeqCst));
     }
@@ -114,7 +114,9 @@ fn handle(number: i32) {
     } else if phase_is(Phase::Forwarded) && ends(number) {
         last_resort::send(CHILD.load(Ordering::SeqCst), number);
     } else {
-        if process && ends(number) && !ENDING.swap(true, Ordering::SeqCst) {
+        let first =
+            || ENDING.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if process && ends(number) && first() {
             last_resort::alarm(LIMIT);
         }
         last_resort::write_byte(PIPE.load(Ordering::SeqCst), u8::try_from(number).unwrap_or(0));
@@ -135,6 +137,11 @@ pub fn enter(phase: Phase) {
             handle(number);
         }
     }
+}
+
+/// The signal that asked for an end since signals are served; 0 for none.
+pub fn asked_to_end() -> i32 {
+    ENDING.load(Ordering::SeqCst)
 }
 
 /// This process is the one whose signals are handled, as a fork that goes on with the mount is.
