@@ -100,15 +100,18 @@ def line_of(error: BaseException) -> str | None:
     return f"the API at {host}: {text}"
 
 
-def report_server_failure(error: BaseException) -> bool:
-    """Log what a server did, in one line that is counted where it comes again.
+def report_server_failure(
+    error: BaseException, what: str = "Unhandled exception during FUSE operation"
+) -> bool:
+    """Log what a server did, in one line after `what`, that is counted where it comes again.
 
     Returns False, and logs nothing, where no server is to blame: that is for a traceback.
     """
     line = line_of(error)
     if line is None:
         return False
-    report(f"Unhandled exception during FUSE operation: {line}", kind=kind_of(error))
+    kind = kind_of(error)
+    report(f"{what}: {line}", kind=kind and f"{what}: {kind}")
     return True
 
 

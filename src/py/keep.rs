@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use crate::keep::{
     CacheConfig, Config, KeepClient, Service, ServiceType, Services, ServicesError, Timeouts,
 };
+use crate::py::inodes::company::line_of;
 
 /// Asks Python for the list of services.
 struct FromPython {
@@ -22,9 +23,11 @@ struct FromPython {
 
 impl Services for FromPython {
     fn list(&self, refresh: bool) -> Result<Vec<Service>, ServicesError> {
-        let listed: PyResult<Vec<(String, String, String)>> =
-            Python::attach(|py| self.list.call1(py, (refresh,))?.extract(py));
-        let listed = listed.map_err(|error| ServicesError(error.to_string()))?;
+        let listed: Vec<(String, String, String)> = Python::attach(|py| {
+            let listed = self.list.call1(py, (refresh,)).and_then(|list| list.extract(py));
+            let told = |error: PyErr| line_of(py, &error).unwrap_or_else(|| error.to_string());
+            listed.map_err(|error| ServicesError(told(error)))
+        })?;
         Ok(listed
             .into_iter()
             .map(|(uuid, root, kind)| Service { uuid, root, kind: ServiceType::named(&kind) })

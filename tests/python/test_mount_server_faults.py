@@ -118,6 +118,38 @@ def test_a_service_that_nobody_answers_for_is_named(
     assert gone in line and "refused" in line and UNHANDLED in line
 
 
+def test_an_api_that_does_not_list_the_services_is_named(
+    fresh_cluster: LocalCluster, arv_mount: Callable, tmp_path: Path
+) -> None:
+    keep_front.save_block(fresh_cluster, TEXT)
+    mount = arv_mount(*options(tmp_path, "--retries=0"))
+    file = mount.path / "home" / "c" / "f"
+    assert file.stat().st_size == len(TEXT)
+    fresh_cluster.faults.add(service="api", path="keep_services", action="status", value=503)
+    assert_eio(file.read_text)
+    (line,) = lines_of(mount)
+    host = fresh_cluster.env()["ARVADOS_API_HOST"]
+    assert UNHANDLED in line and "no Keep services available" in line, line
+    assert host in line and "503" in line, line
+    fresh_cluster.faults.clear()
+    assert file.read_text() == TEXT
+
+
+def test_signatures_that_cannot_be_renewed_are_a_line(
+    fresh_cluster: LocalCluster, arv_mount: Callable, tmp_path: Path
+) -> None:
+    keep_front.save_block(fresh_cluster, TEXT)
+    mount = arv_mount(*options(tmp_path, "--retries=0"))
+    file = mount.path / "home" / "c" / "f"
+    assert file.stat().st_size == len(TEXT)
+    fresh_cluster.faults.add(service="keep", method="GET", action="status", value=403)
+    fresh_cluster.faults.add(service="api", path="collections", action="status", value=503)
+    assert_eio(file.read_text)
+    lines = lines_of(mount)
+    assert any("signatures could not be renewed" in line and "503" in line for line in lines), lines
+    assert any(NOT_FOUND in line for line in lines), lines
+
+
 def test_like_failures_are_counted(
     fresh_cluster: LocalCluster, arv_mount: Callable, tmp_path: Path
 ) -> None:

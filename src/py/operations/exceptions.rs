@@ -4,15 +4,14 @@
 
 //! Which errno an exception in a handler of ours becomes.
 
-use log::Level;
 use pyo3::exceptions::{PyNotImplementedError, PyOSError};
 use pyo3::prelude::*;
 
 use crate::fs::Errno;
-use crate::py::inodes::company::log_exception;
+use crate::py::inodes::company::{log_exception, report_server_failure};
 use crate::py::llfuse::errors;
 use crate::py::nodes::overrides::loaded_class;
-use crate::report::{phrases, report, report_as};
+use crate::report::phrases;
 
 /// The errno of an exception; one that nobody expects is logged with its traceback.
 ///
@@ -30,12 +29,7 @@ pub fn errno_of(py: Python<'_>, error: PyErr) -> Errno {
     if let Some(errno) = errors::fuse_errno(py, &error) {
         return errno;
     }
-    if let Some((line, kind)) = line_of(py, &error) {
-        let line = format!("{}: {line}", phrase_of(py, &error));
-        match kind {
-            Some(kind) => report_as(Level::Error, &kind, &line),
-            None => report(Level::Error, &line),
-        }
+    if report_server_failure(py, phrase_of(py, &error), &error) {
         return Errno::EIO;
     }
     if error.is_instance_of::<PyOSError>(py)
@@ -48,18 +42,6 @@ pub fn errno_of(py: Python<'_>, error: PyErr) -> Errno {
     }
     log_exception(py, phrases::UNHANDLED, error);
     Errno::EIO
-}
-
-/// What the log is to say where a server or the network is what failed, and what lines of its kind
-/// have in common.
-fn line_of(py: Python<'_>, error: &PyErr) -> Option<(String, Option<String>)> {
-    let told = py.import("arvados_fuse.apierrors").and_then(|apierrors| {
-        let line: Option<String> =
-            apierrors.call_method1("line_of", (error.value(py),))?.extract()?;
-        let kind = apierrors.call_method1("kind_of", (error.value(py),))?.extract()?;
-        Ok(line.map(|line| (line, kind)))
-    });
-    told.ok().flatten()
 }
 
 fn phrase_of(py: Python<'_>, error: &PyErr) -> &'static str {
