@@ -4,6 +4,7 @@
 
 """Proxies of the environment: Keep is reached as the SDK's client reaches it."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -127,8 +128,9 @@ def serve_socks5(client: socket.socket, seen: list[bytes]) -> None:
         client.sendall(b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x00")
 
         def back() -> None:
-            while data := there.recv(65536):
-                client.sendall(data)
+            with contextlib.suppress(OSError):
+                while data := there.recv(65536):
+                    client.sendall(data)
 
         threading.Thread(target=back, daemon=True).start()
         while data := client.recv(65536):
