@@ -102,36 +102,43 @@ class CollectionDirectoryBase(Directory):
         return self.inodes._add_entry_as(entry, number)
 
     def on_event(self, event: Any, collection: Any, name: str, item: Any) -> None:
-        """Follow a change that the collection tells of."""
-        if collection != self.collection:
+        """Follow a change that the collection tells of.
+
+        It also tells of files that were removed or replaced and are still open. What the name leads
+        to is decided by what the collection has under it now, never by what the event is about.
+        """
+        if collection is not self.collection:
             return
-        name = self.sanitize_filename(name) or ""
-        if event == arvados.collection.ADD:
-            # The kernel need not be told: that there is no such name, it asks each time.
-            self.new_entry(name, item, self.mtime())
-        elif event == arvados.collection.DEL:
-            entry = self._entries.pop(name)
-            self.inodes.invalidate_entry(self, name)
-            self.inodes.del_entry(entry)
+        if event in (arvados.collection.ADD, arvados.collection.DEL):
+            self._follow_name(name)
         elif event == arvados.collection.MOD:
             self._modified(name, item[1])
         self._record_changed()
 
     def _modified(self, name: str, item: Any) -> None:
-        """Follow that `item` is what the name stands for now: changed, or another than before."""
+        """Follow that `item` was changed, or came under `name` in place of another."""
+        self._follow_name(name)
+        # One that was removed or moved is still looked at by whoever has it open.
+        entry = getattr(item, "fuse_entry", None)
+        if entry is not None:
+            entry.invalidate()
+            self.inodes.invalidate_inode(entry)
+
+    def _follow_name(self, name: str) -> None:
+        """Have `name` lead to what the collection has under it."""
+        # The collection calls under its lock.
+        item = self.collection[name] if name in self.collection else None  # noqa: SIM401
+        name = self.sanitize_filename(name) or ""
         entry = self._entries.get(name)
-        if entry is None:
-            # The SDK tells of what it copies into a new file before it tells of the file.
-            return
-        shown = getattr(entry, "arvfile", None) or getattr(entry, "collection", None)
-        if shown is not item and isinstance(entry, _SHOWN):
+        if entry is not None:
+            if not isinstance(entry, _SHOWN) or (item is not None and _item_of(entry) is item):
+                return
             del self._entries[name]
             self.inodes.invalidate_entry(self, name)
             self.inodes.del_entry(entry)
+        if item is not None:
+            # The kernel need not be told of a new name: that there is none, it asks each time.
             self.new_entry(name, item, self.mtime())
-            entry = self._entries[name]
-        entry.invalidate()
-        self.inodes.invalidate_inode(entry)
 
     def _record_changed(self) -> None:
         if self.collection_record_file is not None:
@@ -241,6 +248,11 @@ class CollectionDirectoryBase(Directory):
 
 #: Kinds of entry that stand for an item of a collection.
 _SHOWN = (CollectionDirectoryBase, FuseArvadosFile)
+
+
+def _item_of(entry: Any) -> Any:
+    """Return what `entry` stands for: a file or a directory of the SDK's."""
+    return entry.arvfile if isinstance(entry, FuseArvadosFile) else entry.collection
 
 
 class CollectionDirectory(CollectionDirectoryBase):
