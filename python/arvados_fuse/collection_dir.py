@@ -152,6 +152,10 @@ class CollectionDirectoryBase(Directory):
             self.inodes.add_entry(self.collection_record_file)
         return self.collection_record_file
 
+    def _unlisted(self) -> list[tuple[str, Any]]:
+        record = self.collection_record_file
+        return [] if record is None else [(RECORD_FILE, record)]
+
     def collection_record(self) -> Any:
         """Return what the record file shows."""
         raise NotImplementedError()

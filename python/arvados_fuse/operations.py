@@ -245,17 +245,9 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
 
     def _look_again(self, entry: Any) -> None:
         entry.invalidate()
-        self._forget_names(entry)
-
-    def _forget_names(self, entry: Any) -> None:
-        # The kernel keeps names and attributes for as long as they would have been fresh. It drops
-        # everything below a name along with it.
         self.inodes.invalidate_inode(entry)
-        if entry.inode != llfuse.ROOT_INODE:
-            entry.kernel_invalidate()
-            return
-        for name in entry._names() if hasattr(entry, "_names") else ():
-            self.inodes.invalidate_entry(entry, name)
+        if hasattr(entry, "_ask_again"):
+            entry._ask_again()
 
     def _attributes(self, found: Any) -> Any:
         # A subclass that answers getattr differently means it for lookups too.

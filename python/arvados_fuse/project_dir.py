@@ -294,6 +294,10 @@ class ProjectDirectory(Directory):
     def persisted(self) -> bool:
         return True
 
+    def _unlisted(self) -> list[tuple[str, Any]]:
+        record = self.project_object_file
+        return [] if record is None else [(RECORD_FILE, record)]
+
     def clear(self) -> None:
         self._listing_complete = False
         super().clear()

@@ -42,6 +42,7 @@ names!(
     ENOENT,
     ENOSPC,
     ENOSYS,
+    ENOTCONN,
     ENOTDIR,
     ENOTEMPTY,
     ENOTSUP,

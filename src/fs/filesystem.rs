@@ -51,6 +51,20 @@ pub trait KernelNotifier: Send + Sync {
     /// The errno that the kernel answered; an entry that it does not know is no error.
     fn invalidate_entry(&self, parent: Ino, name: &[u8]) -> Result<()>;
 
+    /// Have the kernel look `name` of directory `parent` up again when it is next used. What uses it
+    /// (a working directory, a mount on it) stays, where the name still leads to the same inode.
+    ///
+    /// # Errors
+    /// `ENOSYS` where this kernel cannot; the errno that it answered.
+    fn expire_entry(&self, parent: Ino, name: &[u8]) -> Result<()>;
+
+    /// Have the kernel give back inodes, as far as nothing uses them; of a directory and what is in
+    /// it, what is in it has to come first.
+    ///
+    /// # Errors
+    /// `ENOSYS` where this kernel cannot; the errno that it answered.
+    fn prune(&self, inos: &[Ino]) -> Result<()>;
+
     /// Put `data` into the kernel's page cache of an inode, at `offset` bytes.
     ///
     /// # Errors

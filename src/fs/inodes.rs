@@ -25,6 +25,8 @@ pub trait Above: Send + Sync + 'static {
     fn run(&self, body: &mut dyn FnMut());
     /// Has the kernel told, later and by another thread, to drop what it cached of an inode.
     fn invalidate_inode(&self, ino: Ino);
+    /// Has the kernel asked, later and by another thread, to give back an inode that nothing uses.
+    fn prune(&self, ino: Ino);
     /// An entry could not be removed: tell somebody.
     fn report(&self, what: &str, halt: Halt);
 }
@@ -328,6 +330,12 @@ impl<N: Node> Inodes<N> {
         }
         node.kernel_invalidate()?;
         if node.has_ref()? {
+            if let Some(ino) = node.inode()?
+                && node.parent_inode()?.is_none()
+            {
+                // No name leads there any more that anybody would look up.
+                self.above.prune(Ino(ino));
+            }
             return Ok(Removed::Asked);
         }
         node.finalize()?;

@@ -88,6 +88,20 @@ pub struct Changes {
     pub inodes: Vec<u64>,
     /// Names that lead elsewhere, or nowhere, by the inode of their directory.
     pub names: Vec<(u64, String)>,
+    /// Inodes that are gone and that the kernel still knows, what is in a directory before it.
+    pub gone: Vec<u64>,
+}
+
+/// An entry that the kernel knows.
+pub struct Known {
+    /// Its inode number.
+    pub ino: u64,
+    /// Inode number of its directory.
+    pub parent: u64,
+    /// Its name there.
+    pub name: String,
+    /// Whether it is a directory.
+    pub dir: bool,
 }
 
 /// Where an entry is to be found at present.
@@ -185,6 +199,28 @@ impl<O: Owner> Loaded<O> {
         self.uses.load(Ordering::Acquire) > 0
     }
 
+    /// What the kernel knows of the collection, what is in a directory before the directory. The
+    /// root is not among it.
+    #[must_use]
+    pub fn known(&self) -> Vec<Known> {
+        let state = self.state.read();
+        let shown = &state.shown;
+        // Nodes are numbered so that a directory comes before what is in it.
+        let nodes = state.counts.iter().enumerate().skip(1).rev();
+        let referenced = nodes.filter(|(_, counts)| counts.refs.load(Ordering::Acquire) > 0);
+        referenced
+            .filter_map(|(at, _)| {
+                let id = NodeId(u32::try_from(at).ok()?);
+                Some(Known {
+                    ino: shown.ino(id),
+                    parent: self.parent_of(shown, id)?,
+                    name: shown.tree().name(id).to_owned(),
+                    dir: shown.tree().is_dir(id),
+                })
+            })
+            .collect()
+    }
+
     /// Whether nothing is left that anybody could ask for.
     #[must_use]
     pub fn is_deserted(&self) -> bool {
@@ -275,18 +311,17 @@ impl<O: Owner> Loaded<O> {
         for id in difference.changed().iter().filter(|id| **id != NodeId::ROOT) {
             changes.inodes.push(shown.ino(*id));
         }
-        let mut name_changed = |version: &Shown, id: NodeId| {
-            if let Some(parent) = self.parent_of(version, id) {
-                changes.names.push((parent, version.tree().name(id).to_owned()));
-            }
-        };
-        for id in difference.added() {
-            name_changed(&shown, *id);
-        }
+        // That there is no such name the kernel asks each time: what is new it need not be told.
         for id in difference.removed() {
-            name_changed(&old, *id);
-            state.orphan(&old, *id);
+            if let Some(parent) = self.parent_of(&old, *id) {
+                changes.names.push((parent, old.tree().name(*id).to_owned()));
+            }
+            if state.orphan(&old, *id) {
+                changes.gone.push(old.ino(*id));
+            }
         }
+        // Whoever loads a tree numbers a directory before what is in it.
+        changes.gone.reverse();
         state.shown = shown;
         state.counts = new_counts;
         changes
@@ -326,12 +361,16 @@ impl<O: Owner> Loaded<O> {
 }
 
 impl State {
-    /// Keeps a node that leaves the collection, if anybody has it.
-    fn orphan(&mut self, shown: &Arc<Shown>, id: NodeId) {
-        let Some(counts) = self.counts.get_mut(id.0 as usize).map(std::mem::take) else { return };
-        if counts.wanted() {
+    /// Keeps a node that leaves the collection, if anybody has it; answers whether that is so.
+    fn orphan(&mut self, shown: &Arc<Shown>, id: NodeId) -> bool {
+        let Some(counts) = self.counts.get_mut(id.0 as usize).map(std::mem::take) else {
+            return false;
+        };
+        let wanted = counts.wanted();
+        if wanted {
             self.orphans.insert(shown.ino(id), Orphan { shown: Arc::clone(shown), id, counts });
         }
+        wanted
     }
 
     fn counts_of(&self, ino: u64) -> Option<&Counts> {

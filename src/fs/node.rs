@@ -198,8 +198,10 @@ pub trait Node: Clone + Send + Sync + 'static {
     /// Drops the contents; they are loaded again at the next access.
     fn clear(&self) -> Outcome<()>;
 
-    /// The kernel is about to be told of names in this directory.
-    fn tell_names(&self) {}
+    /// Whether nothing refreshes it but a refresh of the directory that it is in.
+    fn fresh_with_parent(&self) -> bool {
+        false
+    }
     /// The entry of that name, after a refresh where one is due.
     fn child(&self, name: &str) -> Outcome<Option<Self>>;
     /// The whole listing, after a refresh where one is due.

@@ -148,7 +148,26 @@ impl<N: Node> Operations<N> {
     /// `ENOENT` for a number that is not in the table; what the node answers.
     pub fn getattr(&self, ino: Ino) -> Outcome<Attr> {
         let node = self.node(ino)?;
+        self.freshen(&node)?;
         self.attr_of(ino, &node)
+    }
+
+    /// Refreshes what an entry that is never refreshed by itself is a part of: a file of a collection
+    /// is as fresh as the collection. Whoever has it open, or sits in a directory, comes by no name
+    /// above.
+    fn freshen(&self, node: &N) -> Outcome<()> {
+        let mut below = node.clone();
+        while below.fresh_with_parent() {
+            let Some(above) = self.parent_of(&below)?.filter(|above| !above.same(&below)) else {
+                break;
+            };
+            if !above.fresh_with_parent() {
+                above.accessed()?;
+                return above.checkupdate();
+            }
+            below = above;
+        }
+        Ok(())
     }
 
     fn attr_of(&self, ino: Ino, node: &N) -> Outcome<Attr> {
@@ -205,7 +224,7 @@ impl<N: Node> Operations<N> {
         if *set != SetAttr::default() {
             self.may_write()?;
         }
-        let mut attr = self.getattr(ino)?;
+        let mut attr = self.attr_of(ino, &self.node(ino)?)?;
         let node = match fh.and_then(|fh| self.handles.find(fh)) {
             Some(handle) => handle.node().clone(),
             None => self.node(ino)?,
@@ -251,7 +270,7 @@ impl<N: Node> Operations<N> {
         if !directory.is_dir() {
             return Err(Errno::ENOENT.into());
         }
-        directory.tell_names();
+        self.freshen(&directory)?;
         let node = directory.child(name)?.ok_or(Errno::ENOENT)?;
         let ino = node.inode()?.ok_or(Errno::ENOENT)?;
         Ok((Ino(ino), node))

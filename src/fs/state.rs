@@ -41,7 +41,6 @@ pub struct NodeState {
     pub allow_dirent_cache: AtomicBool,
     /// The entries table of a fresh directory is its whole listing.
     pub listing_complete: AtomicBool,
-    names_told: AtomicBool,
 }
 
 impl NodeState {
@@ -63,21 +62,7 @@ impl NodeState {
             allow_attr_cache: AtomicBool::new(true),
             allow_dirent_cache: AtomicBool::new(true),
             listing_complete: AtomicBool::new(true),
-            names_told: AtomicBool::new(false),
         }
-    }
-
-    /// The kernel is about to be told what a name in this directory leads to, or that there is none.
-    pub fn tell_names(&self) {
-        // Ordered before the look at the table, as whoever changes that looks here afterwards.
-        self.names_told.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether the kernel may remember names in this directory: where it was never told of any, there
-    /// is nothing that it would have to forget.
-    #[must_use]
-    pub fn names_told(&self) -> bool {
-        self.names_told.load(Ordering::SeqCst)
     }
 
     /// The inode number; none before it is added to the table and after it was removed.

@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use fuser::{
@@ -38,12 +39,19 @@ pub struct Adapter {
     fs: Arc<dyn FileSystem>,
     options: Options,
     desk: Arc<Desk>,
+    /// Whether the kernel can expire a name without dropping it: known when the session begins.
+    expires: Arc<AtomicBool>,
 }
 
 impl Adapter {
     /// Serves `fs` on the terms of `options`, each request in the thread that `desk` says.
-    pub fn new(fs: Arc<dyn FileSystem>, options: Options, desk: Arc<Desk>) -> Self {
-        Adapter { fs, options, desk }
+    pub fn new(
+        fs: Arc<dyn FileSystem>,
+        options: Options,
+        desk: Arc<Desk>,
+        expires: Arc<AtomicBool>,
+    ) -> Self {
+        Adapter { fs, options, desk, expires }
     }
 
     /// Answers one request; a panic stays inside.
@@ -62,6 +70,8 @@ fn guarded(operation: &'static str, body: impl FnOnce()) {
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let offered = config.capabilities();
+        let expires = offered.contains(InitFlags::FUSE_HAS_EXPIRE_ONLY);
+        self.expires.store(expires, Ordering::Relaxed);
         let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS;
         if self.options.auto_inval_data == Some(true) {
             wanted |= InitFlags::FUSE_AUTO_INVAL_DATA;

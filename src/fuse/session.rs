@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -124,6 +125,9 @@ impl Stopper {
 /// A mount on the way to being served.
 pub struct Session {
     inner: fuser::Session<Adapter>,
+    /// A duplicate of the connection's descriptor, for as long as the session lasts.
+    device: Arc<OwnedFd>,
+    expires: Arc<AtomicBool>,
     stopper: Arc<Stopper>,
     desk: Arc<Desk>,
     workers: usize,
@@ -155,13 +159,15 @@ impl Session {
         config.n_threads = Some(workers.max(1));
         // Who may come in is the kernel's business: it knows about allow_other.
         config.acl = fuser::SessionACL::All;
-        let adapter = Adapter::new(fs, options.clone(), Arc::clone(&desk));
+        let expires = Arc::default();
+        let adapter = Adapter::new(fs, options.clone(), Arc::clone(&desk), Arc::clone(&expires));
+        let device = Arc::new(mount.device.try_clone()?);
         let inner = fuser::Session::from_fd(adapter, mount.device, fuser::SessionACL::All, config)?;
         *stopper.open.lock() = Some(inner.notifier());
         if let Some(bytes) = options.max_readahead {
             stopper.place.raise_read_ahead(bytes);
         }
-        Ok(Session { inner, stopper, desk, workers })
+        Ok(Session { inner, device, expires, stopper, desk, workers })
     }
 
     /// The means to stop it.
@@ -173,7 +179,8 @@ impl Session {
     /// The means to notify the kernel.
     #[must_use]
     pub fn notifier(&self) -> Arc<dyn KernelNotifier> {
-        Arc::new(Notifier(self.inner.notifier()))
+        let device = Arc::downgrade(&self.device);
+        Arc::new(Notifier::new(self.inner.notifier(), device, Arc::clone(&self.expires)))
     }
 
     /// Serves until the mount is gone, by whatever hand, or left; all its threads have ended then.
@@ -181,7 +188,7 @@ impl Session {
     /// # Errors
     /// What reading from the kernel failed with.
     pub fn run(self) -> io::Result<()> {
-        let Session { inner, stopper, desk, workers } = self;
+        let Session { inner, device, stopper, desk, workers, .. } = self;
         let result = if workers == 1 {
             // fuser reads in a thread of its own, and has this one answer.
             desk.open();
@@ -197,6 +204,7 @@ impl Session {
         } else {
             inner.run()
         };
+        drop(device);
         {
             let mut phase = stopper.phase.lock();
             phase.ended = true;

@@ -13,6 +13,7 @@ pub mod any_node;
 pub mod directory;
 pub mod entries;
 pub mod file;
+pub mod kernel;
 pub mod loaded_node;
 pub mod loading;
 pub mod merge;

@@ -39,6 +39,7 @@ impl<N: Node> Operations<N> {
             log::warn!("opendir of inode {ino}, whose parent is not in the table");
             return Err(Errno::EIO.into());
         };
+        self.freshen(&node)?;
         node.inc_use()?;
         let listed = node.items();
         node.dec_use()?;
@@ -63,9 +64,6 @@ impl<N: Node> Operations<N> {
         let handle = self.handles.get(fh)?;
         if !handle.node().is_dir() {
             return Err(Errno::ENOTDIR.into());
-        }
-        if referenced {
-            handle.node().tell_names();
         }
         while !cursor.full {
             let Some(listed) = handle.listed(cursor.next) else { break };

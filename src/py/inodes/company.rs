@@ -36,6 +36,10 @@ impl Above for Python3 {
         notify::invalidate_inode(ino, false);
     }
 
+    fn prune(&self, ino: Ino) {
+        notify::prune(vec![ino], None);
+    }
+
     fn report(&self, what: &str, halt: Halt) {
         Python::attach(|py| log_exception(py, what, exception(halt)));
     }

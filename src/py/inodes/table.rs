@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyKeyError, PyTypeError, PyUnicodeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString, PyTuple};
 
 use super::cache::InodeCache;
 use super::company::{Python3, log_exception};
@@ -253,7 +253,7 @@ impl Inodes {
         Ok(())
     }
 
-    /// Has the kernel forget what `name` in a directory leads to; the directory is an entry (3.2.1)
+    /// Has the kernel ask again what `name` in a directory leads to; the directory is an entry (3.2.1)
     /// or an inode number (2017).
     fn invalidate_entry(
         &self,
@@ -263,13 +263,24 @@ impl Inodes {
     ) -> PyResult<()> {
         if let Some(parent) = Self::known(py, entry)? {
             match self.encode(py, name) {
-                Ok(name) => notify::invalidate_entry(parent, &name),
+                // Never by dropping it, where that can be helped: somebody may have made and entered
+                // another directory of that name meanwhile.
+                Ok(name) => notify::expire_entry(parent, &name, true),
                 // The kernel was never told of a name that cannot be written.
                 Err(error) if error.is_instance_of::<PyUnicodeError>(py) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// The bytes of a file name, as the kernel has it.
+    fn _encode<'py>(
+        &self,
+        py: Python<'py>,
+        name: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.encode(py, name)?))
     }
 
     /// Does what is left to remove, then ends the table's own thread. Safe to call twice.

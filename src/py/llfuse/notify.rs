@@ -15,12 +15,16 @@ use std::thread::JoinHandle;
 use pyo3::prelude::*;
 
 use super::fork_safe::{Condvar, Mutex};
-use crate::fs::{Ino, KernelNotifier};
+use crate::fs::{Errno, Ino, KernelNotifier};
 
 #[derive(Debug, PartialEq, Eq)]
 enum Notification {
     Inode(Ino, bool),
     Entry(Ino, Vec<u8>),
+    /// A name to ask for again; whether it may be dropped where the kernel cannot do that.
+    Expired(Ino, Vec<u8>, bool),
+    /// Inodes to give back; where the kernel cannot do that, the name to drop.
+    Pruned(Vec<Ino>, Option<(Ino, Vec<u8>)>),
     Store(Ino, u64, Vec<u8>),
 }
 
@@ -52,6 +56,20 @@ pub fn invalidate_entry(parent: Ino, name: &[u8]) {
     push(Notification::Entry(parent, name.to_vec()));
 }
 
+/// Has the kernel look a name up again when it is next used. What uses it stays, where the name still
+/// leads to the same inode. A kernel older than 6.2 drops the name, if it `may_drop` it.
+pub fn expire_entry(parent: Ino, name: &[u8], may_drop: bool) {
+    push(Notification::Expired(parent, name.to_vec(), may_drop));
+}
+
+/// Has the kernel give back inodes, as far as nothing uses them: first what is in a directory, then
+/// the directory. A kernel older than 6.18 drops the name `otherwise`, used or not, and what is below.
+pub fn prune(inos: Vec<Ino>, otherwise: Option<(Ino, Vec<u8>)>) {
+    if !inos.is_empty() {
+        push(Notification::Pruned(inos, otherwise));
+    }
+}
+
 /// Waits until every notification queued until now was sent. Returns at once where no mount runs.
 pub fn wait_drained(py: Python<'_>) {
     py.detach(|| {
@@ -63,12 +81,27 @@ pub fn wait_drained(py: Python<'_>) {
 }
 
 fn send(notifier: &dyn KernelNotifier, notification: &Notification) {
+    let cannot = Err(Errno::ENOSYS);
     let sent = match notification {
+        Notification::Expired(parent, name, may_drop) => {
+            match notifier.expire_entry(*parent, name) {
+                sent if sent == cannot && *may_drop => notifier.invalidate_entry(*parent, name),
+                sent => sent,
+            }
+        }
+        Notification::Pruned(inos, otherwise) => match (notifier.prune(inos), otherwise) {
+            (sent, Some((parent, name))) if sent == cannot => {
+                notifier.invalidate_entry(*parent, name)
+            }
+            (sent, _) => sent,
+        },
         Notification::Inode(ino, attr_only) => notifier.invalidate_inode(*ino, *attr_only),
         Notification::Entry(parent, name) => notifier.invalidate_entry(*parent, name),
         Notification::Store(ino, offset, data) => notifier.store(*ino, *offset, data),
     };
-    if let Err(errno) = sent {
+    if let Err(errno) = sent
+        && errno != Errno::ENOSYS
+    {
         log::debug!("the kernel refused a notification: {errno}");
     }
 }

@@ -193,9 +193,10 @@ impl Node for AnyNode {
     fn counted_as(&self) -> Outcome<Option<u64>> {
         either!(self, n => n.counted_as())
     }
-    fn tell_names(&self) {
-        if let AnyNode::Object(node) = self {
-            node.tell_names();
+    fn fresh_with_parent(&self) -> bool {
+        match self {
+            AnyNode::Object(node) => node.core().is_some_and(|core| core.never_refreshed()),
+            AnyNode::Loaded(_) => true,
         }
     }
     fn child(&self, name: &str) -> Outcome<Option<Self>> {

@@ -15,6 +15,7 @@ use pyo3::types::{PyDict, PyInt, PyList, PyString, PyTuple, PyType};
 
 use super::any_node::AnyNode;
 use super::entries::{Entries, table_from};
+use super::kernel;
 use super::merge;
 use super::node::{Node, NodeCore, no_attribute};
 use crate::collection::NodeId;
@@ -308,9 +309,20 @@ impl DirectoryNode {
         merge::clear(slf)
     }
 
-    /// Has the kernel forget the name that leads here, and with it every path below.
+    /// Has the kernel give back this directory and what is in it, as far as nothing uses it.
     fn kernel_invalidate(slf: &Bound<'_, Self>) -> PyResult<()> {
-        merge::kernel_invalidate(slf)
+        kernel::give_back(slf)
+    }
+
+    /// Has the kernel ask again for what it knows of this directory and of what is refreshed along
+    /// with it. Every directory stays where it is for whoever is in it.
+    fn _ask_again(slf: &Bound<'_, Self>) -> PyResult<()> {
+        kernel::ask_again(slf)
+    }
+
+    /// Files in the directory that are not in its table: pairs of name and entry.
+    fn _unlisted(&self) -> Vec<(String, Py<PyAny>)> {
+        Vec::new()
     }
 
     /// `dirty` as a file name: `/` becomes the cluster's substitute, what no file may be called

@@ -203,6 +203,12 @@ impl LoadedNode {
         self.owner().successor(ino)
     }
 
+    /// For how many seconds from `now` on the collection counts as fresh.
+    fn fresh_for(&self, now: f64) -> f64 {
+        let root = self.0.loaded().root();
+        if root.marked_stale() { 0.0 } else { root.fresh_for(now) }
+    }
+
     /// Where the entry is, after a look at what may have been overridden.
     fn settle(&self) -> Outcome<Settled> {
         if !self.owner().is_current() {
@@ -346,7 +352,7 @@ impl LoadedNode {
     pub fn time_to_next_poll(&self) -> Outcome<f64> {
         match self.settle()? {
             // For as long as the collection counts as fresh.
-            Here(..) => Ok(self.0.loaded().root().fresh_for(clock::read()?)),
+            Here(..) => Ok(self.fresh_for(clock::read()?)),
             Object(object) => object.time_to_next_poll(),
         }
     }
@@ -369,7 +375,7 @@ impl LoadedNode {
         match self.settle()? {
             Here(shown, id) => {
                 let loaded = self.0.loaded();
-                let fresh_for = loaded.root().fresh_for(clock::read()?);
+                let fresh_for = self.fresh_for(clock::read()?);
                 Ok(Facts {
                     size: shown.tree().size(id),
                     atime: loaded.atime.load(),

@@ -104,8 +104,9 @@ fn follow(loaded: &Arc<LoadedCollection>, table: &Table<AnyNode>, tree: Tree, mt
         notify::invalidate_inode(Ino(ino), false);
     }
     for (parent, name) in changes.names {
-        notify::invalidate_entry(Ino(parent), name.as_bytes());
+        notify::expire_entry(Ino(parent), name.as_bytes(), true);
     }
+    notify::prune(changes.gone.into_iter().map(Ino).collect(), None);
 }
 
 /// Whether a directory shows a collection from its tree.
@@ -127,12 +128,11 @@ pub fn drop_tree(directory: &Bound<'_, PyAny>) -> PyResult<()> {
     let (core, table) = (core(directory)?, table(directory)?);
     let Some(loaded) = core.loaded() else { return Ok(()) };
     core.set_loaded(None);
-    let shown = loaded.shown();
-    if let Some(ino) = core.state.inode().filter(|_| core.state.has_ref()) {
-        for id in shown.tree().children(NodeId::ROOT) {
-            notify::invalidate_entry(Ino(ino), shown.tree().name(id).as_bytes());
-        }
+    let known = loaded.known();
+    for known in &known {
+        notify::expire_entry(Ino(known.parent), known.name.as_bytes(), true);
     }
+    notify::prune(known.iter().map(|known| Ino(known.ino)).collect(), None);
     loaded.detach();
     forget_ranges(&loaded, &table);
     Ok(())

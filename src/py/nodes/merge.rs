@@ -82,7 +82,7 @@ pub fn merge(
             tell(directory, &name, "is what more than one would be called: the first is shown");
         }
     }
-    let (core, table) = (core(directory)?, table(directory)?);
+    let table = table(directory)?;
     let mut kept = HashSet::new();
     for (name, item) in &wanted {
         let Some(node) = table.get(name) else { continue };
@@ -110,10 +110,7 @@ pub fn merge(
         }
         let entry = inodes.call_method1("add_entry", (entry,))?;
         table.insert(name, AnyNode::new(&entry)?);
-        // The kernel may know the name as one that leads elsewhere, or nowhere.
-        if core.state.names_told() {
-            inodes.call_method1("invalidate_entry", (directory, name))?;
-        }
+        // That there is no such name the kernel asks each time: it need not be told.
         changed = true;
     }
     for (name, node) in gone {
@@ -147,39 +144,5 @@ pub fn clear(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
         inodes.call_method1("del_entry", (object,))?;
     }
     inodes.getattr("inode_cache")?.call_method1("update_cache_size", (directory,))?;
-    Ok(())
-}
-
-/// See `Directory.kernel_invalidate`.
-///
-/// # Errors
-/// What the inode table raises.
-pub fn kernel_invalidate(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
-    let inodes = directory.getattr("inodes")?;
-    let Some(parent_inode) = directory.getattr_opt("parent_inode")? else {
-        return Ok(());
-    };
-    if parent_inode.is_none() || !inodes.contains(&parent_inode)? {
-        return Ok(());
-    }
-    let parent = inodes.get_item(parent_inode)?;
-    // Not through the parent's own methods: they might refresh it.
-    let name = match core_of(&parent).and_then(|core| core.entries()) {
-        Some(table) => table.name_of(|node| node.is(directory.as_any())),
-        None => {
-            let mut found = None;
-            for pair in parent.getattr("_entries")?.call_method0("items")?.try_iter()? {
-                let (name, node): (String, Bound<'_, PyAny>) = pair?.extract()?;
-                if node.is(directory) {
-                    found = Some(name.into());
-                    break;
-                }
-            }
-            found
-        }
-    };
-    if let Some(name) = name {
-        inodes.call_method1("invalidate_entry", (parent, &*name))?;
-    }
     Ok(())
 }

@@ -469,12 +469,6 @@ impl ObjectNode {
         self.call(|o| o.call_method0("clear").map(drop))
     }
 
-    pub fn tell_names(&self) {
-        if let Some(core) = &self.0.core {
-            core.state.tell_names();
-        }
-    }
-
     pub fn child(&self, name: &str) -> Outcome<Option<AnyNode>> {
         if let Some(answer) = self.child_here(name) {
             return Ok(answer);

@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use super::Overrides;
 use super::exceptions::errno_of;
 use crate::fs::metrics::Op;
-use crate::fs::node::{Node, Outcome, Read};
+use crate::fs::node::{Outcome, Read};
 use crate::fs::operations::{Cursor, Operations as Core};
 use crate::fs::{
     Attr, Caller, DirSink, Errno, Fh, FileSystem, Halt, Ino, Opened, ReadReply, Result, SetAttr,
@@ -67,13 +67,6 @@ impl Served {
         })
     }
 
-    /// For a handler in Python, which may answer without the core.
-    fn tell_names(&self, directory: Ino) {
-        if let Some(node) = self.core.inodes.get(directory.0) {
-            node.tell_names();
-        }
-    }
-
     /// Whether a request has to go through Python's handlers: its own was overridden, or
     /// `getattr`, to which the shipped handler then turns for the attributes.
     fn through_python(&self, op: Op) -> bool {
@@ -105,7 +98,6 @@ impl FileSystem for Served {
 
     fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
         if self.through_python(Op::Lookup) {
-            self.tell_names(parent);
             return self.python.lookup(caller, parent, name);
         }
         self.native(Op::Lookup, |core| core.lookup(parent, name))
@@ -269,7 +261,6 @@ impl FileSystem for Served {
 
     fn readdirplus(&self, ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
         if self.any_overridden(&[Op::Readdir, Op::Lookup, Op::Getattr]) {
-            self.tell_names(ino);
             return self.python.readdirplus(ino, fh, offset, sink);
         }
         let mut cursor = Cursor::at(offset);

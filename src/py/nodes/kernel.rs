@@ -1,0 +1,127 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! What the kernel knows of a directory: having it given back, and having it asked for again.
+//!
+//! A directory whose inode stays keeps its name in the kernel: dropping that would take it away from
+//! whoever is in it, and whatever is mounted on it.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+
+use super::any_node::AnyNode;
+use super::directory::DirectoryNode;
+use super::node::core_of;
+use crate::fs::Ino;
+use crate::fs::loaded::Known;
+use crate::fs::node::Node;
+use crate::py::gil::for_python;
+use crate::py::llfuse::notify;
+
+/// Lists what the kernel knows below `directory`, what is in a directory before the directory;
+/// with `all`, also what is in directories that are refreshed by themselves.
+fn known_below(directory: &Bound<'_, PyAny>, all: bool, known: &mut Vec<Known>) -> PyResult<()> {
+    let py = directory.py();
+    let core = core_of(directory).ok_or_else(|| PyTypeError::new_err("not a directory"))?;
+    let Some(parent) = core.state.inode() else { return Ok(()) };
+    if let Some(loaded) = core.loaded() {
+        known.extend(loaded.known());
+    }
+    let mut entries: Vec<(Box<str>, AnyNode)> = match core.entries() {
+        Some(table) => table.snapshot(),
+        None => Vec::new(),
+    };
+    for pair in directory.call_method0("_unlisted")?.try_iter()? {
+        let (name, entry): (String, Bound<'_, PyAny>) = pair?.extract()?;
+        entries.push((name.into(), AnyNode::new(&entry)?));
+    }
+    for (name, node) in entries {
+        if !node.referenced_now() {
+            continue;
+        }
+        let Some(ino) = for_python(py, || node.inode())? else { continue };
+        let dir = node.is_dir();
+        if dir
+            && let AnyNode::Object(object) = &node
+            && let Some(core) = object.core()
+            && (all || core.never_refreshed())
+        {
+            let object = object.object(py);
+            if object.bind(py).is_instance_of::<DirectoryNode>() {
+                known_below(object.bind(py), all, known)?;
+            }
+        }
+        known.push(Known { ino, parent, name: name.into(), dir });
+    }
+    Ok(())
+}
+
+/// The directory that `directory` is in, by its number, and the name that it has there.
+fn place(directory: &Bound<'_, DirectoryNode>) -> PyResult<Option<(Ino, String)>> {
+    let Some(parent_inode) = directory.getattr_opt("parent_inode")? else {
+        return Ok(None);
+    };
+    let inodes = directory.getattr("inodes")?;
+    if parent_inode.is_none() || !inodes.contains(&parent_inode)? {
+        return Ok(None);
+    }
+    let parent = inodes.get_item(&parent_inode)?;
+    // Not through the parent's own methods: they might refresh it.
+    let name = match core_of(&parent).and_then(|core| core.entries()) {
+        Some(table) => table.name_of(|node| node.is(directory.as_any())).map(String::from),
+        None => {
+            let mut found = None;
+            for pair in parent.getattr("_entries")?.call_method0("items")?.try_iter()? {
+                let (name, node): (String, Bound<'_, PyAny>) = pair?.extract()?;
+                if node.is(directory) {
+                    found = Some(name);
+                    break;
+                }
+            }
+            found
+        }
+    };
+    Ok(name.map(|name| Ok::<_, PyErr>((Ino(parent_inode.extract()?), name))).transpose()?)
+}
+
+fn encode(directory: &Bound<'_, DirectoryNode>, name: &str) -> PyResult<Vec<u8>> {
+    directory.getattr("inodes")?.call_method1("_encode", (name,))?.extract()
+}
+
+/// See `Directory.kernel_invalidate`.
+///
+/// # Errors
+/// What the inode table raises.
+pub fn give_back(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
+    let Some(core) = core_of(directory.as_any()) else { return Ok(()) };
+    let Some(ino) = core.state.inode().filter(|_| core.state.has_ref()) else { return Ok(()) };
+    let mut known = Vec::new();
+    known_below(directory.as_any(), true, &mut known)?;
+    let mut inos: Vec<Ino> = known.iter().map(|known| Ino(known.ino)).collect();
+    inos.push(Ino(ino));
+    let otherwise = match place(directory)? {
+        Some((parent, name)) => Some((parent, encode(directory, &name)?)),
+        None => None,
+    };
+    notify::prune(inos, otherwise);
+    Ok(())
+}
+
+/// See `Directory._ask_again`.
+///
+/// # Errors
+/// What the inode table raises.
+pub fn ask_again(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
+    if let Some((parent, name)) = place(directory)? {
+        notify::expire_entry(parent, &encode(directory, &name)?, false);
+    }
+    let mut known = Vec::new();
+    known_below(directory.as_any(), false, &mut known)?;
+    // From above, as a path is walked.
+    for known in known.into_iter().rev() {
+        notify::expire_entry(Ino(known.parent), &encode(directory, &known.name)?, !known.dir);
+        notify::invalidate_inode(Ino(known.ino), true);
+    }
+    Ok(())
+}
