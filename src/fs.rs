@@ -11,6 +11,7 @@
 //! Start at [`operations`], which answers requests over any [`Node`]; [`inodes`] is the table
 //! that requests go through, [`cache`] decides what is evicted, [`state`] is what every node keeps.
 
+pub mod absent;
 pub mod atomic;
 pub mod attr;
 pub mod cache;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use super::absent::Absent;
 use super::attr::Ino;
 use super::cache::{InodeCache, Replaced};
 use super::node::{Halt, Node, Outcome};
@@ -69,6 +70,8 @@ pub struct Inodes<N: Node> {
     by_uuid: Mutex<HashMap<String, Vec<N>>>,
     cache: Arc<InodeCache<N>>,
     removal: Arc<Removal<N>>,
+    /// Names that the kernel was told there are not.
+    pub absent: Absent,
     above: Arc<dyn Above>,
 }
 
@@ -83,6 +86,7 @@ impl<N: Node> Inodes<N> {
             by_uuid: Mutex::default(),
             cache,
             removal: Arc::default(),
+            absent: Absent::default(),
             above,
         })
     }

@@ -271,7 +271,10 @@ impl<N: Node> Operations<N> {
             return Err(Errno::ENOENT.into());
         }
         self.freshen(&directory)?;
-        let node = directory.child(name)?.ok_or(Errno::ENOENT)?;
+        let Some(node) = directory.child(name)? else {
+            self.inodes.absent.note(parent.0, name);
+            return Err(Errno::ENOENT.into());
+        };
         let ino = node.inode()?.ok_or(Errno::ENOENT)?;
         Ok((Ino(ino), node))
     }

@@ -74,6 +74,8 @@ def test_memory_stays_flat(fresh_cluster: LocalCluster, arv_mount: Callable, dae
     measured = []
     for number, name in enumerate(names, 1):
         assert len(os.listdir(mount.path / name)) == FILES
+        # That there is no such name the kernel remembers, and with it the directory.
+        assert not (mount.path / name / "absent").exists()
         if number % 100 == 0:
             measured.append(mount.memory() >> 20)
     print("memory in MiB after each hundred collections:", measured)

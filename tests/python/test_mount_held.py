@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import arvados.collection
+import arvados_fuse
 import pytest
 from arvados_fuse.localcluster import LocalCluster
 from conftest import poll, save_collection
+from inprocess import mounted
 
 #: What sits in a directory: prints its path whenever it is asked, as getcwd(2) tells it.
 SITTER = """
@@ -222,6 +225,33 @@ def test_whoever_is_in_a_directory_stays_there_when_memory_is_short(
             one.check()
         assert (home / "c" / "on" / "inner").read_text() == "mounted"
         assert (home / "c" / "sub" / "f").read_text() == "text"
+
+
+def test_what_the_kernel_knows_of_keeps_no_memory(
+    tmp_path: Path, fresh_cluster: LocalCluster
+) -> None:
+    uuids = [
+        save_tree(fresh_cluster, f"c{n}", {f"d/f{n}": "text" for n in range(100)}) for n in range(6)
+    ]
+    api = fresh_cluster.api()
+    path = tmp_path / "mnt"
+
+    def root(operations: Any) -> Any:
+        return arvados_fuse.MagicDirectory(1, operations.inodes, api, 0, False, None, False)
+
+    with mounted(path, root, api=api) as operations:
+        cache = operations.inodes.inode_cache
+        for uuid in uuids:
+            assert len(os.listdir(path / uuid / "d")) == 100
+            # What there is not it remembers, too; and the record is in no listing.
+            for place in (path / uuid, path / uuid / "d"):
+                assert not (place / "absent").exists()
+            assert (path / uuid / ".arvados#collection").exists()
+        before = cache.total()
+        cache.cap, cache.min_entries = before // 6, 0
+        operations.inodes.cap_cache()
+        poll("the eviction", lambda: cache.total() <= before // 6)
+        assert len(os.listdir(path / uuids[0] / "d")) == 100
 
 
 @ways

@@ -7,6 +7,8 @@
 //! A directory whose inode stays keeps its name in the kernel: dropping that would take it away from
 //! whoever is in it, and whatever is mounted on it.
 
+use std::collections::HashSet;
+
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
@@ -17,6 +19,7 @@ use crate::fs::Ino;
 use crate::fs::loaded::Known;
 use crate::fs::node::Node;
 use crate::py::gil::for_python;
+use crate::py::inodes::table::Inodes;
 use crate::py::llfuse::notify;
 
 /// Lists what the kernel knows below `directory`, what is in a directory before the directory;
@@ -82,7 +85,7 @@ fn place(directory: &Bound<'_, DirectoryNode>) -> PyResult<Option<(Ino, String)>
             found
         }
     };
-    Ok(name.map(|name| Ok::<_, PyErr>((Ino(parent_inode.extract()?), name))).transpose()?)
+    name.map(|name| Ok((Ino(parent_inode.extract()?), name))).transpose()
 }
 
 fn encode(directory: &Bound<'_, DirectoryNode>, name: &str) -> PyResult<Vec<u8>> {
@@ -98,6 +101,19 @@ pub fn give_back(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
     let Some(ino) = core.state.inode().filter(|_| core.state.has_ref()) else { return Ok(()) };
     let mut known = Vec::new();
     known_below(directory.as_any(), true, &mut known)?;
+    if let Ok(inodes) = directory.getattr("inodes")?.cast::<Inodes>() {
+        let mut directories: HashSet<u64> =
+            known.iter().filter(|known| known.dir).map(|known| known.ino).collect();
+        directories.insert(ino);
+        let there: HashSet<(u64, &str)> =
+            known.iter().map(|known| (known.parent, &*known.name)).collect();
+        for (parent, name) in inodes.get().core.absent.take(&directories) {
+            // Made since then, it may have somebody in it.
+            if !there.contains(&(parent, &*name)) {
+                notify::invalidate_entry(Ino(parent), &encode(directory, &name)?);
+            }
+        }
+    }
     let mut inos: Vec<Ino> = known.iter().map(|known| Ino(known.ino)).collect();
     inos.push(Ino(ino));
     let otherwise = match place(directory)? {
