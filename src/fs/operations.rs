@@ -396,7 +396,7 @@ impl<N: Node> Operations<N> {
         self.handles.close(fh)?;
         // What was deleted while it was in use had to stay until now.
         for node in handle.used() {
-            if node.inode()?.is_some() && node.parent_inode()?.is_none() && !node.has_ref()? {
+            if node.inode()?.is_some() && node.parent_inode()?.is_none() {
                 self.inodes.delete(node)?;
             }
         }

@@ -103,8 +103,20 @@ fn follow(loaded: &Arc<LoadedCollection>, table: &Table<AnyNode>, tree: Tree, mt
     for ino in changes.inodes {
         notify::invalidate_inode(Ino(ino), false);
     }
+    let shown = loaded.shown();
     for (parent, name) in changes.names {
-        notify::expire_entry(Ino(parent), name.as_bytes(), true);
+        let dir = if loaded.root().inode() == Some(parent) {
+            Some(NodeId::ROOT)
+        } else {
+            shown.id(parent)
+        };
+        let (parent, bytes) = (Ino(parent), name.as_bytes());
+        match dir.and_then(|dir| shown.tree().child(dir, &name)) {
+            // Somebody may be in there already.
+            Some(_) => notify::expire_entry(parent, bytes, true),
+            // Whoever has it open keeps it no longer than that.
+            None => notify::invalidate_entry(parent, bytes),
+        }
     }
     notify::prune(changes.gone.into_iter().map(Ino).collect(), None);
 }
