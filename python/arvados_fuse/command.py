@@ -33,14 +33,14 @@ from arvados_fuse import (
     collector,
     crunchstat,
     listing,
-    logfile,
+    logging_setup,
     native,
     signals,
     unsaved,
 )
 from arvados_fuse._version import __version__
 from arvados_fuse.api_client import DEFAULT_TIMEOUT, make_client
-from arvados_fuse.apierrors import explain, is_not_found, secret_part
+from arvados_fuse.apierrors import explain, is_not_found
 from arvados_fuse.arguments import ArgumentParser
 from arvados_fuse.block_cache import BlockCache
 from arvados_fuse.settings import load_settings
@@ -62,18 +62,6 @@ _READ_AHEAD = 256 * 1024
 def exit(status: Any = None) -> NoReturn:
     """Leave, as `sys.exit` does."""
     raise SystemExit(status)
-
-
-class _WithoutToken(logging.Filter):
-    """Keeps the token out of the log: libraries write whole requests when they debug."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        secret = secret_part(arvados.config.get("ARVADOS_API_TOKEN") or "")
-        if secret:
-            message = record.getMessage()
-            if secret in message:
-                record.msg, record.args = message.replace(secret, "..."), ()
-        return True
 
 
 class Mount:
@@ -193,6 +181,7 @@ class Mount:
             threading.Thread(
                 target=crunchstat.statlogger,
                 args=(self.args.crunchstat_interval, self.api.keep, self.operations),
+                kwargs={"write": logging_setup.write_statistics} if self.daemon else {},
                 name="crunchstat",
                 daemon=True,
             ).start()
@@ -210,6 +199,12 @@ class Mount:
         return self
 
     def _daemonize(self) -> None:
+        system_log = None if self.args.logfile else logging_setup.connect_to_system_log()
+        if not self.args.logfile and system_log is None:
+            self.logger.warning(
+                "there is no %s: from here on nothing is logged; --logfile FILE has it logged",
+                logging_setup.SYSLOG_SOCKET,
+            )
         # Everything that is open stays open, and no descriptor needs to be looked at that is not.
         keep = [int(fd) for fd in os.listdir("/proc/self/fd") if int(fd) > 2]
         more: Any = {}
@@ -217,14 +212,23 @@ class Mount:
             # What comes meanwhile must not be lost, and the handlers are to stay.
             signals.fork_away()
             more = {"detach_process": False, "signal_map": signals.STOPPING}
+        # What is made later (a log file that is begun anew) is no more for others than what is made now.
+        umask = os.umask(0o077)
+        os.umask(umask)
         daemon.DaemonContext(
-            working_directory=os.path.dirname(self.args.mountpoint), files_preserve=keep, **more
+            working_directory=os.path.dirname(self.args.mountpoint),
+            files_preserve=keep,
+            umask=umask,
+            **more,
         ).open()
+        if system_log is not None:
+            logging_setup.send_to(system_log)
+        logging_setup.log_what_ends_threads(self.logger)
 
     def _hang_up(self) -> bool:
         """Do what SIGHUP means; return whether the mount goes on."""
         if self.args.logfile:
-            logfile.reopen(arvados.logger.handlers)
+            logging_setup.reopen_logs()
             self.logger.info("SIGHUP: the log goes on here")
         elif self.daemon:
             self.logger.info("SIGHUP: there is no log file to open again")
@@ -283,21 +287,9 @@ class Mount:
 
     def _setup_logging(self) -> None:
         if self.args.logfile:
-            handler = logging.FileHandler(self.args.logfile)
-            handler.setFormatter(
-                logging.Formatter(
-                    "%(asctime)s %(name)s[%(process)d] %(levelname)s: %(message)s",
-                    "%Y-%m-%d %H:%M:%S",
-                )
-            )
-            handler.addFilter(_WithoutToken())
-            arvados.logger.removeHandler(arvados.log_handler)
-            arvados.logger.addHandler(handler)
-            # What the core says belongs there too.
-            for name in ("arvados_fuse", "llfuse", "fuser"):
-                logging.getLogger(name).addHandler(handler)
+            logging_setup.log_to_file(self.args.logfile)
         else:
-            arvados.log_handler.addFilter(_WithoutToken())
+            logging_setup.log_to_stderr()
         if self.args.debug:
             arvados.logger.setLevel(logging.DEBUG)
             for name in ("arvados.keep", "arvados.api", "arvados.collection"):

@@ -2,12 +2,12 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""Statistics on stderr, in the form that crunchstat-summary reads."""
+"""Statistics, in the form that crunchstat-summary reads."""
 
 import sys
 import time
 from collections import namedtuple
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 #: A figure: its name, and a function that tells it.
@@ -18,13 +18,25 @@ def _figure(name: str, value: Any) -> str:
     return f"{value:.6f} {name}" if isinstance(value, float) else f"{value} {name}"
 
 
-class StatWriter:
-    """Writes a line for a group of figures: what they are, and by how much they grew."""
+def _write_to_stderr(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
-    def __init__(self, prefix: str, interval: float, stats: Iterable[Stat]) -> None:
+
+class StatWriter:
+    """Writes a line for a group of figures: what they are, and by how much they grew. `write` takes
+    the line, without its newline."""
+
+    def __init__(
+        self,
+        prefix: str,
+        interval: float,
+        stats: Iterable[Stat],
+        write: Callable[[str], object] = _write_to_stderr,
+    ) -> None:
         self.prefix = prefix
         self.interval = interval
         self.stats = list(stats)
+        self.write = write
         self.previous_stats: list[Any] = []
         self.update_previous_stats()
 
@@ -33,22 +45,24 @@ class StatWriter:
         self.previous_stats = [stat.get() for stat in self.stats]
 
     def update(self) -> None:
-        """Write a line to stderr."""
+        """Write a line."""
         values = [stat.get() for stat in self.stats]
         now = [_figure(stat.name, value) for stat, value in zip(self.stats, values)]
         grown = [
             _figure(stat.name, value - before)
             for stat, value, before in zip(self.stats, values, self.previous_stats)
         ]
-        sys.stderr.write(
-            "crunchstat: {} {} -- interval {:.4f} seconds {}\n".format(
+        self.write(
+            "crunchstat: {} {} -- interval {:.4f} seconds {}".format(
                 self.prefix, " ".join(now), self.interval, " ".join(grown)
             )
         )
         self.previous_stats = values
 
 
-def _writers(interval: float, keep: Any, ops: Any) -> Iterable[StatWriter]:
+def _writers(
+    interval: float, keep: Any, ops: Any, write: Callable[[str], object]
+) -> Iterable[StatWriter]:
     groups = {
         "keepcalls": {"put": keep.put_counter.get, "get": keep.get_counter.get},
         "net:keep0": {"tx": keep.upload_counter.get, "rx": keep.download_counter.get},
@@ -62,12 +76,15 @@ def _writers(interval: float, keep: Any, ops: Any) -> Iterable[StatWriter]:
             "time": ops.metric_sum_func(name),
         }
     for prefix, figures in groups.items():
-        yield StatWriter(prefix, interval, [Stat(name, get) for name, get in figures.items()])
+        stats = [Stat(name, get) for name, get in figures.items()]
+        yield StatWriter(prefix, interval, stats, write)
 
 
-def statlogger(interval: float, keep: Any, ops: Any) -> NoReturn:
+def statlogger(
+    interval: float, keep: Any, ops: Any, write: Callable[[str], object] = _write_to_stderr
+) -> NoReturn:
     """Write all figures every `interval` seconds, for ever."""
-    writers = list(_writers(interval, keep, ops))
+    writers = list(_writers(interval, keep, ops, write))
     while True:
         time.sleep(interval)
         for writer in writers:
