@@ -6,6 +6,7 @@
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,6 +31,26 @@ def _at_least(least: int, parse: Callable[[str], Any] = int) -> Callable[[str], 
         return value
 
     return number
+
+
+#: What a unit multiplies by; `K`, `KB` and `KiB` are the same.
+_UNITS = {unit: 1024**power for power, unit in enumerate(("", "K", "M", "G", "T"))}
+_SIZE = re.compile(r"(\d+|\d+\.\d+)\s*([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+
+
+def size(text: str) -> int:
+    """Return a size in bytes: a number, with a binary unit or without; an argparse type."""
+    match = _SIZE.fullmatch(text.strip())
+    if match:
+        unit = _UNITS[match[2].upper()]
+        value = int(match[1]) * unit if match[1].isdigit() else int(float(match[1]) * unit)
+        # What the core and the SDK count with.
+        if value < 1 << 63 and (match[1].isdigit() or unit > 1):
+            return value
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not a size: give a whole number of bytes, or a number with K, M, G or T "
+        "(1024 bytes, 1024 K, ...)"
+    )
 
 
 def _filters(text: str) -> Any:
@@ -202,7 +223,8 @@ class ArgumentParser(argparse.ArgumentParser):
             "--exec",
             nargs=argparse.REMAINDER,
             dest="exec_args",
-            help="Mount, run a command, unmount, and exit with the command's status. "
+            help="Mount, run a command, unmount, and exit with the command's status (127 where there is "
+            "no such command, 126 where it cannot be run). "
             "All that follows belongs to the command, so this comes last, "
             "behind MOUNT_DIR or with `--` before it",
         )
@@ -216,6 +238,13 @@ class ArgumentParser(argparse.ArgumentParser):
             "--subtype",
             type=_subtype,
             help="Show the mount as type `fuse.SUBTYPE` (default: `fuse`)",
+        )
+        lifecycle.add_argument(
+            "--nonempty",
+            action="store_true",
+            default=False,
+            help="Mount over a directory that is not empty or has a FUSE mount, too; what is there "
+            "is out of sight meanwhile (default: refuse)",
         )
         warning = (
             " With `--subtype`, only a mount of that subtype. "
@@ -243,10 +272,15 @@ class ArgumentParser(argparse.ArgumentParser):
             type=_at_least(0, float),
             default=0.0,
             metavar="SECONDS",
-            help="Write statistics to stderr at this interval (default: never)",
+            help="Write statistics at this interval: to stderr, in the background to the log "
+            "(default: never)",
         )
         reporting.add_argument("--debug", action="store_true", help="Log debug information")
-        reporting.add_argument("--logfile", help="Write the log to this file (default: to stderr)")
+        reporting.add_argument(
+            "--logfile",
+            help="Append the log to this file; it is begun anew when it was moved away (default: to "
+            "stderr; in the background, to syslog or journald as `arv-mount`)",
+        )
 
     def _add_cache(self) -> None:
         cache = self.add_argument_group("Mount local cache setup")
@@ -270,17 +304,18 @@ class ArgumentParser(argparse.ArgumentParser):
         )
         cache.add_argument(
             "--directory-cache",
-            type=_at_least(0),
+            type=size,
             default=128 * 1024 * 1024,
-            metavar="BYTES",
-            help="How much to cache of directories (default 128 MiB)",
+            metavar="SIZE",
+            help="How much to cache of directories, in bytes or with a unit: 512M, 2GiB; units are "
+            "binary (default 128M)",
         )
         cache.add_argument(
             "--file-cache",
-            type=_at_least(0),
+            type=size,
             default=0,
-            metavar="BYTES",
-            help="How much to cache of files (default 8 GiB on disk, 256 MiB in memory)",
+            metavar="SIZE",
+            help="How much to cache of files, likewise (default 8G on disk, 256M in memory)",
         )
 
     def _add_plumbing(self) -> None:

@@ -4,9 +4,11 @@
 
 """`arv-mount`: from the command line to a mount, and back to an exit status."""
 
+import errno
 import logging
 import os
 import resource
+import stat
 import subprocess
 import sys
 import threading
@@ -30,6 +32,7 @@ from arvados_fuse import (
     StringFile,
     TagsDirectory,
     TmpCollectionDirectory,
+    cluster_checks,
     collector,
     crunchstat,
     listing,
@@ -44,7 +47,7 @@ from arvados_fuse.apierrors import explain, is_not_found
 from arvados_fuse.arguments import ArgumentParser
 from arvados_fuse.block_cache import BlockCache
 from arvados_fuse.settings import load_settings
-from arvados_fuse.unmount import detach, unmount
+from arvados_fuse.unmount import detach, mountinfo, safer_realpath, unmount
 from arvados_fuse.waiting import watch_requests
 
 __all__ = ["ArgumentParser", "Mount", "main"]
@@ -79,7 +82,9 @@ class Mount:
         self.args = args
         self.listen_for_events = False
         self._cluster: Any = None
-        self.args.mountpoint = os.path.realpath(self.args.mountpoint)
+        # What is mounted there need not answer.
+        mountpoint, resolved = safer_realpath(self.args.mountpoint)
+        self.args.mountpoint = mountpoint if resolved else os.path.realpath(self.args.mountpoint)
         if self.args.logfile:
             self.args.logfile = os.path.realpath(self.args.logfile)
         if self.args.disk_cache_dir:
@@ -135,13 +140,8 @@ class Mount:
         )
 
     def _start_local_cluster(self) -> None:
-        try:
-            from arvados_fuse.localcluster import LocalCluster
-        except ImportError as error:
-            raise Exception(
-                f"--local needs packages that are not installed ({error.name}): "
-                "pip install 'arvados_fuse[local]'"
-            ) from error
+        from arvados_fuse.localcluster import LocalCluster
+
         self.logger.info("starting a local cluster in %s", self.args.local)
         self._cluster = LocalCluster(self.args.local)
         self._cluster.start()
@@ -167,10 +167,20 @@ class Mount:
                 subtype=self.args.subtype,
                 timeout=self.args.unmount_timeout,
             )
-        mountpoint = self.args.mountpoint
-        # A mount that no longer answers does not "exist": what is wrong with it comes out below.
-        if os.path.exists(mountpoint) and not os.path.isdir(mountpoint):
-            raise Exception(f"mount point {mountpoint}: not a directory")
+        if not getattr(self.args, "nonempty", False):
+            self._refuse_what_is_mounted()
+        try:
+            is_directory = stat.S_ISDIR(os.stat(self.args.mountpoint).st_mode)
+        except OSError as error:
+            if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+                raise Exception(
+                    f"mount point {self.args.mountpoint}: the mount that is there no longer answers "
+                    f"({error.strerror}): --replace unmounts it first, --unmount does only that"
+                ) from error
+            # What is wrong comes out below.
+            is_directory = True
+        if not is_directory:
+            raise Exception(f"mount point {self.args.mountpoint}: not a directory")
         llfuse.init(self.operations, str(self.args.mountpoint), self._fuse_options())
         if self.daemon:
             self._daemonize()
@@ -197,6 +207,16 @@ class Mount:
                     break
                 raise RuntimeError(f"the FUSE loop did not start: {self._loop_error}")
         return self
+
+    def _refuse_what_is_mounted(self) -> None:
+        """Raise Exception where such a mount as this is to be is at the mount point already."""
+        # By the mount table: what is mounted need not answer.
+        kind = "fuse." + self.args.subtype if self.args.subtype else "fuse"
+        if any(m.path == self.args.mountpoint and m.mnttype == kind for m in mountinfo()):
+            raise Exception(
+                f"mount point {self.args.mountpoint}: not empty, there is a FUSE mount already, or "
+                "what is left of one: --replace unmounts it first, --nonempty mounts over it"
+            )
 
     def _daemonize(self) -> None:
         system_log = None if self.args.logfile else logging_setup.connect_to_system_log()
@@ -281,6 +301,8 @@ class Mount:
         """Return the mount options; see mount.fuse(8)."""
         options = [name for name in ("allow_other", "debug") if getattr(self.args, name)]
         options += ["big_writes", f"max_read={_MAX_READ}", f"max_readahead={_READ_AHEAD}"]
+        if getattr(self.args, "nonempty", False):
+            options.append("nonempty")
         if self.args.subtype:
             options.append("subtype=" + self.args.subtype)
         return options
@@ -338,7 +360,9 @@ class Mount:
             fsns=self.args.fsns,
         )
         user = self.api.users().current().execute(num_retries=self.args.retries)
+        cluster_checks.check_filters(self.api, self.args.filters)
         storage_classes = self._storage_classes()
+        cluster_checks.check_storage_classes(self.api, storage_classes)
         root = self._single_root(user, storage_classes)
         if root is not None:
             self.operations.inodes.add_entry(root)
@@ -489,7 +513,8 @@ This is what the Arvados installation at '{api_host}' shows to user
                 status = child.wait()
         except Exception as error:
             self.logger.error("cannot run %s: %s", self.args.exec_args, explain(error))
-            return getattr(error, "errno", None) or 255
+            # As a shell has it: no such command, or none that can be run.
+            return 127 if isinstance(error, FileNotFoundError) else 126
         # As a shell has it, where a signal ended the command.
         return status if status >= 0 else 128 - status
 
@@ -500,13 +525,7 @@ This is what the Arvados installation at '{api_host}' shows to user
             with self:
                 self.llfuse_thread.join(timeout=None)
         except Exception as error:
-            self.logger.error(
-                "cannot mount at %s: %s",
-                self.args.mountpoint,
-                explain(error),
-                exc_info=self.args.debug,
-            )
-            exit(getattr(error, "errno", None) or 1)
+            self._give_up("cannot mount", error)
         self._leave(self._unsaved_status())
 
     def _leave(self, status: int) -> NoReturn:

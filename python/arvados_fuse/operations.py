@@ -315,8 +315,17 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
     @catch_exceptions
     def statfs(self, ctx: Any = None) -> Any:
         data = llfuse.StatvfsData()
-        data.f_bsize = 128 * 1024
-        data.f_namemax = 255
+        (
+            data.f_bsize,
+            data.f_frsize,
+            data.f_blocks,
+            data.f_bfree,
+            data.f_bavail,
+            data.f_files,
+            data.f_ffree,
+            data.f_namemax,
+        ) = self._statfs()
+        data.f_favail = data.f_ffree
         return data
 
     @create_time.time()

@@ -54,6 +54,11 @@ impl Codec for Utf8 {
     }
 }
 
+// Each fits into the 32 bits that statfs(2) has for older programs, which get EOVERFLOW otherwise.
+const STATFS_BLOCK: u32 = 1 << 20;
+const STATFS_BLOCKS: u64 = 1 << 30;
+const STATFS_FILES: u64 = 1 << 31;
+
 /// Bytes and requests that went through; never reset.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -427,10 +432,21 @@ impl<N: Node> Operations<N> {
         self.inodes.invalidate(handle.node())
     }
 
-    /// Keep tells no size and no limit.
+    /// Keep tells no size and no limit: 1 PiB, of which nothing is used, and which is free where
+    /// something can be written. Programs that look for free space before they write find some.
     #[must_use]
     pub fn statfs(&self) -> StatFs {
-        StatFs { bsize: 128 * 1024, namemax: NAME_MAX as u32, ..StatFs::default() }
+        let free = |number: u64| if self.may_write().is_ok() { number } else { 0 };
+        StatFs {
+            bsize: STATFS_BLOCK,
+            frsize: STATFS_BLOCK,
+            blocks: STATFS_BLOCKS,
+            bfree: STATFS_BLOCKS,
+            bavail: free(STATFS_BLOCKS),
+            files: STATFS_FILES,
+            ffree: free(STATFS_FILES),
+            namemax: NAME_MAX as u32,
+        }
     }
 
     /// Everybody whom the kernel lets through may read; nobody may write to a read-only mount.

@@ -7,7 +7,7 @@
 //! As root by mount(2); otherwise through the setuid helper fusermount3 (or fusermount), which
 //! hands the opened device over a socket (fuse3's util/fusermount.c).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -74,7 +74,7 @@ pub struct Place {
 /// # Errors
 /// Names the mount point and what is wrong with it, or what is missing for mounting.
 pub fn mount_at(path: &Path, options: &Options) -> io::Result<Mount> {
-    MountPoint::find(path)?.mount(options)
+    MountPoint::find(path, options)?.mount(options)
 }
 
 /// A file or directory to mount at.
@@ -89,9 +89,12 @@ impl MountPoint {
     ///
     /// # Errors
     /// Names the mount point and what is wrong with it.
-    pub fn find(path: &Path) -> io::Result<Self> {
-        let real = path.canonicalize().map_err(|e| at(path, "mount point", e))?;
-        let metadata = real.metadata().map_err(|e| at(path, "mount point", e))?;
+    pub fn find(path: &Path, options: &Options) -> io::Result<Self> {
+        let real = path.canonicalize().map_err(|e| at(path, e))?;
+        let metadata = real.metadata().map_err(|e| at(path, e))?;
+        if !options.nonempty {
+            refuse_contents(&real, &metadata).map_err(|e| at(path, e))?;
+        }
         Ok(MountPoint { path: real, mode: metadata.mode() })
     }
 
@@ -105,22 +108,43 @@ impl MountPoint {
 }
 
 fn mount_real(real: PathBuf, mode: u32, options: &Options) -> io::Result<Mount> {
-    let (device, watcher) = if options.auto_unmount {
-        through_helper(&real, options)?
+    let mounted = if options.auto_unmount {
+        through_helper(&real, options)
     } else {
         match mount_directly(&real, mode, options) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                through_helper(&real, options)?
+                through_helper(&real, options)
             }
-            result => (result.map_err(|e| at(&real, "cannot mount at", e))?, None),
+            result => result.map(|device| (device, None)),
         }
     };
+    let (device, watcher) = mounted.map_err(|e| at(&real, e))?;
     let (minor, unique) = (minor_of(&real), unique_id_of(&real));
     Ok(Mount { device, place: Place { path: real, minor, unique }, watcher })
 }
 
-fn at(path: &Path, what: &str, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{what} {}: {error}", path.display()))
+fn at(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("mount point {}: {error}", path.display()))
+}
+
+/// What would be out of sight while something is mounted over it: entries of a directory, the
+/// content of a file. libfuse 2 refuses that unless it is told `nonempty`.
+fn refuse_contents(path: &Path, metadata: &Metadata) -> io::Result<()> {
+    let empty = if metadata.is_dir() {
+        match path.read_dir()?.next() {
+            Some(entry) => entry.map(|_| false)?,
+            None => true,
+        }
+    } else {
+        metadata.len() == 0
+    };
+    if empty {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::DirectoryNotEmpty,
+        "not empty (mount option nonempty, arv-mount's --nonempty, mounts over it)",
+    ))
 }
 
 fn mount_directly(path: &Path, mode: u32, options: &Options) -> io::Result<OwnedFd> {
@@ -190,15 +214,11 @@ fn through_helper(path: &Path, options: &Options) -> io::Result<(OwnedFd, Option
             return Ok((device, None));
         }
         let output = child.wait_with_output()?;
-        return Err(io::Error::other(format!(
-            "cannot mount at {}: {}",
-            path.display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        )));
+        return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
     Err(io::Error::new(
         io::ErrorKind::NotFound,
-        "cannot mount: not permitted to call mount(2), and neither fusermount3 nor fusermount is installed (Debian's package fuse3 has them)",
+        "not permitted to call mount(2), and neither fusermount3 nor fusermount is installed (Debian's package fuse3 has them)",
     ))
 }
 
@@ -368,7 +388,7 @@ fn write_abort(control: &Path, minor: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{mount_at, unescape};
+    use super::{mount_at, refuse_contents, unescape};
     use crate::fuse::options::Options;
     use std::path::Path;
 
@@ -376,6 +396,20 @@ mod tests {
     fn mount_table_escapes() {
         assert_eq!(unescape("/a\\040b\\134c"), Path::new("/a b\\c"));
         assert_eq!(unescape("/plain\\04"), Path::new("/plain\\04"));
+    }
+
+    #[test]
+    fn what_is_not_empty_is_refused() {
+        let place = std::env::temp_dir().join(format!("nonempty-{}", std::process::id()));
+        std::fs::create_dir(&place).unwrap();
+        let refused = |path: &Path| refuse_contents(path, &path.metadata().unwrap()).is_err();
+        assert!(!refused(&place));
+        let file = place.join("f");
+        std::fs::write(&file, "").unwrap();
+        assert!(refused(&place) && !refused(&file));
+        std::fs::write(&file, "x").unwrap();
+        assert!(refused(&file));
+        std::fs::remove_dir_all(&place).unwrap();
     }
 
     #[test]

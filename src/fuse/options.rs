@@ -34,6 +34,8 @@ pub struct Options {
     pub auto_inval_data: Option<bool>,
     /// A helper takes the mount out of the tree when this process ends, however it ends.
     pub auto_unmount: bool,
+    /// Mount over what is not empty, too.
+    pub nonempty: bool,
 }
 
 impl Options {
@@ -56,6 +58,7 @@ impl Options {
             debug: false,
             auto_inval_data: None,
             auto_unmount: false,
+            nonempty: false,
         };
         for option in options.into_iter().flat_map(split).filter(|o| !o.is_empty()) {
             parsed.take(&option)?;
@@ -84,6 +87,7 @@ impl Options {
             ("auto_inval_data", None) => self.auto_inval_data = Some(true),
             ("no_auto_inval_data", None) => self.auto_inval_data = Some(false),
             ("auto_unmount", None) => self.auto_unmount = true,
+            ("nonempty", None) => self.nonempty = true,
             ("ro", None) => self.flags |= MsFlags::MS_RDONLY,
             ("rw", None) => self.flags &= !MsFlags::MS_RDONLY,
             ("nosuid", None) => self.flags |= MsFlags::MS_NOSUID,
@@ -101,7 +105,6 @@ impl Options {
             (
                 "big_writes"
                 | "async_read"
-                | "nonempty"
                 | "large_read"
                 | "atomic_o_trunc"
                 | "splice_read"

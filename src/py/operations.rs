@@ -468,6 +468,13 @@ impl Operations {
         self.attr(py, |core| core.mknod(Ino(parent), name, mode))
     }
 
+    /// What the file system holds, as `StatvfsData` has it: bsize, frsize, blocks, bfree, bavail, files,
+    /// ffree, namemax.
+    fn _statfs(&self) -> PyResult<(u32, u32, u64, u64, u64, u64, u64, u32)> {
+        let s = self.core()?.statfs();
+        Ok((s.bsize, s.frsize, s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.namemax))
+    }
+
     fn _mkdir<'py>(
         &self,
         py: Python<'py>,

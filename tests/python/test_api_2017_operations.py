@@ -332,8 +332,9 @@ def test_access_and_statfs(operations: Any) -> None:
     assert operations.access(1, os.R_OK, None) is True
     assert operations.access(1, os.W_OK, None) is True
     told = operations.statfs()
-    assert told.f_bsize == 128 * 1024
-    assert {told.f_blocks, told.f_bfree, told.f_bavail, told.f_files, told.f_ffree} == {0}
+    assert told.f_bsize == told.f_frsize == 1 << 20 and told.f_namemax == 255
+    assert told.f_blocks == told.f_bfree == told.f_bavail == 1 << 30
+    assert told.f_files == told.f_ffree == told.f_favail == 1 << 31
 
 
 def test_events(operations: Any) -> None:

@@ -64,7 +64,7 @@ def test_every_option_of_the_release_is_there(released: Environment) -> None:
     ).stdout.splitlines()
     assert theirs - set(ours) == set()
     added = {line.split("|")[1] for line in set(ours) - theirs}
-    assert added == {"local"}
+    assert added == {"nonempty", "local"}
 
 
 NOT_OFFERED = {

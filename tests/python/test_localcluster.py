@@ -592,3 +592,31 @@ def status_or_none(api: Any) -> None:
 
 def test_nothing_is_written_outside(fresh_cluster: LocalCluster) -> None:
     assert str(fresh_cluster.data).startswith(str(SCRATCH))
+
+
+def test_its_folder_is_for_its_owner(tmp_path: Path) -> None:
+    def open_to_others(folder: Path) -> list[Path]:
+        return [p for p in (folder, *folder.glob("*.sqlite*")) if p.stat().st_mode & 0o077]
+
+    umask = os.umask(0)
+    try:
+        with LocalCluster(tmp_path / "new" / "c"):
+            assert len(list((tmp_path / "new" / "c").glob("*.sqlite*"))) == 3
+            assert not open_to_others(tmp_path / "new" / "c")
+        # As earlier versions left it.
+        for path in (tmp_path / "new" / "c").iterdir():
+            path.chmod(path.stat().st_mode | 0o044)
+        (tmp_path / "new" / "c").chmod(0o755)
+        (tmp_path / "empty").mkdir(mode=0o755)
+        for known in (tmp_path / "new" / "c", tmp_path / "empty"):
+            with LocalCluster(known):
+                assert not open_to_others(known)
+        # Somebody's folder of other things stays as it is.
+        (tmp_path / "home").mkdir(mode=0o755)
+        (tmp_path / "home" / "letter").touch()
+        with pytest.raises(RuntimeError, match="is open to other users.*choose a new folder"):
+            LocalCluster(tmp_path / "home").start()
+        assert (tmp_path / "home").stat().st_mode & 0o777 == 0o755
+        assert os.listdir(tmp_path / "home") == ["letter"]
+    finally:
+        os.umask(umask)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from arvados_fuse import logging_setup
 from arvados_fuse.localcluster import LocalCluster
-from conftest import ARV_MOUNT, force_unmount, is_mounted, poll, save_collection
+from conftest import ARV_MOUNT, force_unmount, is_mounted, poll
 
 #: Runs arv-mount with its system log at the socket that is its first argument.
 WITH_SYSTEM_LOG = """

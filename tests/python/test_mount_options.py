@@ -5,6 +5,7 @@
 """The options of `arv-mount`: what each does, and what it says where it cannot."""
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import arvados.collection
 import pytest
+from arvados_fuse.arguments import ArgumentParser
 from arvados_fuse.localcluster import LocalCluster
 from conftest import ARV_MOUNT, force_unmount, is_mounted, poll
 
@@ -61,9 +63,12 @@ def run(cluster: LocalCluster, tmp_path: Path) -> Callable[..., subprocess.Compl
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--refresh-time=-1"], "argument --refresh-time: '-1' is not a whole number of 0 or more"),
         (["--refresh-time=soon"], "argument --refresh-time: 'soon' is not a whole number"),
-        (["--directory-cache=-1"], "argument --directory-cache: '-1' is not a whole number"),
-        (["--file-cache=-1"], "argument --file-cache: '-1' is not a whole number"),
         (["--api-timeout=0"], "argument --api-timeout: '0' is not a number of 1 or more"),
+        (["--directory-cache=-1"], "argument --directory-cache: '-1' is not a size"),
+        (["--file-cache=-1"], "argument --file-cache: '-1' is not a size"),
+        (["--file-cache=1X"], "give a whole number of bytes, or a number with K, M, G or T"),
+        (["--file-cache=1.5"], "argument --file-cache: '1.5' is not a size"),
+        (["--file-cache=9999999T"], "argument --file-cache: '9999999T' is not a size"),
         (["--retries=-1"], "argument --retries: '-1' is not a whole number of 0 or more"),
         (["--crunchstat-interval=-1"], "argument --crunchstat-interval: '-1' is not a number"),
         (["--unmount-timeout=nan"], "argument --unmount-timeout: 'nan' is not a number"),
@@ -99,6 +104,11 @@ def test_bad_options_are_named(options: list[str], says: str, tmp_path: Path) ->
         (["--home", "--mount-tmp=x"], "Cannot combine 'home' mode with custom --mount-*"),
         (["--mount-tmp=a/b"], "'a/b' is not supported. Give a name without slashes"),
         (["--mount-home=a", "--mount-shared=a"], "'a' is given twice"),
+        (['--filters=[["nane", "=", "x"]]'], "the cluster knows no column 'nane'"),
+        (['--filters=[["links.nane", "=", "x"]]'], "the cluster knows no column 'nane' of links"),
+        (['--filters=[["link.name", "=", "x"]]'], "'link.name' is about no table that is mounted"),
+        (['--filters=[["properties.a", "=", "x"]]'], "or 'groups.properties.a'"),
+        (["--storage-classes=default,wram"], "the cluster has no class 'wram', but 'cold', 'def"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
@@ -132,6 +142,86 @@ def test_the_mount_point_must_be_a_directory(run: Callable, tmp_path: Path) -> N
         assert "Traceback" not in done.stderr
 
 
+def test_what_is_not_empty_is_not_mounted_over(run: Callable, tmp_path: Path) -> None:
+    (run.path / "f").write_text("mine")
+    for options in ((), ("--foreground",)):
+        done = run(*options)
+        assert done.returncode == 1 and not is_mounted(run.path)
+        assert f"mount point {run.path}: not empty" in done.stderr
+        assert "--nonempty" in done.stderr and "Traceback" not in done.stderr
+        # What went wrong, and where, is said once.
+        assert done.stderr.count("mount point") == 1 and "cannot mount at" not in done.stderr
+    done = run("--nonempty", "--by-id", more=("--exec", "ls", str(run.path)))
+    assert done.returncode == 0 and "README" in done.stdout.split(), done.stderr
+    assert "f" not in done.stdout.split()
+    assert (run.path / "f").read_text() == "mine"
+
+
+def test_a_mount_is_not_mounted_over(
+    cluster: LocalCluster, arv_mount: Callable, run: Callable
+) -> None:
+    # Empty, and so not to be told by what is in it.
+    first = arv_mount("--custom", daemon=True)
+    pid = first.pid()
+    done = run("--by-id", path=first.path, more=())
+    assert done.returncode == 1
+    assert "not empty, there is a FUSE mount already" in done.stderr and "--replace" in done.stderr
+    # `run` has unmounted it; from here on it is one that nobody answers for.
+    poll("the end of the first", lambda: not Path(f"/proc/{pid}").exists())
+    dead = arv_mount("--by-id", daemon=True)
+    os.kill(dead.pid(), signal.SIGKILL)
+
+    def is_dead() -> bool:
+        try:
+            os.stat(dead.path)
+        except OSError as error:
+            return error.errno == errno.ENOTCONN
+        return False
+
+    poll("a mount that is dead", is_dead)
+    command = [*ARV_MOUNT, "--foreground", str(dead.path)]
+    env = {**os.environ, **cluster.env()}
+    for option, says in (
+        ("--by-id", "there is a FUSE mount already, or what is left of one: --replace"),
+        ("--nonempty", "Transport endpoint is not connected): --replace unmounts it first"),
+    ):
+        done = subprocess.run(
+            [*command, option], env=env, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 1 and says in done.stderr, done.stderr
+        assert done.stderr.count("mount point") == 1
+    subprocess.run([*ARV_MOUNT, "--replace", str(dead.path)], env=env, check=True, timeout=60)
+    assert "home" in os.listdir(dead.path)
+
+
+def test_a_mount_that_hangs_is_unmounted(cluster: LocalCluster, arv_mount: Callable) -> None:
+    mount = arv_mount("--refresh-time=0", daemon=True)
+    pid = mount.pid()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        done = subprocess.run(
+            [*ARV_MOUNT, "--unmount", str(mount.path)], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert not is_mounted(mount.path)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("write", [False, True], ids=["read-only", "read-write"])
+def test_free_space(cluster: LocalCluster, arv_mount: Callable, write: bool) -> None:
+    path = arv_mount(*(["--read-write"] if write else [])).path
+    told = os.statvfs(path)
+    size = told.f_frsize * told.f_blocks
+    assert size == 1 << 50 and told.f_bfree == told.f_blocks
+    assert told.f_frsize * told.f_bavail == (size if write else 0)
+    assert bool(told.f_favail) == write and told.f_namemax == 255
+    # Programs from before large file support get each number in 32 bits.
+    assert max(told[:8]) < 1 << 32
+    listed = subprocess.check_output(["df", "-h", str(path)], text=True).splitlines()[1].split()
+    assert listed[1:4] == ["1.0P", "0", "1.0P" if write else "0"]
+
+
 def test_exec_exits_as_its_command(run: Callable, fresh_cluster: LocalCluster) -> None:
     save(fresh_cluster, "c", "contents")
     done = run("--home", more=("--exec", "cat", str(run.path / "c" / "f")))
@@ -140,7 +230,7 @@ def test_exec_exits_as_its_command(run: Callable, fresh_cluster: LocalCluster) -
     assert run(more=("--exec", "sh", "-c", "kill -9 $$")).returncode == 128 + 9
     closed = run.path.with_name("closed")
     closed.write_text("no program")
-    for command, status in (("/nonexistent/command", 2), (str(closed), 13)):
+    for command, status in (("/nonexistent/command", 127), (str(closed), 126)):
         done = run(more=("--exec", command))
         assert done.returncode == status
         assert command in done.stderr and "Traceback" not in done.stderr
@@ -226,6 +316,45 @@ def test_crunchstat(
     for group in ("keepcalls", "net:keep0", "keepcache", "fuseops", "fuseop:lookup"):
         line = rf"{group} \d+ \w+ .* -- interval 0\.2000 seconds "
         poll(group, lambda line=line: told(line))
+
+
+def test_sizes_have_units() -> None:
+    parse = ArgumentParser().parse_args
+    for text, value in (
+        ("0", 0),
+        ("1000", 1000),
+        ("1k", 1 << 10),
+        ("3K", 3 << 10),
+        ("2MiB", 2 << 20),
+        ("1.5G", 3 << 29),
+        ("1 gb", 1 << 30),
+        ("4T", 4 << 40),
+    ):
+        for option, name in (
+            ("--file-cache", "file_cache"),
+            ("--directory-cache", "directory_cache"),
+        ):
+            assert getattr(parse([f"{option}={text}", "mnt"]), name) == value
+
+
+def test_a_local_cluster_without_its_packages(tmp_path: Path) -> None:
+    for package in ("aiohttp", "cryptography"):
+        blocked = tmp_path / package / package
+        blocked.mkdir(parents=True)
+        (blocked / "__init__.py").write_text(
+            f"raise ModuleNotFoundError('it is not there', name={package!r})"
+        )
+        (tmp_path / "mnt").mkdir(exist_ok=True)
+        done = subprocess.run(
+            [*ARV_MOUNT, "--local", str(tmp_path / "cluster"), str(tmp_path / "mnt")],
+            env={**os.environ, "PYTHONPATH": str(blocked.parent)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1, done.stderr
+        assert f"not installed ({package}): pip install 'arvados_fuse[local]'" in done.stderr
+        assert "Traceback" not in done.stderr and "local cluster: " not in done.stderr
 
 
 def test_what_is_mounted(fresh_cluster: LocalCluster, run: Callable) -> None:

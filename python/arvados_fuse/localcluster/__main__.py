@@ -80,7 +80,8 @@ def _stop_at_end_of_input(loop: asyncio.AbstractEventLoop, until: asyncio.Event)
 
 
 async def _run(args: argparse.Namespace) -> int:
-    from .server import Cluster, Options, serve, write_privately
+    from .private import write_privately
+    from .server import Cluster, Options, serve
 
     options = Options(
         data=args.data,
@@ -130,6 +131,13 @@ def main() -> int:
     args = _parser().parse_args()
     try:
         return asyncio.run(_run(args))
+    except ImportError as error:
+        print(
+            f"local cluster: a package is not installed ({error.name}): "
+            "pip install 'arvados_fuse[local]'",
+            file=sys.stderr,
+        )
+        return 1
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         print(f"local cluster: {error}", file=sys.stderr)
         return 1

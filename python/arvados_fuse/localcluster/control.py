@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .private import ensure_private
+
 
 class ClusterError(RuntimeError):
     """The cluster did not start, or refused a test hook."""
@@ -71,7 +73,7 @@ class LocalCluster:
         """Start it, and wait until it answers; ClusterError where it does not."""
         if self._process is not None:
             return self
-        self.data.mkdir(parents=True, exist_ok=True)
+        ensure_private(self.data)
         log = self.data / "cluster.log"
         with tempfile.TemporaryDirectory() as folder, open(log, "ab") as output:
             description = os.path.join(folder, "description.json")
@@ -87,10 +89,11 @@ class LocalCluster:
             while not os.path.exists(description):
                 if self._process.poll() is not None:
                     self.stop()
-                    reason = log.read_text(errors="replace").strip().splitlines()[-1:]
-                    raise ClusterError(
-                        "the local cluster did not start: " + "".join(reason or ["no reason given"])
+                    lines = log.read_text(errors="replace").strip().splitlines()
+                    reason = (
+                        lines[-1].removeprefix("local cluster: ") if lines else "no reason given"
                     )
+                    raise ClusterError(f"the local cluster did not start: {reason}")
                 if time.monotonic() > deadline:
                     self.stop()
                     raise ClusterError(f"the local cluster did not start within {timeout} seconds")

@@ -25,17 +25,10 @@ from .eventbus import EventBus
 from .faults import Faults
 from .hooks import Hooks
 from .keepstore import Keepproxy, Keepstore
+from .private import ensure_private, write_privately
 from .service import Service
 from .store import Record, Store
 from .tls import ensure_certificates, server_context
-
-
-def write_privately(path: Path, text: str) -> None:
-    """Write a file as a whole, for its owner alone: there are tokens in it."""
-    new = path.with_suffix(".new")
-    new.touch(mode=0o600)
-    new.write_text(text)
-    new.replace(path)
 
 
 @dataclass
@@ -59,7 +52,7 @@ class Cluster:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.folder = Path(options.data).resolve()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        ensure_private(self.folder)
         self._lock = open(self.folder / "lock", "w")  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -271,7 +264,11 @@ class Cluster:
                 "ForwardSlashNameSubstitution": "",
                 "DefaultTrashLifetime": "336h0m0s",
             },
-            "StorageClasses": {"default": {"Default": True, "Priority": 0}},
+            # All are kept alike.
+            "StorageClasses": {
+                name: {"Default": name == "default", "Priority": 0}
+                for name in ("default", "fast", "cold")
+            },
             "Services": {
                 "Controller": {"ExternalURL": url},
                 "Websocket": {"ExternalURL": f"wss://{self.api_host}/websocket"},

@@ -9,13 +9,14 @@ in SQLite when the request that made it is answered.
 """
 
 import json
+import os
 import secrets
 import sqlite3
 import string
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,11 @@ class Store:
 
     def __init__(self, path: Path, cluster_id: str) -> None:
         self.cluster_id = cluster_id
+        # There are tokens in it. SQLite gives the files beside it the mode of the database.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.chmod(f"{path}{suffix}", 0o600)
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")

@@ -157,7 +157,7 @@ pub fn init(
 
 /// Mounts so that no signal leaves the mount behind, from the moment on that it is there.
 fn mount_guarded(path: &std::path::Path, options: &Options) -> std::io::Result<Mount> {
-    let point = MountPoint::find(path)?;
+    let point = MountPoint::find(path, options)?;
     signals::before_mounting()?;
     last_resort::prepare(&point.path);
     let mount = point.mount(options);
