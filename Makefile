@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 # our core (RELEASED_MODULES=1).
 SUBJECT := $(if $(PEER),peer,$(if $(RELEASED_MODULES),released-modules,ours))
 
-.PHONY: help setup build build-release demo test test-rust test-python test-upstream test-sdk lint wheel bench bench-core bench-compare clean
+.PHONY: help setup build build-release demo test test-rust test-python test-upstream test-sdk lint wheel sdist bench bench-core bench-compare clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -68,10 +68,17 @@ lint: setup ## Check format, clippy, the core without Python, ruff, the type stu
 	$(BIN)/python -m mypy.stubtest llfuse._core --allowlist scripts/stubtest-allowlist.txt
 	$(BIN)/python -m mypy python/llfuse python/arvados_fuse
 
+# For systems as old as those that Arvados runs on (glibc 2.28: Debian 10, RHEL 8): zig links against
+# the glibc that it is told, whichever this machine has.
 wheel: setup ## Build the wheel into dist/
 	@echo "== building the wheel"
 	@rm -rf dist
-	@scripts/quietly.sh $(BIN)/maturin build --release --out dist
+	@PATH=$(BIN):$$PATH scripts/quietly.sh $(BIN)/maturin build --release --zig --compatibility manylinux_2_28 --out dist
+	@ls dist
+
+sdist: setup ## Build the source distribution into dist/
+	@rm -f dist/*.tar.gz
+	@scripts/quietly.sh $(BIN)/maturin sdist --out dist
 	@ls dist
 
 bench: setup wheel ## Compare with the release and with the limit (QUICK=1, ROWS=read,stat)

@@ -5,8 +5,12 @@
 """The wheel in an environment that has the release: it takes its place, and gives it back."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,50 @@ def wheel() -> Path:
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return make_environment(tmp_path_factory.mktemp("venv"), *RELEASE)
+
+
+def test_the_wheel_is_for_glibc_2_28(wheel: Path, tmp_path: Path) -> None:
+    assert "-manylinux_2_28_" in wheel.name
+    with zipfile.ZipFile(wheel) as archive:
+        core = archive.extract("llfuse/_core.abi3.so", tmp_path)
+        described = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        metadata = archive.read(described).decode()
+    # The dynamic symbol versions that it needs, by their names in its string table.
+    wanted = {
+        tuple(map(int, version.split(b".")))
+        for version in re.findall(rb"\0GLIBC_(\d+(?:\.\d+)+)(?=\0)", Path(core).read_bytes())
+    }
+    assert (2, 2, 5) in wanted or (2, 17) in wanted, "it links against glibc"
+    assert max(wanted) <= (2, 28)
+    # What PyPI shows.
+    assert "Project-URL: Documentation, https://" in metadata
+    assert not re.search(r"\]\((?!https://)", metadata), "links of the README are absolute"
+
+
+def test_the_source_distribution_has_what_a_build_needs(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "maturin", "sdist", "--out", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    (sdist,) = tmp_path.glob("arvados_fuse-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = sdist.with_name(sdist.name.removesuffix(".tar.gz"))
+    for page in ("usage", "migration", "compat"):
+        assert (unpacked / "docs" / f"{page}.md").exists()
+    # Every source is there, and no path leads out: cargo resolves all of it as it is locked.
+    described = subprocess.run(
+        ["cargo", "check", "-q", "--lib", "--no-default-features", "--locked", "--offline"],
+        cwd=unpacked,
+        env={**os.environ, "CARGO_TARGET_DIR": str(ROOT / "target")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert described.returncode == 0, described.stderr
 
 
 @pytest.mark.timeout(900)
