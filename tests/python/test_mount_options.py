@@ -338,23 +338,20 @@ def test_sizes_have_units() -> None:
 
 
 def test_a_local_cluster_without_its_packages(tmp_path: Path) -> None:
-    for package in ("aiohttp", "cryptography"):
-        blocked = tmp_path / package / package
-        blocked.mkdir(parents=True)
-        (blocked / "__init__.py").write_text(
-            f"raise ModuleNotFoundError('it is not there', name={package!r})"
-        )
-        (tmp_path / "mnt").mkdir(exist_ok=True)
-        done = subprocess.run(
-            [*ARV_MOUNT, "--local", str(tmp_path / "cluster"), str(tmp_path / "mnt")],
-            env={**os.environ, "PYTHONPATH": str(blocked.parent)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 1, done.stderr
-        assert f"not installed ({package}): pip install 'arvados_fuse[local]'" in done.stderr
-        assert "Traceback" not in done.stderr and "local cluster: " not in done.stderr
+    blocked = tmp_path / "aiohttp"
+    blocked.mkdir()
+    (blocked / "__init__.py").write_text("raise ModuleNotFoundError('it is not', name='aiohttp')")
+    (tmp_path / "mnt").mkdir()
+    done = subprocess.run(
+        [*ARV_MOUNT, "--local", str(tmp_path / "cluster"), str(tmp_path / "mnt")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "not installed (aiohttp): pip install 'arvados_fuse[local]'" in done.stderr
+    assert "Traceback" not in done.stderr and "local cluster: " not in done.stderr
 
 
 def test_what_is_mounted(fresh_cluster: LocalCluster, run: Callable) -> None:
