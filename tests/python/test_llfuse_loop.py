@@ -297,6 +297,12 @@ def test_what_cannot_be_mounted_says_why(tmp_path: Path) -> None:
         llfuse.init(MemoryFS(), str(tmp_path), ["frobnicate"])
     with pytest.raises(TypeError):
         llfuse.init(MemoryFS(), b"bytes", [])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "f").touch()
+    with pytest.raises(RuntimeError, match="full: not empty"):
+        llfuse.init(MemoryFS(), str(tmp_path / "full"), [])
+    llfuse.init(MemoryFS(), str(tmp_path / "full"), ["nonempty"])
+    llfuse.close()
     with pytest.raises(RuntimeError, match="init"):
         llfuse.main()
     with pytest.raises(ValueError):
