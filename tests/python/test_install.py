@@ -6,6 +6,7 @@
 
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -50,9 +51,13 @@ def test_the_wheel_is_for_glibc_2_28(wheel: Path, tmp_path: Path) -> None:
 
 
 def test_the_source_distribution_has_what_a_build_needs(tmp_path: Path) -> None:
+    # Cargo finds its toolchain and crates in the home of whoever runs the tests.
+    home = pwd.getpwuid(os.getuid()).pw_dir
+    env = {**os.environ, "HOME": home, "CARGO_TARGET_DIR": str(ROOT / "target")}
     subprocess.run(
-        [sys.executable, "-m", "maturin", "sdist", "--out", str(tmp_path)],
+        [str(Path(sys.executable).with_name("maturin")), "sdist", "--out", str(tmp_path)],
         cwd=ROOT,
+        env=env,
         capture_output=True,
         check=True,
         timeout=120,
@@ -67,7 +72,7 @@ def test_the_source_distribution_has_what_a_build_needs(tmp_path: Path) -> None:
     described = subprocess.run(
         ["cargo", "check", "-q", "--lib", "--no-default-features", "--locked", "--offline"],
         cwd=unpacked,
-        env={**os.environ, "CARGO_TARGET_DIR": str(ROOT / "target")},
+        env=env,
         capture_output=True,
         text=True,
         timeout=600,
