@@ -470,9 +470,10 @@ impl Operations {
 
     /// What the file system holds, as `StatvfsData` has it: bsize, frsize, blocks, bfree, bavail, files,
     /// ffree, namemax.
-    fn _statfs(&self) -> PyResult<(u32, u32, u64, u64, u64, u64, u64, u32)> {
+    fn _statfs(&self) -> PyResult<[u64; 8]> {
         let s = self.core()?.statfs();
-        Ok((s.bsize, s.frsize, s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.namemax))
+        let [bsize, frsize, namemax] = [s.bsize, s.frsize, s.namemax].map(u64::from);
+        Ok([bsize, frsize, s.blocks, s.bfree, s.bavail, s.files, s.ffree, namemax])
     }
 
     fn _mkdir<'py>(
