@@ -23,7 +23,7 @@ from llfuse import _core
 from llfuse._core import final_when_fresh
 
 from . import listing, native
-from .apierrors import is_not_found, report_server_failure
+from .apierrors import is_not_found
 from .directory import Directory
 from .fresh import check_update, convertTime, use_counter
 from .fusefile import FuncToJSONFile, FuseArvadosFile
@@ -452,7 +452,12 @@ class CollectionDirectory(CollectionDirectoryBase):
         if collection is not None:
             if not collection.committed():
                 retry_failed_uploads(collection)
-            collection.update()
+            try:
+                collection.update()
+            except arvados.errors.KeepWriteError:
+                # One that was under way just then failed.
+                retry_failed_uploads(collection)
+                collection.update()
             return collection.api_response(), None
         collection = self._open_collection()
         # One that is loaded from Keep alone has no record: put together what is needed of it.
@@ -538,10 +543,6 @@ class CollectionDirectory(CollectionDirectoryBase):
         except llfuse.FUSEError:
             # Told already.
             return False
-        except Exception as error:
-            if report_server_failure(error):
-                return False
-            raise
 
     def _promote(self) -> None:
         """Serve the contents through the SDK's collection from now on: Python asked for it, or
