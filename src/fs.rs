@@ -9,18 +9,20 @@
 //! from above (Python objects as nodes, a way to notify the kernel) arrives as a trait.
 //!
 //! Start at [`operations`], which answers requests over any [`Node`]; [`inodes`] is the table
-//! that requests go through, [`cache`] decides what is evicted, [`state`] is what every node keeps.
+//! that requests go through, [`cache`] decides what is evicted, [`state`] is what every node keeps,
+//! [`collection`] is a mounted collection.
 
 pub mod absent;
+pub mod any_node;
 pub mod atomic;
 pub mod attr;
 pub mod cache;
+pub mod collection;
 pub mod dentries;
 pub mod errno;
 pub mod filesystem;
 pub mod handles;
 pub mod inodes;
-pub mod loaded;
 pub mod metrics;
 pub mod node;
 pub mod operations;

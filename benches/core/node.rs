@@ -4,8 +4,13 @@
 
 //! An inode entry that has nothing but a number and a weight.
 
+use std::time::Duration;
+
 use arvados_fuse::fs::Errno;
-use arvados_fuse::fs::node::{Bytes, Facts, Listing, Node, Outcome};
+use arvados_fuse::fs::node::{
+    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
+    Listing, Outcome, Reader,
+};
 
 #[derive(Clone)]
 pub struct Weight {
@@ -17,21 +22,18 @@ fn unused<T>() -> Outcome<T> {
     Err(Errno::ENOSYS.into())
 }
 
-impl Node for Weight {
+impl Identity for Weight {
     fn inode(&self) -> Outcome<Option<u64>> {
         Ok(Some(self.inode))
+    }
+    fn set_inode(&self, _inode: Option<u64>) -> Outcome<()> {
+        unused()
     }
     fn parent_inode(&self) -> Outcome<Option<u64>> {
         Ok(Some(1))
     }
-    fn persisted(&self) -> Outcome<bool> {
-        Ok(true)
-    }
-    fn objsize(&self) -> Outcome<i64> {
-        Ok(self.bytes)
-    }
-    fn set_cache_size(&self, _size: i64) -> Outcome<()> {
-        Ok(())
+    fn set_parent_inode(&self, _parent: Option<u64>) -> Outcome<()> {
+        unused()
     }
     fn same(&self, other: &Self) -> bool {
         self.inode == other.inode
@@ -42,37 +44,30 @@ impl Node for Weight {
     fn is_collection_file(&self) -> bool {
         false
     }
-    fn referenced_now(&self) -> bool {
-        false
+    fn uuid(&self) -> Outcome<Option<String>> {
+        unused()
     }
+    fn cache_uuid(&self) -> Outcome<Option<String>> {
+        unused()
+    }
+    fn set_cache_uuid(&self, _uuid: Option<String>) -> Outcome<()> {
+        unused()
+    }
+}
 
-    fn set_inode(&self, _inode: Option<u64>) -> Outcome<()> {
-        unused()
-    }
-    fn set_parent_inode(&self, _parent: Option<u64>) -> Outcome<()> {
-        unused()
-    }
-    fn size(&self) -> Outcome<u64> {
-        unused()
-    }
-    fn atime(&self) -> Outcome<f64> {
-        unused()
-    }
-    fn mtime(&self) -> Outcome<f64> {
+impl Attributes for Weight {
+    fn facts(&self, _may_write: bool) -> Outcome<Facts> {
         unused()
     }
     fn writable(&self) -> Outcome<bool> {
         unused()
     }
-    fn time_to_next_poll(&self) -> Outcome<f64> {
+    fn time_to_next_poll(&self) -> Outcome<Duration> {
         unused()
     }
-    fn allow_attr_cache(&self) -> Outcome<bool> {
-        unused()
-    }
-    fn facts(&self, _may_write: bool) -> Outcome<Facts> {
-        unused()
-    }
+}
+
+impl Freshness for Weight {
     fn accessed(&self) -> Outcome<()> {
         unused()
     }
@@ -82,6 +77,9 @@ impl Node for Weight {
     fn checkupdate(&self) -> Outcome<()> {
         unused()
     }
+}
+
+impl Counted for Weight {
     fn inc_use(&self) -> Outcome<()> {
         unused()
     }
@@ -100,17 +98,26 @@ impl Node for Weight {
     fn has_ref(&self) -> Outcome<bool> {
         unused()
     }
-    fn uuid(&self) -> Outcome<Option<String>> {
-        unused()
+    fn referenced_now(&self) -> bool {
+        false
     }
-    fn cache_uuid(&self) -> Outcome<Option<String>> {
-        unused()
+}
+
+impl Cacheable for Weight {
+    fn persisted(&self) -> Outcome<bool> {
+        Ok(true)
     }
-    fn set_cache_uuid(&self, _uuid: Option<String>) -> Outcome<()> {
-        unused()
+    fn objsize(&self) -> Outcome<i64> {
+        Ok(self.bytes)
     }
     fn cache_size(&self) -> Outcome<i64> {
         unused()
+    }
+    fn set_cache_size(&self, _size: i64) -> Outcome<()> {
+        Ok(())
+    }
+    fn counted_as(&self) -> Outcome<Option<u64>> {
+        Ok(Some(self.inode))
     }
     fn kernel_invalidate(&self) -> Outcome<()> {
         unused()
@@ -121,37 +128,22 @@ impl Node for Weight {
     fn clear(&self) -> Outcome<()> {
         unused()
     }
-    fn child(&self, _name: &str) -> Outcome<Option<Self>> {
-        unused()
-    }
-    fn items(&self) -> Outcome<Box<dyn Listing<Self>>> {
+}
+
+impl FileNode for Weight {
+    fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         unused()
     }
     fn readfrom(&self, _offset: u64, _size: u32, _retries: u32) -> Outcome<Box<dyn Bytes>> {
         unused()
     }
-    fn writeto(&self, _offset: u64, _data: &[u8], _retries: u32) -> Outcome<u32> {
+}
+
+impl DirectoryNode<Weight> for Weight {
+    fn child(&self, _name: &str) -> Outcome<Option<Self>> {
         unused()
     }
-    fn truncate(&self, _size: u64) -> Outcome<u64> {
-        unused()
-    }
-    fn flush(&self) -> Outcome<()> {
-        unused()
-    }
-    fn create(&self, _name: &str) -> Outcome<()> {
-        unused()
-    }
-    fn mkdir(&self, _name: &str) -> Outcome<()> {
-        unused()
-    }
-    fn unlink(&self, _name: &str) -> Outcome<()> {
-        unused()
-    }
-    fn rmdir(&self, _name: &str) -> Outcome<()> {
-        unused()
-    }
-    fn rename(&self, _old: &str, _new: &str, _source: &Self) -> Outcome<()> {
+    fn items(&self) -> Outcome<Box<dyn Listing<Weight>>> {
         unused()
     }
 }

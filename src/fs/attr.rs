@@ -4,7 +4,7 @@
 
 //! The numbers that the kernel and the file system exchange about an inode, as types of their own.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// An inode number. 1 is the root of the mount (`FUSE_ROOT_ID` in the kernel's fuse.h); 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,15 +49,51 @@ pub struct Caller {
 pub struct Timestamp(pub i128);
 
 impl Timestamp {
-    /// From seconds since the epoch. NaN and infinities become the epoch.
+    /// The present, by the system's clock.
+    #[must_use]
+    pub fn now() -> Self {
+        match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(since) => Timestamp(i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)),
+            Err(before) => {
+                let nanos = before.duration().as_nanos();
+                Timestamp(i128::try_from(nanos).map_or(i128::MIN, |n| -n))
+            }
+        }
+    }
+
+    /// From seconds since the epoch, to the nearest nanosecond. NaN and infinities become the epoch.
     #[must_use]
     pub fn from_secs_f64(seconds: f64) -> Self {
-        if seconds.is_finite() {
-            #[allow(clippy::cast_possible_truncation)]
-            Timestamp((seconds * 1e9) as i128)
-        } else {
-            Timestamp(0)
+        if !seconds.is_finite() {
+            return Timestamp(0);
         }
+        // Parted first: as one product, the fraction would be lost to the size of the whole.
+        let (whole, fraction) = (seconds.floor(), seconds - seconds.floor());
+        #[allow(clippy::cast_possible_truncation)]
+        Timestamp(whole as i128 * 1_000_000_000 + (fraction * 1e9).round() as i128)
+    }
+
+    /// Seconds since the epoch. What came from [`Timestamp::from_secs_f64`] comes back the same, for
+    /// any time whose float has no digits below a nanosecond.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn as_secs_f64(self) -> f64 {
+        let whole = self.0.div_euclid(1_000_000_000);
+        whole as f64 + self.0.rem_euclid(1_000_000_000) as f64 / 1e9
+    }
+
+    /// Later by a period; at the end of time where it would be past that.
+    #[must_use]
+    pub fn saturating_add(self, period: Duration) -> Self {
+        let nanos = i128::try_from(period.as_nanos()).unwrap_or(i128::MAX);
+        Timestamp(self.0.saturating_add(nanos))
+    }
+
+    /// The period from `earlier` until this time; none where it is not earlier.
+    #[must_use]
+    pub fn saturating_since(self, earlier: Timestamp) -> Duration {
+        let nanos = u64::try_from(self.0.saturating_sub(earlier.0).max(0)).unwrap_or(u64::MAX);
+        Duration::from_nanos(nanos)
     }
 }
 
@@ -142,4 +178,21 @@ pub struct StatFs {
     pub ffree: u64,
     /// Longest file name, in bytes.
     pub namemax: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Timestamp;
+
+    #[test]
+    fn seconds_as_floats_come_back_the_same() {
+        for seconds in
+            [0.0, 1.5, -1.25, 1_795_651_200.123_456_7, 1_700_000_000.000_000_2, 60.0, -0.5]
+        {
+            assert_eq!(Timestamp::from_secs_f64(seconds).as_secs_f64(), seconds, "{seconds}");
+        }
+        assert_eq!(Timestamp::from_secs_f64(-1.25), Timestamp(-1_250_000_000));
+        assert_eq!(Timestamp::from_secs_f64(f64::NAN), Timestamp(0));
+        assert_eq!(Timestamp::from_secs_f64(f64::INFINITY), Timestamp(0));
+    }
 }

@@ -120,6 +120,21 @@ impl<N: Node> Handle<N> {
     }
 }
 
+/// Does the same with each node, also where one fails; answers the first failure.
+///
+/// # Errors
+/// What the first node that fails answers.
+pub(super) fn every<'n, N: Node>(
+    nodes: impl Iterator<Item = &'n N>,
+    each: impl Fn(&N) -> Outcome<()>,
+) -> Outcome<()> {
+    let mut outcome = Ok(());
+    for node in nodes {
+        outcome = outcome.and(each(node));
+    }
+    outcome
+}
+
 /// The table of open handles. Its lock is a leaf.
 pub struct Handles<N> {
     open: RwLock<HashMap<u64, Arc<Handle<N>>>>,
@@ -140,10 +155,7 @@ impl<N: Node> Handles<N> {
     pub fn open(&self, handle: Handle<N>) -> Outcome<Fh> {
         for (done, node) in handle.used().enumerate() {
             if let Err(halt) = node.inc_use() {
-                for undo in handle.used().take(done) {
-                    undo.dec_use()?;
-                }
-                return Err(halt);
+                return Err(every(handle.used().take(done), N::dec_use).err().unwrap_or(halt));
             }
         }
         let fh = self.next_number();
@@ -183,18 +195,13 @@ impl<N: Node> Handles<N> {
         self.open.read().get(&fh.0).cloned()
     }
 
-    /// Closes a handle, if it is open.
+    /// Closes a handle, if it is open; nothing is in use for it any more, whatever a node answers.
     ///
     /// # Errors
-    /// What the nodes answer.
+    /// What the first node that fails answers.
     pub fn close(&self, fh: Fh) -> Outcome<()> {
         let removed = self.open.write().remove(&fh.0);
-        if let Some(handle) = removed {
-            for node in handle.used() {
-                node.dec_use()?;
-            }
-        }
-        Ok(())
+        removed.map_or(Ok(()), |handle| every(handle.used(), N::dec_use))
     }
 
     /// Numbers of the open handles, in order.

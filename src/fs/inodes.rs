@@ -17,23 +17,33 @@ use parking_lot::{Mutex, RwLock};
 use super::absent::Absent;
 use super::attr::Ino;
 use super::cache::{InodeCache, Replaced};
+use super::errno::Errno;
 use super::node::{Halt, Node, Outcome};
 use super::removal::{Removal, Remover};
 
-/// Runs a body where the layer above may be called, and reports what that layer fails with.
-pub trait Above: Send + Sync + 'static {
-    /// Calls `body`, once.
+/// What the table needs of the layer above.
+pub trait Upcalls: Send + Sync + 'static {
+    /// Runs a body under the lock of the layer above, where it has one.
     fn run(&self, body: &mut dyn FnMut());
     /// Has the kernel told, later and by another thread, to drop what it cached of an inode.
     fn invalidate_inode(&self, ino: Ino);
-    /// Has the kernel asked, later and by another thread, to give back an inode that nothing uses.
-    fn prune(&self, ino: Ino);
-    /// An entry could not be removed: tell somebody.
+    /// Has the kernel told, later and by another thread, what a name in a directory no longer
+    /// leads to.
+    fn invalidate_entry(&self, parent: Ino, name: &[u8]);
+    /// Has the kernel told, later and by another thread, to look a name up again. What uses it
+    /// stays, where the name still leads to the same inode.
+    fn expire_entry(&self, parent: Ino, name: &[u8]);
+    /// Has the kernel asked, later and by another thread, to give back inodes, as far as nothing
+    /// uses them; of a directory and what is in it, what is in it has to come first.
+    fn prune(&self, inos: Vec<Ino>);
+    /// The errno of a failed request. What the layer above failed with is told in the log.
+    fn errno_of(&self, halt: Halt) -> Errno;
+    /// Something failed that no request waits for: tell somebody.
     fn report(&self, what: &str, halt: Halt);
 }
 
-/// Entries that have no place of their own in the table: a range of numbers is theirs.
-pub trait Block<N>: Send + Sync + 'static {
+/// Who answers for a range of numbers: entries that have no place of their own in the table.
+pub trait RangeOwner<N>: Send + Sync + 'static {
     /// The entry of that number; None where there is none at present.
     fn entry(&self, ino: u64) -> Option<N>;
     /// Whether nothing is left that anybody could ask for.
@@ -44,7 +54,7 @@ pub trait Block<N>: Send + Sync + 'static {
 
 struct Range<N> {
     end: u64,
-    block: Arc<dyn Block<N>>,
+    owner: Arc<dyn RangeOwner<N>>,
 }
 
 /// How long an eviction waits, in all, for the kernel to give entries back.
@@ -72,13 +82,13 @@ pub struct Inodes<N: Node> {
     removal: Arc<Removal<N>>,
     /// Names that the kernel was told there are not.
     pub absent: Absent,
-    above: Arc<dyn Above>,
+    upcalls: Arc<dyn Upcalls>,
 }
 
 impl<N: Node> Inodes<N> {
     /// An empty table.
     #[must_use]
-    pub fn new(cache: Arc<InodeCache<N>>, above: Arc<dyn Above>) -> Arc<Self> {
+    pub fn new(cache: Arc<InodeCache<N>>, upcalls: Arc<dyn Upcalls>) -> Arc<Self> {
         Arc::new(Inodes {
             table: RwLock::default(),
             ranges: RwLock::default(),
@@ -87,8 +97,14 @@ impl<N: Node> Inodes<N> {
             cache,
             removal: Arc::default(),
             absent: Absent::default(),
-            above,
+            upcalls,
         })
+    }
+
+    /// The layer above.
+    #[must_use]
+    pub fn upcalls(&self) -> &dyn Upcalls {
+        &*self.upcalls
     }
 
     /// The cache that weighs the entries.
@@ -112,30 +128,30 @@ impl<N: Node> Inodes<N> {
     fn in_range(&self, ino: u64) -> Option<N> {
         let ranges = self.ranges.read();
         let (_, range) = ranges.range(..=ino).next_back()?;
-        if ino < range.end { range.block.entry(ino) } else { None }
+        if ino < range.end { range.owner.entry(ino) } else { None }
     }
 
-    /// Takes `count` numbers for entries that have no place of their own in the table: `block`
+    /// Takes `count` numbers for entries that have no place of their own in the table: `owner`
     /// answers for them. Answers the first number.
     pub fn reserve(&self, count: u64) -> u64 {
         self.counter.fetch_add(count, Ordering::Relaxed)
     }
 
-    /// Has `block` answer for `count` numbers from `first` on, which were reserved.
-    pub fn add_range(&self, first: u64, count: u64, block: Arc<dyn Block<N>>) {
+    /// Has `owner` answer for `count` numbers from `first` on, which were reserved.
+    pub fn add_range(&self, first: u64, count: u64, owner: Arc<dyn RangeOwner<N>>) {
         if count > 0 {
-            self.ranges.write().insert(first, Range { end: first + count, block });
+            self.ranges.write().insert(first, Range { end: first + count, owner });
         }
     }
 
-    /// Forgets the ranges of the block that answers for `ino`, if nobody can ask it any more.
+    /// Forgets the ranges of the owner that answers for `ino`, if nobody can ask it any more.
     pub fn drop_deserted(&self, ino: u64) {
         let mut ranges = self.ranges.write();
         let Some((_, range)) = ranges.range(..=ino).next_back() else { return };
-        if ino >= range.end || !range.block.is_deserted() {
+        if ino >= range.end || !range.owner.is_deserted() {
             return;
         }
-        let firsts = range.block.ranges();
+        let firsts = range.owner.ranges();
         let dropped: Vec<_> = firsts.iter().map(|first| ranges.remove(first)).collect();
         drop(ranges);
         drop(dropped);
@@ -149,7 +165,7 @@ impl<N: Node> Inodes<N> {
         if node.has_ref()?
             && let Some(ino) = node.inode()?
         {
-            self.above.invalidate_inode(Ino(ino));
+            self.upcalls.invalidate_inode(Ino(ino));
         }
         Ok(())
     }
@@ -171,7 +187,7 @@ impl<N: Node> Inodes<N> {
         let mut numbers: Vec<u64> = self.table.read().keys().copied().collect();
         let ranges = self.ranges.read();
         for (first, range) in &*ranges {
-            numbers.extend((*first..range.end).filter(|ino| range.block.entry(*ino).is_some()));
+            numbers.extend((*first..range.end).filter(|ino| range.owner.entry(*ino).is_some()));
         }
         drop(ranges);
         // An entry that took the place of one in a range has the same number.
@@ -338,7 +354,7 @@ impl<N: Node> Inodes<N> {
                 && node.parent_inode()?.is_none()
             {
                 // No name leads there any more that anybody would look up.
-                self.above.prune(Ino(ino));
+                self.upcalls.prune(vec![Ino(ino)]);
             }
             return Ok(Removed::Asked);
         }
@@ -432,7 +448,7 @@ impl<N: Node> Inodes<N> {
         loop {
             asked.retain(|(inode, node)| {
                 let mut held = Ok(true);
-                self.above.run(&mut || held = node.has_ref());
+                self.upcalls.run(&mut || held = node.has_ref());
                 if !matches!(held, Ok(true)) {
                     self.remove_reported(node);
                 }
@@ -448,20 +464,20 @@ impl<N: Node> Inodes<N> {
 
     fn evict_chosen(&self, replaced: &dyn Replaced<N>) -> bool {
         let mut result = Ok(false);
-        self.above.run(&mut || {
+        self.upcalls.run(&mut || {
             result = replaced.evict(&mut |node| self.remove_reported(node) == Removed::Gone);
         });
         result.unwrap_or_else(|halt| {
-            self.above.report("failed to evict inode entries", halt);
+            self.upcalls.report("failed to evict inode entries", halt);
             false
         })
     }
 
     fn remove_reported(&self, node: &N) -> Removed {
         let mut result = Ok(Removed::InUse);
-        self.above.run(&mut || result = self.try_remove(node));
+        self.upcalls.run(&mut || result = self.try_remove(node));
         result.unwrap_or_else(|halt| {
-            self.above.report("failed to remove an inode entry", halt);
+            self.upcalls.report("failed to remove an inode entry", halt);
             Removed::InUse
         })
     }
@@ -488,9 +504,9 @@ impl<N: Node> Inodes<N> {
     /// could not be, and why.
     pub fn clear(&self) -> Vec<(N, Halt)> {
         let mut cleared = Some(Ok(()));
-        self.above.run(&mut || cleared = self.cache.replaced().and_then(Replaced::clear));
+        self.upcalls.run(&mut || cleared = self.cache.replaced().and_then(Replaced::clear));
         if let Some(Err(halt)) = cleared {
-            self.above.report("failed to clear the inode cache", halt);
+            self.upcalls.report("failed to clear the inode cache", halt);
         }
         self.cache.clear();
         let listed = std::mem::take(&mut *self.by_uuid.lock());
@@ -498,7 +514,7 @@ impl<N: Node> Inodes<N> {
         let mut failed = Vec::new();
         for node in nodes {
             let mut result = Ok(());
-            self.above.run(&mut || result = node.finalize());
+            self.upcalls.run(&mut || result = node.finalize());
             if let Err(halt) = result {
                 failed.push((node, halt));
             }
@@ -534,7 +550,7 @@ impl<N: Node> Inodes<N> {
 impl<N: Node> Remover<N> for Inodes<N> {
     fn remove(&self, node: N) {
         let mut returned = Ok(None);
-        self.above.run(&mut || returned = node.parent_inode());
+        self.upcalls.run(&mut || returned = node.parent_inode());
         // One that was moved was deleted in one place to be added in another.
         if !matches!(returned, Ok(Some(_))) {
             self.remove_reported(&node);

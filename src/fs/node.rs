@@ -4,25 +4,32 @@
 
 //! An inode entry as the file system sees it: a file or directory of any kind.
 //!
-//! The layer above implements [`Node`]. A method may need that layer to run code of its own (a
-//! Python method that somebody overrode, a refresh through the API); where the calling thread may
-//! not do so, it answers [`Halt::Ascend`] and the request is run again where it may. Nothing that
-//! cannot be repeated happens before that answer.
+//! What an entry is asked is parted by what it is about: who it is ([`Identity`]), what stat(2)
+//! tells ([`Attributes`]), whether it is up to date ([`Freshness`]), who refers to it ([`Counted`]),
+//! what the inode cache makes of it ([`Cacheable`]), and what it contains ([`FileNode`],
+//! [`DirectoryNode`]). The methods carry the meaning of those of `arvados_fuse`'s `FreshBase`,
+//! `File` and `Directory`.
+//!
+//! A method may run code of the layer above (a Python method that somebody overrode, a refresh
+//! through the API). That code runs where it is asked for, once: a request is never run twice, so
+//! that nothing in it can be counted, removed or changed twice. The price is a rule: **no entry
+//! is asked anything while a lock of this layer is held**, because the layer above may wait for a
+//! lock of its own.
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::time::Duration;
 
+use super::attr::Timestamp;
 use super::errno::Errno;
 
 /// Why a request stopped short.
 #[derive(Debug)]
 pub enum Halt {
-    /// The layer above is needed, and this thread may not call it: run the request again there.
-    Ascend,
     /// The request failed.
     Errno(Errno),
-    /// The layer above failed; its own error, handed through.
-    Above(Box<dyn Any + Send>),
+    /// The layer above failed; its own error, propagated.
+    Upcall(Box<dyn Any + Send>),
 }
 
 impl From<Errno> for Halt {
@@ -31,7 +38,7 @@ impl From<Errno> for Halt {
     }
 }
 
-/// What a node answers with.
+/// What an entry answers with.
 pub type Outcome<T> = std::result::Result<T, Halt>;
 
 /// Bytes that a read answered with, kept alive by their owner.
@@ -81,7 +88,7 @@ pub trait Listing<N>: Send + Sync {
     fn used(&self) -> Box<dyn Iterator<Item = &N> + '_>;
 }
 
-impl<N: Node> Listing<N> for Vec<(Box<str>, N)> {
+impl<N: Clone + Send + Sync> Listing<N> for Vec<(Box<str>, N)> {
     fn len(&self) -> usize {
         self.as_slice().len()
     }
@@ -95,28 +102,26 @@ impl<N: Node> Listing<N> for Vec<(Box<str>, N)> {
     }
 }
 
-/// What a node tells for its attributes.
+/// What an entry tells for its attributes.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     /// Size in bytes.
     pub size: u64,
-    /// Last access, in seconds since the epoch.
-    pub atime: f64,
-    /// Last change, in seconds since the epoch.
-    pub mtime: f64,
+    /// Last access.
+    pub atime: Timestamp,
+    /// Last change.
+    pub mtime: Timestamp,
     /// Whether it can be changed, as far as that was asked.
     pub writable: bool,
-    /// For how many seconds the kernel may cache the attributes.
-    pub attr_timeout: f64,
-    /// For how many seconds it may cache the name; None: for as long as the directory is fresh.
-    pub entry_timeout: Option<f64>,
+    /// For how long the kernel may cache the attributes.
+    pub attr_timeout: Duration,
+    /// For how long it may cache the name; None: for as long as the directory is fresh.
+    pub entry_timeout: Option<Duration>,
 }
 
-/// An inode entry. Cloning is cheap and refers to the same entry.
-///
-/// The methods carry the meaning of those of `arvados_fuse`'s `FreshBase`, `File` and `Directory`.
+/// Which entry it is, and where it stands.
 #[allow(clippy::missing_errors_doc)]
-pub trait Node: Clone + Send + Sync + 'static {
+pub trait Identity {
     /// Inode number, once in the table.
     fn inode(&self) -> Outcome<Option<u64>>;
     /// Gives or takes the inode number.
@@ -127,43 +132,55 @@ pub trait Node: Clone + Send + Sync + 'static {
     fn set_parent_inode(&self, parent: Option<u64>) -> Outcome<()>;
     /// Whether both are the same entry.
     fn same(&self, other: &Self) -> bool;
-
     /// A directory (otherwise a file).
     fn is_dir(&self) -> bool;
     /// A file of a collection: shown as executable, and can be truncated.
     fn is_collection_file(&self) -> bool;
-    /// Size in bytes.
-    fn size(&self) -> Outcome<u64>;
-    /// Last access, in seconds since the epoch.
-    fn atime(&self) -> Outcome<f64>;
-    /// Last change, in seconds since the epoch.
-    fn mtime(&self) -> Outcome<f64>;
+    /// Arvados uuid or portable data hash, by which events find it.
+    fn uuid(&self) -> Outcome<Option<String>>;
+    /// The uuid under which it is listed at present.
+    fn cache_uuid(&self) -> Outcome<Option<String>>;
+    /// See [`Identity::cache_uuid`].
+    fn set_cache_uuid(&self, uuid: Option<String>) -> Outcome<()>;
+}
+
+/// What stat(2) tells of it.
+#[allow(clippy::missing_errors_doc)]
+pub trait Attributes {
+    /// All that its attributes are made of; whether it can be changed only where `may_write`.
+    fn facts(&self, may_write: bool) -> Outcome<Facts>;
     /// Whether it can be changed.
     fn writable(&self) -> Outcome<bool>;
-    /// For how many seconds the kernel may cache what it was told.
-    fn time_to_next_poll(&self) -> Outcome<f64>;
-    /// Whether the kernel may cache attributes at all.
-    fn allow_attr_cache(&self) -> Outcome<bool>;
+    /// For how long the kernel may cache what it was told.
+    fn time_to_next_poll(&self) -> Outcome<Duration>;
     /// Whether the kernel may cache the name that leads here (a choice that entries had in 2017).
-    ///
-    /// # Errors
-    /// What the node answers.
     fn allow_dirent_cache(&self) -> Outcome<bool> {
         Ok(true)
     }
-    /// All of these together; whether it can be changed only where `may_write`.
-    fn facts(&self, may_write: bool) -> Outcome<Facts>;
+}
 
+/// Whether what it shows is up to date.
+#[allow(clippy::missing_errors_doc)]
+pub trait Freshness {
     /// It was accessed just now.
     fn accessed(&self) -> Outcome<()>;
     /// Whether the contents must be refreshed.
     fn stale(&self) -> Outcome<bool>;
     /// Refreshes the contents where they are stale.
     fn checkupdate(&self) -> Outcome<()>;
+    /// Inode number of the directory that it is refreshed along with, where nothing refreshes it
+    /// by itself.
+    fn refreshed_with(&self) -> Outcome<Option<u64>> {
+        Ok(None)
+    }
+}
 
+/// Who refers to it.
+#[allow(clippy::missing_errors_doc)]
+pub trait Counted {
     /// Uses from inside: one more, one less.
     fn inc_use(&self) -> Outcome<()>;
-    /// See [`Node::inc_use`].
+    /// See [`Counted::inc_use`].
     fn dec_use(&self) -> Outcome<()>;
     /// Whether it, or anything below it, is in use.
     fn in_use(&self) -> Outcome<bool>;
@@ -173,68 +190,116 @@ pub trait Node: Clone + Send + Sync + 'static {
     fn dec_ref(&self, n: u64) -> Outcome<i64>;
     /// Whether the kernel refers to it.
     fn has_ref(&self) -> Outcome<bool>;
-
-    /// As [`Node::has_ref`] where that can be told without the layer above; otherwise false.
+    /// As [`Counted::has_ref`] where that can be told without the layer above; otherwise false.
     fn referenced_now(&self) -> bool;
+}
 
-    /// Arvados uuid or portable data hash, by which events find it.
-    fn uuid(&self) -> Outcome<Option<String>>;
-    /// The uuid under which it is listed at present.
-    fn cache_uuid(&self) -> Outcome<Option<String>>;
-    /// See [`Node::cache_uuid`].
-    fn set_cache_uuid(&self, uuid: Option<String>) -> Outcome<()>;
+/// What the inode cache makes of it.
+#[allow(clippy::missing_errors_doc)]
+pub trait Cacheable {
     /// Whether the inode cache counts it.
     fn persisted(&self) -> Outcome<bool>;
     /// Memory that its contents take, in bytes.
     fn objsize(&self) -> Outcome<i64>;
     /// What the cache counts for it at present, in bytes.
     fn cache_size(&self) -> Outcome<i64>;
-    /// See [`Node::cache_size`].
+    /// See [`Cacheable::cache_size`].
     fn set_cache_size(&self, size: i64) -> Outcome<()>;
+    /// The number under which the inode cache counts it: its own, or that of the entry as a part
+    /// of which it is loaded and evicted.
+    fn counted_as(&self) -> Outcome<Option<u64>>;
     /// Tells the kernel to forget the name that leads here.
     fn kernel_invalidate(&self) -> Outcome<()>;
     /// Commits what is pending, before it is cleared or the mount ends.
     fn finalize(&self) -> Outcome<()>;
     /// Drops the contents; they are loaded again at the next access.
     fn clear(&self) -> Outcome<()>;
+}
 
-    /// Whether nothing refreshes it but a refresh of the directory that it is in.
-    fn fresh_with_parent(&self) -> bool {
-        false
-    }
-    /// The entry of that name, after a refresh where one is due.
-    fn child(&self, name: &str) -> Outcome<Option<Self>>;
-    /// The whole listing, after a refresh where one is due.
-    fn items(&self) -> Outcome<Box<dyn Listing<Self>>>;
-
-    /// The number under which the inode cache counts it: its own, or that of the entry as a part
-    /// of which it is loaded and evicted.
-    fn counted_as(&self) -> Outcome<Option<u64>> {
-        self.inode()
-    }
-
+/// What a file is asked. What is not implemented is refused with `EPERM`.
+#[allow(clippy::missing_errors_doc, unused_variables)]
+pub trait FileNode {
     /// How an open file is read without the layer above; None where each read asks the node.
-    fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
-        Ok(None)
-    }
-
+    fn reader(&self) -> Outcome<Option<Box<dyn Reader>>>;
     /// Up to `size` bytes from `offset`.
     fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>>;
     /// Writes at `offset`; answers the bytes written.
-    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32>;
+    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
+        Err(Errno::EPERM.into())
+    }
     /// Cuts or extends to `size` bytes; answers the size afterwards.
-    fn truncate(&self, size: u64) -> Outcome<u64>;
-    /// Saves what was changed.
-    fn flush(&self) -> Outcome<()>;
-
-    /// Makes an empty file.
-    fn create(&self, name: &str) -> Outcome<()>;
-    /// Makes a directory.
-    fn mkdir(&self, name: &str) -> Outcome<()>;
-    /// Removes a file.
-    fn unlink(&self, name: &str) -> Outcome<()>;
-    /// Removes a directory.
-    fn rmdir(&self, name: &str) -> Outcome<()>;
-    /// Moves `old` of directory `source` to `new` in this one.
-    fn rename(&self, old: &str, new: &str, source: &Self) -> Outcome<()>;
+    fn truncate(&self, size: u64) -> Outcome<u64> {
+        Err(Errno::EPERM.into())
+    }
+    /// Saves what was changed; of a directory, what was changed in it.
+    fn flush(&self) -> Outcome<()> {
+        Ok(())
+    }
 }
+
+/// What a directory is asked; its entries are of type `N`. What is not implemented is refused with
+/// `EPERM`.
+#[allow(clippy::missing_errors_doc, unused_variables)]
+pub trait DirectoryNode<N> {
+    /// The entry of that name, after a refresh where one is due.
+    fn child(&self, name: &str) -> Outcome<Option<N>>;
+    /// The whole listing, after a refresh where one is due.
+    fn items(&self) -> Outcome<Box<dyn Listing<N>>>;
+    /// Makes an empty file.
+    fn create(&self, name: &str) -> Outcome<()> {
+        Err(Errno::EPERM.into())
+    }
+    /// Makes a directory.
+    fn mkdir(&self, name: &str) -> Outcome<()> {
+        Err(Errno::EPERM.into())
+    }
+    /// Removes a file.
+    fn unlink(&self, name: &str) -> Outcome<()> {
+        Err(Errno::EPERM.into())
+    }
+    /// Removes a directory.
+    fn rmdir(&self, name: &str) -> Outcome<()> {
+        Err(Errno::EPERM.into())
+    }
+    /// Moves `old` of directory `source` to `new` in this one.
+    fn rename(&self, old: &str, new: &str, source: &N) -> Outcome<()> {
+        Err(Errno::EPERM.into())
+    }
+}
+
+/// An inode entry in a table whose entries are of type `N`. Cloning is cheap and refers to the same
+/// entry.
+pub trait NodeOf<N>:
+    Identity
+    + Attributes
+    + Freshness
+    + Counted
+    + Cacheable
+    + FileNode
+    + DirectoryNode<N>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<N, T> NodeOf<N> for T where
+    T: Identity
+        + Attributes
+        + Freshness
+        + Counted
+        + Cacheable
+        + FileNode
+        + DirectoryNode<N>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// What the table's entries themselves are: an entry whose neighbours are of its own type.
+pub trait Node: NodeOf<Self> {}
+
+impl<T: NodeOf<T>> Node for T {}

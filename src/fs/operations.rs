@@ -4,27 +4,29 @@
 
 //! How each request is answered, over any kind of [`Node`].
 //!
-//! One implementation serves both ways in: a FUSE worker that may not call the layer above (it
-//! runs the request again there on [`Halt::Ascend`]), and the Python methods of `Operations`.
-//! Hence the rule for every method here: nothing that cannot be repeated comes before the last
-//! call that may answer `Ascend`.
+//! One implementation serves both ways in: the kernel's requests ([`serving`]), and the methods of
+//! `Operations` in the layer above. A request runs once. Where an entry fails half way, what was
+//! counted for the request is taken back, so that the caller's next try finds everything as it was.
 
 mod changing;
 mod listing;
+mod serving;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::attr::{Attr, Fh, Ino, SetAttr, StatFs, Timestamp};
+use super::attr::{Attr, Fh, Ino, SetAttr, StatFs};
 use super::errno::Errno;
-use super::handles::{Handle, Handles};
+use super::handles::{Handle, Handles, every};
 use super::inodes::Inodes;
 use super::metrics::Metrics;
 use super::node::{Halt, Node, Outcome, Read};
 use super::told::Told;
 
-pub use listing::Cursor;
+/// How long the kernel may keep what it was told, at most: some 30 years, which its 64 bits of jiffies
+/// hold.
+const MAX_TIMEOUT: Duration = Duration::from_secs(1_000_000_000);
 
 /// File names as the kernel has them (bytes) and as nodes have them (text).
 pub trait Codec: Send + Sync + 'static {
@@ -161,16 +163,16 @@ impl<N: Node> Operations<N> {
     /// is as fresh as the collection. Whoever has it open, or sits in a directory, comes by no name
     /// above.
     fn freshen(&self, node: &N) -> Outcome<()> {
-        let mut below = node.clone();
-        while below.fresh_with_parent() {
-            let Some(above) = self.parent_of(&below)?.filter(|above| !above.same(&below)) else {
-                break;
-            };
-            if !above.fresh_with_parent() {
+        let mut next = node.refreshed_with()?;
+        while let Some(ino) = next {
+            let Some(above) = self.inodes.get(ino) else { break };
+            next = above.refreshed_with()?;
+            if next.is_none() {
                 above.accessed()?;
                 return above.checkupdate();
             }
-            below = above;
+            // The root is in itself.
+            next = next.filter(|further| *further != ino);
         }
         Ok(())
     }
@@ -183,9 +185,13 @@ impl<N: Node> Operations<N> {
             None => match self.parent_of(node)? {
                 Some(parent) => {
                     self.inodes.touch(&parent)?;
-                    if node.allow_dirent_cache()? { parent.time_to_next_poll()? } else { 0.0 }
+                    if node.allow_dirent_cache()? {
+                        parent.time_to_next_poll()?
+                    } else {
+                        Duration::ZERO
+                    }
                 }
-                None => 0.0,
+                None => Duration::ZERO,
             },
         };
         let mut mode = 0o444;
@@ -200,12 +206,11 @@ impl<N: Node> Operations<N> {
         if facts.writable {
             mode |= 0o222;
         }
-        let mtime = Timestamp::from_secs_f64(facts.mtime);
         Ok(Attr {
             ino,
             generation: 0,
-            entry_timeout: seconds(entry_timeout),
-            attr_timeout: seconds(facts.attr_timeout),
+            entry_timeout: entry_timeout.min(MAX_TIMEOUT),
+            attr_timeout: facts.attr_timeout.min(MAX_TIMEOUT),
             mode,
             nlink: 1,
             uid: self.uid.load(Ordering::Relaxed),
@@ -214,9 +219,9 @@ impl<N: Node> Operations<N> {
             size: facts.size,
             blksize: 512,
             blocks: facts.size / 512 + 1,
-            atime: Timestamp::from_secs_f64(facts.atime),
-            mtime,
-            ctime: mtime,
+            atime: facts.atime,
+            mtime: facts.mtime,
+            ctime: facts.mtime,
         })
     }
 
@@ -257,7 +262,6 @@ impl<N: Node> Operations<N> {
             name => name?,
         };
         let (ino, node) = self.find(parent, &name)?;
-        self.inodes.touch(&node)?;
         let attr = self.attr_of(ino, &node)?;
         if self.inodes.reference(ino.0, &node)? { Ok(attr) } else { Err(Errno::ENOENT.into()) }
     }
@@ -395,18 +399,16 @@ impl<N: Node> Operations<N> {
             return Ok(());
         };
         let saved = handle.flush(false);
-        if let Err(Halt::Ascend) = saved {
-            return saved;
-        }
-        self.handles.close(fh)?;
+        let closed = self.handles.close(fh);
         // What was deleted while it was in use had to stay until now.
-        for node in handle.used() {
+        let removed = every(handle.used(), |node| {
             if node.inode()?.is_some() && node.parent_inode()?.is_none() {
                 self.inodes.delete(node)?;
             }
-        }
+            Ok(())
+        });
         self.inodes.cap_cache();
-        saved
+        saved.and(closed).and(removed)
     }
 
     /// A descriptor of the handle was closed: saves what was written through it.
@@ -456,9 +458,4 @@ impl<N: Node> Operations<N> {
     pub fn access(&self, mask: i32) -> Outcome<()> {
         if mask & libc::W_OK != 0 { self.may_write() } else { Ok(()) }
     }
-}
-
-/// A period as the kernel takes it; what is no period (negative, NaN) is none.
-fn seconds(period: f64) -> Duration {
-    Duration::try_from_secs_f64(period.min(1e9)).unwrap_or_default()
 }

@@ -6,7 +6,7 @@
 //!
 //! Request handlers only leave word here. The thread begins when the mount's loop begins (never
 //! earlier: the process may fork into the background before) and asks each entry, one at a time,
-//! in the company of the layer above; no lock of this layer is held meanwhile.
+//! where the layer above may be called; no lock of this layer is held meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

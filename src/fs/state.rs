@@ -7,13 +7,15 @@
 //! All of it is readable without a lock, so that a request about a fresh entry waits for nobody.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
-use super::atomic::AtomicF64;
+use super::atomic::{AtomicDuration, AtomicTimestamp};
+use super::attr::Timestamp;
 
 /// Stands for a directory that is not known: an entry that nobody gave a parent was not deleted.
 pub const UNKNOWN_PARENT: u64 = u64::MAX;
 
-/// The life of one inode entry. Times are in seconds since the epoch, periods in seconds.
+/// The life of one inode entry.
 #[derive(Debug)]
 pub struct NodeState {
     inode: AtomicU64,
@@ -22,13 +24,13 @@ pub struct NodeState {
     /// The entry goes stale by itself when it was not refreshed for `poll_time`.
     pub poll: AtomicBool,
     /// When the contents were last brought up to date.
-    pub last_update: AtomicF64,
+    pub last_update: AtomicTimestamp,
     /// Last access.
-    pub atime: AtomicF64,
+    pub atime: AtomicTimestamp,
     /// Last change of the contents.
-    pub mtime: AtomicF64,
+    pub mtime: AtomicTimestamp,
     /// How long the contents count as fresh; also how long the kernel may cache them.
-    pub poll_time: AtomicF64,
+    pub poll_time: AtomicDuration,
     /// Uses from inside (open handles, calls under way); an entry in use is not cleared.
     pub use_count: AtomicI64,
     /// References that the kernel holds; an entry referenced is not removed.
@@ -46,16 +48,16 @@ pub struct NodeState {
 impl NodeState {
     /// A new entry: stale, not polling, unreferenced, without a number.
     #[must_use]
-    pub fn new(now: f64) -> Self {
+    pub fn new(now: Timestamp) -> Self {
         NodeState {
             inode: AtomicU64::new(0),
             parent: AtomicU64::new(UNKNOWN_PARENT),
             stale: AtomicBool::new(true),
             poll: AtomicBool::new(false),
-            last_update: AtomicF64::new(now),
-            atime: AtomicF64::new(now),
-            mtime: AtomicF64::new(0.0),
-            poll_time: AtomicF64::new(60.0),
+            last_update: AtomicTimestamp::new(now),
+            atime: AtomicTimestamp::new(now),
+            mtime: AtomicTimestamp::default(),
+            poll_time: AtomicDuration::new(Duration::from_secs(60)),
             use_count: AtomicI64::new(0),
             ref_count: AtomicI64::new(0),
             cache_size: AtomicI64::new(0),
@@ -100,48 +102,35 @@ impl NodeState {
     }
 
     /// The contents are up to date as of `now`.
-    pub fn mark_fresh(&self, now: f64) {
+    pub fn mark_fresh(&self, now: Timestamp) {
         self.mark_stale(false);
         self.last_update.store(now);
+    }
+
+    /// When what was last brought up to date is due for a refresh.
+    fn due(&self) -> Timestamp {
+        self.last_update.load().saturating_add(self.poll_time.load())
     }
 
     /// Whether the contents must be refreshed before they are shown.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.stale_by(self.poll_time.load())
+        self.marked_stale() || (self.poll.load(Ordering::Relaxed) && self.due() < self.atime.load())
     }
 
-    /// As [`NodeState::is_stale`], with a poll time from elsewhere.
+    /// For how much longer, from the last access on, the contents count as fresh.
     #[must_use]
-    pub fn stale_by(&self, poll_time: f64) -> bool {
-        self.marked_stale()
-            || (self.poll.load(Ordering::Relaxed)
-                && self.last_update.load() + poll_time < self.atime.load())
+    pub fn time_to_next_poll(&self) -> Duration {
+        self.fresh_for(self.atime.load())
     }
 
-    /// For how many more seconds, from the last access on, the contents count as fresh.
+    /// For how long from `now` on the contents count as fresh.
     #[must_use]
-    pub fn time_to_next_poll(&self) -> f64 {
-        self.next_poll_by(self.poll_time.load())
-    }
-
-    /// For how many seconds from `now` on the contents count as fresh.
-    #[must_use]
-    pub fn fresh_for(&self, now: f64) -> f64 {
+    pub fn fresh_for(&self, now: Timestamp) -> Duration {
         if self.poll.load(Ordering::Relaxed) {
-            (self.last_update.load() + self.poll_time.load() - now).max(0.0)
+            self.due().saturating_since(now)
         } else {
             self.poll_time.load()
-        }
-    }
-
-    /// As [`NodeState::time_to_next_poll`], with a poll time from elsewhere.
-    #[must_use]
-    pub fn next_poll_by(&self, poll_time: f64) -> f64 {
-        if self.poll.load(Ordering::Relaxed) {
-            (self.last_update.load() + poll_time - self.atime.load()).max(0.0)
-        } else {
-            poll_time
         }
     }
 
@@ -174,14 +163,18 @@ fn some(number: u64) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::NodeState;
+    use super::{Duration, NodeState, Timestamp};
     use std::sync::atomic::Ordering::Relaxed;
+
+    fn at(seconds: f64) -> Timestamp {
+        Timestamp::from_secs_f64(seconds)
+    }
 
     #[test]
     fn a_new_entry_is_stale_until_it_was_refreshed() {
-        let state = NodeState::new(1000.0);
+        let state = NodeState::new(at(1000.0));
         assert!(state.is_stale());
-        state.mark_fresh(1000.0);
+        state.mark_fresh(at(1000.0));
         assert!(!state.is_stale());
         state.mark_stale(true);
         assert!(state.is_stale());
@@ -189,32 +182,32 @@ mod tests {
 
     #[test]
     fn a_polling_entry_goes_stale_by_its_last_access() {
-        let state = NodeState::new(0.0);
+        let state = NodeState::new(at(0.0));
         state.poll.store(true, Relaxed);
-        state.poll_time.store(15.0);
-        state.mark_fresh(100.0);
-        state.atime.store(115.0);
+        state.poll_time.store(Duration::from_secs(15));
+        state.mark_fresh(at(100.0));
+        state.atime.store(at(115.0));
         assert!(!state.is_stale());
-        assert!((state.time_to_next_poll() - 0.0).abs() < 1e-9);
-        state.atime.store(115.5);
+        assert_eq!(state.time_to_next_poll(), Duration::from_secs(0));
+        state.atime.store(at(115.5));
         assert!(state.is_stale());
-        assert!((state.time_to_next_poll() - 0.0).abs() < 1e-9);
-        state.atime.store(105.0);
-        assert!((state.time_to_next_poll() - 10.0).abs() < 1e-9);
+        assert_eq!(state.time_to_next_poll(), Duration::from_secs(0));
+        state.atime.store(at(105.0));
+        assert_eq!(state.time_to_next_poll(), Duration::from_secs(10));
     }
 
     #[test]
     fn without_polling_the_kernel_may_keep_it_for_the_whole_poll_time() {
-        let state = NodeState::new(0.0);
-        state.mark_fresh(0.0);
-        state.atime.store(1e9);
+        let state = NodeState::new(at(0.0));
+        state.mark_fresh(at(0.0));
+        state.atime.store(at(1e9));
         assert!(!state.is_stale());
-        assert!((state.time_to_next_poll() - 60.0).abs() < 1e-9);
+        assert_eq!(state.time_to_next_poll(), Duration::from_secs(60));
     }
 
     #[test]
     fn counts_add_up() {
-        let state = NodeState::new(0.0);
+        let state = NodeState::new(at(0.0));
         assert_eq!(state.add_ref(3), 3);
         assert!(state.has_ref());
         assert_eq!(state.add_ref(-3), 0);

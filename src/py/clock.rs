@@ -9,13 +9,13 @@
 //! without the GIL goes by the last one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use super::gil::with_python;
-use crate::fs::Outcome;
+use crate::fs::{Outcome, Timestamp};
 
 static ORIGINAL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static MODULE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -49,15 +49,37 @@ fn current(py: Python<'_>) -> PyResult<(Bound<'_, PyAny>, bool)> {
 /// What a replacement raises.
 pub fn now(py: Python<'_>) -> PyResult<f64> {
     let (function, original) = current(py)?;
-    if original { Ok(system()) } else { function.call0()?.extract() }
+    if original { Ok(Timestamp::now().as_secs_f64()) } else { function.call0()?.extract() }
 }
 
-/// As [`now`], from any thread.
+/// As [`now`], as the core has times.
 ///
 /// # Errors
-/// [`crate::fs::Halt::Ascend`] where Python has to be asked and this thread may not.
-pub fn read() -> Outcome<f64> {
-    if REPLACED.load(Ordering::Relaxed) { with_python(now) } else { Ok(system()) }
+/// What a replacement raises.
+pub fn timestamp(py: Python<'_>) -> PyResult<Timestamp> {
+    now(py).map(Timestamp::from_secs_f64)
+}
+
+/// A period of so many seconds; what is no period (negative, NaN) is none.
+#[must_use]
+pub fn period(seconds: f64) -> Duration {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(period) => period,
+        Err(_) if seconds > 0.0 => Duration::MAX,
+        Err(_) => Duration::ZERO,
+    }
+}
+
+/// As [`now`], for a request.
+///
+/// # Errors
+/// What a replacement raises.
+pub fn read() -> Outcome<Timestamp> {
+    if REPLACED.load(Ordering::Relaxed) {
+        with_python(now).map(Timestamp::from_secs_f64)
+    } else {
+        Ok(Timestamp::now())
+    }
 }
 
 /// Looks whether `time.time` is the original; threads without the GIL go by the answer.
@@ -66,8 +88,4 @@ pub fn read() -> Outcome<f64> {
 /// Where the module `time` cannot be imported.
 pub fn look(py: Python<'_>) -> PyResult<()> {
     current(py).map(drop)
-}
-
-fn system() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }

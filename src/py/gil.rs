@@ -2,21 +2,28 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! Which threads may call Python.
+//! Which threads may call Python, and when they enter it.
 //!
-//! A FUSE worker answers a request on its own first; only when a node needs Python is the request
-//! run again under `llfuse.lock` and the GIL. A thread that came from Python, or that took both,
-//! is marked here for as long as that lasts; anywhere else [`with_python`] answers
-//! [`Halt::Ascend`] instead of waiting for the GIL at a place where a lock may be held.
+//! A FUSE worker answers a request on its own until a node needs Python: then it takes `llfuse.lock`
+//! and the GIL, and keeps both until the request is answered ([`RequestScope`]). A thread that came from
+//! Python, or that took both for longer, is in an [`UpcallScope`]. Anywhere else [`with_python`]
+//! refuses: waiting for the GIL where a lock may be held is how processes stand still.
+//!
+//! A request is never run again from its start. What it has done before it enters Python it has done
+//! without Python's having asked to see it.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
 use pyo3::prelude::*;
 
+use super::llfuse::lock;
 use crate::fs::{Halt, Outcome};
 
 thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
+    static REQUEST: RefCell<Option<Entering>> = const { RefCell::new(None) };
     static KEPT: OnceCell<KeptState> = const { OnceCell::new() };
 }
 
@@ -31,7 +38,7 @@ impl Drop for KeptState {
             // length of this closure, so that this is not the last release.
             #[allow(unsafe_code)]
             unsafe {
-                pyo3::ffi::PyGILState_Release(pyo3::ffi::PyGILState_STATE::PyGILState_LOCKED);
+                ffi::PyGILState_Release(ffi::PyGILState_STATE::PyGILState_LOCKED);
             }
         });
     }
@@ -47,7 +54,7 @@ fn keep_state(_py: Python<'_>) {
             // SAFETY: the thread is attached; the matching release is in `KeptState::drop`.
             #[allow(unsafe_code)]
             unsafe {
-                pyo3::ffi::PyGILState_Ensure();
+                ffi::PyGILState_Ensure();
             }
             KeptState(())
         });
@@ -59,7 +66,7 @@ fn keep_state(_py: Python<'_>) {
 pub fn attach_for_good<T>(body: impl FnOnce(Python<'_>) -> T) -> T {
     // SAFETY: may be called at any time, from any thread.
     #[allow(unsafe_code)]
-    let unknown = unsafe { pyo3::ffi::PyGILState_GetThisThreadState().is_null() };
+    let unknown = unsafe { ffi::PyGILState_GetThisThreadState().is_null() };
     Python::attach(|py| {
         if unknown {
             keep_state(py);
@@ -69,37 +76,122 @@ pub fn attach_for_good<T>(body: impl FnOnce(Python<'_>) -> T) -> T {
 }
 
 /// Marks this thread as one that may call Python until it is dropped.
-pub struct Company(());
+pub struct UpcallScope(());
 
-impl Company {
+impl UpcallScope {
     /// The token is proof that the thread is attached.
     pub fn enter(_py: Python<'_>) -> Self {
+        Self::new()
+    }
+
+    fn new() -> Self {
         DEPTH.set(DEPTH.get() + 1);
-        Company(())
+        UpcallScope(())
     }
 }
 
-impl Drop for Company {
+impl Drop for UpcallScope {
     fn drop(&mut self) {
         DEPTH.set(DEPTH.get() - 1);
     }
 }
 
-/// Calls Python, where this thread may.
+/// How far a request has come with Python.
+enum Entering {
+    NotYet,
+    /// Held until the request ends.
+    Entered(#[expect(dead_code, reason = "it is there to be dropped")] Entered),
+}
+
+/// A request under way in this thread, which enters Python when a node first needs it and stays there
+/// until this is dropped.
+pub struct RequestScope(());
+
+impl RequestScope {
+    /// Begins a request. Requests do not nest: what Python calls meanwhile is a part of this one.
+    #[must_use]
+    pub fn begin() -> Self {
+        REQUEST.set(Some(Entering::NotYet));
+        RequestScope(())
+    }
+}
+
+impl Drop for RequestScope {
+    fn drop(&mut self) {
+        drop(REQUEST.take());
+    }
+}
+
+/// `llfuse.lock`, the GIL, and the mark that Python may be called; let go of in the reverse order.
+struct Entered {
+    _scope: UpcallScope,
+    _gil: Gil,
+    _lock: Option<lock::Held>,
+}
+
+impl Entered {
+    /// The calling thread must not hold the GIL: the lock comes before it.
+    fn new() -> PyResult<Self> {
+        let lock = lock::take();
+        let gil = Gil::take();
+        let scope = UpcallScope::new();
+        Python::attach(super::clock::look)?;
+        Ok(Entered { _scope: scope, _gil: gil, _lock: lock })
+    }
+}
+
+/// The GIL, between one attachment of pyo3's and the next.
+struct Gil(ffi::PyGILState_STATE);
+
+impl Gil {
+    fn take() -> Self {
+        // SAFETY: may be called at any time, from any thread, while the interpreter lives: a thread
+        // that serves requests ends before it. Released in `drop`, in the same thread (this is neither
+        // Send nor given out), after every attachment made in between.
+        #[allow(unsafe_code)]
+        let (unknown, state) =
+            unsafe { (ffi::PyGILState_GetThisThreadState().is_null(), ffi::PyGILState_Ensure()) };
+        if unknown {
+            Python::attach(keep_state);
+        }
+        Gil(state)
+    }
+}
+
+impl Drop for Gil {
+    fn drop(&mut self) {
+        // SAFETY: undoes the call in `take`, see there.
+        #[allow(unsafe_code)]
+        unsafe {
+            ffi::PyGILState_Release(self.0);
+        }
+    }
+}
+
+/// Calls Python, where this thread may; a request enters it by that.
 ///
 /// # Errors
-/// [`Halt::Ascend`] where it may not; the exception that was raised.
+/// The exception that was raised; RuntimeError in a thread that is neither in a request nor in an
+/// [`UpcallScope`].
 pub fn with_python<T>(body: impl FnOnce(Python<'_>) -> PyResult<T>) -> Outcome<T> {
-    if DEPTH.get() == 0 {
-        return Err(Halt::Ascend);
+    if DEPTH.get() > 0 {
+        return Python::attach(body).map_err(raised);
     }
+    if REQUEST.with_borrow(Option::is_none) {
+        let error =
+            PyRuntimeError::new_err("Python was asked for in a thread that may not call it");
+        return Err(raised(error));
+    }
+    let entered = Entered::new().map_err(raised)?;
+    // The borrow ends here: what Python calls may look for the request again.
+    REQUEST.set(Some(Entering::Entered(entered)));
     Python::attach(body).map_err(raised)
 }
 
 /// A Python exception on its way through the core.
 #[must_use]
 pub fn raised(error: PyErr) -> Halt {
-    Halt::Above(Box::new(error))
+    Halt::Upcall(Box::new(error))
 }
 
 /// Runs a piece of the core for a caller in Python; what halts it becomes an exception there.
@@ -108,9 +200,9 @@ pub fn raised(error: PyErr) -> Halt {
 /// The exception that was raised on the way, or `FUSEError` with the errno.
 pub fn for_python<T>(py: Python<'_>, body: impl FnOnce() -> Outcome<T>) -> PyResult<T> {
     super::clock::look(py)?;
-    let company = Company::enter(py);
+    let scope = UpcallScope::enter(py);
     let outcome = body();
-    drop(company);
+    drop(scope);
     outcome.map_err(exception)
 }
 
@@ -119,12 +211,9 @@ pub fn for_python<T>(py: Python<'_>, body: impl FnOnce() -> Outcome<T>) -> PyRes
 pub fn exception(halt: Halt) -> PyErr {
     match halt {
         Halt::Errno(errno) => super::llfuse::errors::fuse_error(errno),
-        Halt::Above(error) => match error.downcast::<PyErr>() {
+        Halt::Upcall(error) => match error.downcast::<PyErr>() {
             Ok(error) => *error,
-            Err(_) => pyo3::exceptions::PyRuntimeError::new_err("unknown error in the core"),
+            Err(_) => PyRuntimeError::new_err("unknown error in the core"),
         },
-        Halt::Ascend => pyo3::exceptions::PyRuntimeError::new_err(
-            "the core asked for Python in a thread that already has it",
-        ),
     }
 }

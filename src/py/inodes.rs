@@ -5,9 +5,9 @@
 //! `Inodes` and `InodeCache`, as Python sees the inode table.
 
 pub mod cache;
-pub mod company;
 pub mod replaced;
 pub mod table;
+pub mod upcalls;
 
 use pyo3::prelude::*;
 

@@ -6,17 +6,17 @@
 //!
 //! A node's state lives in a [`node::NodeCore`], readable without the GIL. The core holds an inode
 //! entry as an [`any_node::AnyNode`]: a Python object ([`object_node`] decides, method by method,
-//! whether the core answers for it or Python is called) or a part of a collection served from its
-//! tree ([`loaded_node`]).
+//! whether the core answers for it or Python is called) or a part of a mounted collection, for which
+//! [`collection_host`] is Python.
 
 pub mod any_node;
+pub mod collection_host;
 pub mod directory;
 pub mod entries;
 pub mod file;
 pub mod kernel;
-pub mod loaded_node;
-pub mod loading;
 pub mod merge;
+pub mod mounting;
 pub mod node;
 pub mod object_node;
 pub mod of_2017;
@@ -36,12 +36,12 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(overrides::final_when_fresh, m)?)?;
     m.add_function(wrap_pyfunction!(overrides::class_changed, m)?)?;
     m.add_function(wrap_pyfunction!(overrides::answered_natively, m)?)?;
-    m.add_function(wrap_pyfunction!(loading::show_tree, m)?)?;
-    m.add_function(wrap_pyfunction!(loading::follow_tree, m)?)?;
-    m.add_function(wrap_pyfunction!(loading::shows_tree, m)?)?;
-    m.add_function(wrap_pyfunction!(loading::tree_memory, m)?)?;
-    m.add_function(wrap_pyfunction!(loading::drop_tree, m)?)?;
-    m.add_function(wrap_pyfunction!(loading::number_in_tree, m)?)?;
-    m.add_function(wrap_pyfunction!(loading::supersede_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::show_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::follow_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::shows_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::tree_memory, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::drop_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::number_in_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::supersede_tree, m)?)?;
     Ok(())
 }

@@ -9,8 +9,8 @@
 //! from the kernel skips them, unless one was overridden or replaced: then it is called.
 
 pub mod counters;
+pub mod dispatcher;
 pub mod exceptions;
-pub mod serve;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -31,7 +31,7 @@ use super::nodes::any_node::AnyNode;
 use crate::fs::handles::{Handle, Listed};
 use crate::fs::metrics::Op;
 use crate::fs::node::{Bytes, Read};
-use crate::fs::operations::{Codec, Cursor, Operations as Core, Utf8};
+use crate::fs::operations::{Codec, Operations as Core, Utf8};
 use crate::fs::{Attr, Errno, Fh, FileSystem, Ino, Outcome};
 
 /// Adds the classes and functions of this part to the extension module.
@@ -436,7 +436,7 @@ impl Operations {
     fn _readdir<'py>(&self, py: Python<'py>, fh: u64, off: u64) -> PyResult<Bound<'py, PyList>> {
         let mut listed = Vec::new();
         self.run(py, |core| {
-            core.list(Fh(fh), &mut Cursor::at(off), false, &mut |name, attr, next| {
+            core.list(Fh(fh), off, false, &mut |name, attr, next| {
                 listed.push((name.to_vec(), attr.clone(), next));
                 Ok(())
             })
@@ -540,6 +540,6 @@ pub fn file_system_of(ops: &Bound<'_, PyAny>) -> PyResult<Option<Arc<dyn FileSys
     super::clock::look(ops.py())?;
     Operations::_look_for_overrides(operations)?;
     let this = operations.get();
-    let served = serve::Served::new(ops, Arc::clone(this.core()?), Arc::clone(&this.overrides));
-    Ok(Some(Arc::new(served)))
+    let core = Arc::clone(this.core()?);
+    Ok(Some(Arc::new(dispatcher::Dispatcher::new(ops, core, Arc::clone(&this.overrides)))))
 }

@@ -53,13 +53,19 @@ impl<N: Node> Operations<N> {
     pub fn create(&self, parent: Ino, name: &[u8]) -> Outcome<(Attr, Fh)> {
         let (directory, node) =
             self.made(parent, name, |directory, name| directory.create(name))?;
-        let fh = self.handles.open(Handle::File {
+        let attr = self.referenced_attr(&node)?;
+        let parent = Some(directory);
+        let opened = self.handles.open(Handle::File {
             node: node.clone(),
-            parent: Some(directory),
+            parent,
             for_writing: true,
             reader: None,
-        })?;
-        Ok((self.referenced_attr(&node)?, fh))
+        });
+        match opened {
+            Ok(fh) => Ok((attr, fh)),
+            // The kernel is not told of it: its reference is not counted.
+            Err(halt) => Err(node.dec_ref(1).err().unwrap_or(halt)),
+        }
     }
 
     /// Makes a file; counts a kernel reference.

@@ -9,22 +9,6 @@ use crate::fs::errno::Errno;
 use crate::fs::filesystem::DirSink;
 use crate::fs::handles::Listed;
 
-/// How far a listing got. It survives the request's being run again in the layer above, so that
-/// no entry is given out twice.
-#[derive(Debug)]
-pub struct Cursor {
-    next: u64,
-    full: bool,
-}
-
-impl Cursor {
-    /// Begins at an offset that the kernel gave: 0, or one handed out before.
-    #[must_use]
-    pub fn at(offset: u64) -> Self {
-        Cursor { next: offset, full: false }
-    }
-}
-
 impl<N: Node> Operations<N> {
     /// Opens a directory: its listing is what it is now, until it is closed.
     ///
@@ -49,15 +33,16 @@ impl<N: Node> Operations<N> {
         self.handles.open(Handle::Dir { node, head, listing })
     }
 
-    /// Gives entries to `sink` until it is full or the listing ends. With `referenced`, each
-    /// one taken counts as looked up, except `.` and `..` (as FUSE_READDIRPLUS has it).
+    /// Gives entries from `offset` on to `sink` until it is full or the listing ends. With
+    /// `referenced`, each one taken counts as looked up, except `.` and `..` (as FUSE_READDIRPLUS has
+    /// it).
     ///
     /// # Errors
     /// `EBADF`; what the nodes answer.
     pub fn list(
         &self,
         fh: Fh,
-        cursor: &mut Cursor,
+        offset: u64,
         referenced: bool,
         sink: &mut DirSink<'_>,
     ) -> Outcome<()> {
@@ -65,17 +50,14 @@ impl<N: Node> Operations<N> {
         if !handle.node().is_dir() {
             return Err(Errno::ENOTDIR.into());
         }
-        while !cursor.full {
-            let Some(listed) = handle.listed(cursor.next) else { break };
-            let next = cursor.next + 1;
+        for at in offset.. {
+            let Some(listed) = handle.listed(at) else { break };
             if let Listed::Entry(name, node) = listed
                 && let Some(ino) = node.inode()?
                 && self.inodes.contains(ino)
+                && !self.list_one(Ino(ino), &name, &node, referenced, at + 1, sink)?
             {
-                cursor.full = !self.list_one(Ino(ino), &name, &node, referenced, next, sink)?;
-            }
-            if !cursor.full {
-                cursor.next = next;
+                break;
             }
         }
         Ok(())

@@ -12,7 +12,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::replaced::Overrides;
 use crate::fs::cache::InodeCache as Cache;
-use crate::fs::node::{Node, Outcome};
+use crate::fs::node::{Cacheable, Counted, Identity, Outcome};
 use crate::py::gil::{for_python, with_python};
 use crate::py::nodes::any_node::{AnyNode, object_list};
 use crate::py::nodes::of_2017::refers;

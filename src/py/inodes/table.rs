@@ -13,10 +13,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString, PyTuple};
 
 use super::cache::InodeCache;
-use super::company::{Python3, log_exception};
+use super::upcalls::{Python3, log_exception};
 use crate::fs::Ino;
 use crate::fs::inodes::Inodes as Table;
-use crate::fs::node::Node;
+use crate::fs::node::{Counted, Identity};
 use crate::py::gil::{exception, for_python};
 use crate::py::llfuse::{lock, notify};
 use crate::py::nodes::any_node::{AnyNode, object_list};

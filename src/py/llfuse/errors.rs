@@ -10,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use crate::fs::Errno;
-use crate::py::inodes::company::log_exception;
+use crate::py::inodes::upcalls::log_exception;
 
 /// The kernel takes smaller ones for errnos.
 const MAX_ERRNO: i32 = 4096;

@@ -133,7 +133,14 @@ pub fn holds_lock() -> bool {
     is_held_by_me()
 }
 
-struct Held;
+/// The lock, held by this thread until it is dropped.
+pub struct Held(());
+
+/// Takes the lock; None where this thread holds it already. The thread must not hold the GIL.
+#[must_use]
+pub fn take() -> Option<Held> {
+    acquire(None).is_ok().then_some(Held(()))
+}
 
 impl Drop for Held {
     fn drop(&mut self) {
@@ -143,8 +150,7 @@ impl Drop for Held {
 
 /// Runs `body` under the lock and the GIL. The calling thread must hold neither.
 pub fn with_llfuse_lock<T>(body: impl FnOnce(Python<'_>) -> T) -> T {
-    let taken = acquire(None);
-    let held = taken.is_ok().then_some(Held);
+    let held = take();
     let result = attach_for_good(body);
     drop(held);
     result

@@ -15,7 +15,7 @@ use super::lock;
 use crate::fs::{
     Attr, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, ReadReply, Result, SetAttr, StatFs,
 };
-use crate::py::gil::Company;
+use crate::py::gil::UpcallScope;
 
 /// Extended attribute of the root: setting it logs the stack of every Python thread.
 const STACKTRACE: &[u8] = b"fuse_stacktrace";
@@ -37,7 +37,7 @@ impl PythonFs {
         body: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>,
     ) -> Result<T> {
         lock::with_llfuse_lock(|py| {
-            let _company = Company::enter(py);
+            let _scope = UpcallScope::enter(py);
             body(self.0.bind(py)).map_err(|error| errno_of(py, operation, error))
         })
     }

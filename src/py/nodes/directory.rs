@@ -55,7 +55,7 @@ impl DirectoryNode {
     /// Makes objects of the entries, where they are none: a collection that was served from its
     /// tree is loaded for Python.
     fn as_objects(slf: &Bound<'_, Self>) -> PyResult<()> {
-        if slf.get().core.loaded().is_some() {
+        if slf.get().core.collection().is_some() {
             slf.call_method0("_promote")?;
         }
         Ok(())
@@ -210,8 +210,8 @@ impl DirectoryNode {
     fn __contains__(slf: &Bound<'_, Self>, k: &Bound<'_, PyAny>) -> PyResult<bool> {
         Self::when_fresh(slf, || {
             let Ok(name) = k.extract::<String>() else { return Ok(false) };
-            Ok(match slf.get().core.loaded() {
-                Some(loaded) => loaded.shown().tree().child(NodeId::ROOT, &name).is_some(),
+            Ok(match slf.get().core.collection() {
+                Some(mounted) => mounted.snapshot().tree().child(NodeId::ROOT, &name).is_some(),
                 None => slf.get().table().contains(&name),
             })
         })
@@ -219,8 +219,8 @@ impl DirectoryNode {
 
     fn __len__(slf: &Bound<'_, Self>) -> PyResult<usize> {
         Self::when_fresh(slf, || {
-            Ok(match slf.get().core.loaded() {
-                Some(loaded) => loaded.shown().tree().children(NodeId::ROOT).len(),
+            Ok(match slf.get().core.collection() {
+                Some(mounted) => mounted.snapshot().tree().children(NodeId::ROOT).len(),
                 None => slf.get().table().len(),
             })
         })
@@ -237,11 +237,11 @@ impl DirectoryNode {
 
     /// The names that are listed at present, without a refresh.
     fn _names(&self) -> Vec<String> {
-        match self.core.loaded() {
-            Some(loaded) => {
-                let shown = loaded.shown();
-                let children = shown.tree().children(NodeId::ROOT);
-                children.map(|id| shown.tree().name(id).to_owned()).collect()
+        match self.core.collection() {
+            Some(mounted) => {
+                let snapshot = mounted.snapshot();
+                let children = snapshot.tree().children(NodeId::ROOT);
+                children.map(|id| snapshot.tree().name(id).to_owned()).collect()
             }
             None => self.table().names().into_iter().map(String::from).collect(),
         }
@@ -263,7 +263,7 @@ impl DirectoryNode {
     /// The contents are up to date as of now.
     fn fresh(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.getattr("inodes")?.call_method1("touch", (slf,))?;
-        slf.get().core.state.mark_fresh(clock::now(slf.py())?);
+        slf.get().core.state.mark_fresh(clock::timestamp(slf.py())?);
         Ok(())
     }
 
@@ -277,7 +277,7 @@ impl DirectoryNode {
         if slf.getattr("use_count")?.gt(0)? {
             return Ok(true);
         }
-        if slf.get().core.loaded().is_some_and(|loaded| loaded.in_use()) {
+        if slf.get().core.collection().is_some_and(|mounted| mounted.in_use()) {
             return Ok(true);
         }
         for (_, node) in slf.get().table().snapshot() {

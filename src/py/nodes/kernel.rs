@@ -16,8 +16,8 @@ use super::any_node::AnyNode;
 use super::directory::DirectoryNode;
 use super::node::core_of;
 use crate::fs::Ino;
-use crate::fs::loaded::Known;
-use crate::fs::node::Node;
+use crate::fs::collection::Known;
+use crate::fs::node::{Counted, Identity};
 use crate::py::gil::for_python;
 use crate::py::inodes::table::Inodes;
 use crate::py::llfuse::notify;
@@ -28,8 +28,8 @@ fn known_below(directory: &Bound<'_, PyAny>, all: bool, known: &mut Vec<Known>) 
     let py = directory.py();
     let core = core_of(directory).ok_or_else(|| PyTypeError::new_err("not a directory"))?;
     let Some(parent) = core.state.inode() else { return Ok(()) };
-    if let Some(loaded) = core.loaded() {
-        known.extend(loaded.known());
+    if let Some(mounted) = core.collection() {
+        known.extend(mounted.known());
     }
     let mut entries: Vec<(Box<str>, AnyNode)> = match core.entries() {
         Some(table) => table.snapshot(),
@@ -46,7 +46,7 @@ fn known_below(directory: &Bound<'_, PyAny>, all: bool, known: &mut Vec<Known>) 
         let Some(ino) = for_python(py, || node.inode())? else { continue };
         let dir = node.is_dir();
         if dir
-            && let AnyNode::Object(object) = &node
+            && let AnyNode::Host(object) = &node
             && let Some(core) = object.core()
             && (all || core.never_refreshed())
         {

@@ -13,12 +13,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::any_node::AnyNode;
-use super::loaded_node::LoadedCollection;
+use super::collection_host::PythonCollection;
 use super::of_2017::refers;
 use super::overrides::{ClassInfo, InstanceNames, Name, class_info};
+use crate::fs::Timestamp;
 use crate::fs::dentries::Dentries;
 use crate::fs::state::{NodeState, UNKNOWN_PARENT};
-use crate::py::clock;
+use crate::py::clock::{self, period};
 
 /// A directory's entries; the table is replaced as a whole when Python assigns `_entries`.
 pub type Table = RwLock<Arc<Dentries<AnyNode>>>;
@@ -32,7 +33,7 @@ pub struct NodeCore {
     /// The entries table, for directories.
     pub table: Option<Box<Table>>,
     /// For the directory of a collection that is served from its tree.
-    loaded: RwLock<Option<Arc<LoadedCollection>>>,
+    collection: RwLock<Option<Arc<PythonCollection>>>,
     class: Arc<ClassInfo>,
     instance: InstanceNames,
 }
@@ -44,10 +45,10 @@ impl NodeCore {
     /// Where the class cannot be looked into.
     pub fn new(class: &Bound<'_, PyType>, directory: bool) -> PyResult<Arc<Self>> {
         Ok(Arc::new(NodeCore {
-            state: Arc::new(NodeState::new(clock::now(class.py())?)),
+            state: Arc::new(NodeState::new(clock::timestamp(class.py())?)),
             cache_uuid: Mutex::default(),
             table: directory.then(Box::default),
-            loaded: RwLock::default(),
+            collection: RwLock::default(),
             class: class_info(class)?,
             instance: InstanceNames::default(),
         }))
@@ -78,13 +79,13 @@ impl NodeCore {
     }
 
     /// The collection that the directory shows from its tree, if it does.
-    pub fn loaded(&self) -> Option<Arc<LoadedCollection>> {
-        self.loaded.read().clone()
+    pub fn collection(&self) -> Option<Arc<PythonCollection>> {
+        self.collection.read().clone()
     }
 
     /// Has the directory show a collection from its tree, or (None) no longer.
-    pub fn set_loaded(&self, loaded: Option<Arc<LoadedCollection>>) {
-        let old = std::mem::replace(&mut *self.loaded.write(), loaded);
+    pub fn set_collection(&self, collection: Option<Arc<PythonCollection>>) {
+        let old = std::mem::replace(&mut *self.collection.write(), collection);
         drop(old);
     }
 
@@ -215,35 +216,35 @@ impl Node {
     }
     #[getter]
     fn _last_update(&self) -> f64 {
-        self.state().last_update.load()
+        self.state().last_update.load().as_secs_f64()
     }
     #[setter(_last_update)]
     fn set_last_update(&self, value: f64) {
-        self.state().last_update.store(value);
+        self.state().last_update.store(Timestamp::from_secs_f64(value));
     }
     #[getter]
     fn _atime(&self) -> f64 {
-        self.state().atime.load()
+        self.state().atime.load().as_secs_f64()
     }
     #[setter(_atime)]
     fn set_atime(&self, value: f64) {
-        self.state().atime.store(value);
+        self.state().atime.store(Timestamp::from_secs_f64(value));
     }
     #[getter]
     fn _mtime(&self) -> f64 {
-        self.state().mtime.load()
+        self.state().mtime.load().as_secs_f64()
     }
     #[setter(_mtime)]
     fn set_mtime(&self, value: f64) {
-        self.state().mtime.store(value);
+        self.state().mtime.store(Timestamp::from_secs_f64(value));
     }
     #[getter]
     fn _poll_time(&self) -> f64 {
-        self.state().poll_time.load()
+        self.state().poll_time.load().as_secs_f64()
     }
     #[setter(_poll_time)]
     fn set_poll_time(&self, value: f64) {
-        self.state().poll_time.store(value);
+        self.state().poll_time.store(period(value));
     }
     #[getter]
     fn use_count(&self) -> i64 {
@@ -320,7 +321,7 @@ impl Node {
 
     /// The contents are up to date as of now.
     fn fresh(&self, py: Python<'_>) -> PyResult<()> {
-        self.state().mark_fresh(clock::now(py)?);
+        self.state().mark_fresh(clock::timestamp(py)?);
         Ok(())
     }
 
@@ -402,7 +403,7 @@ impl Node {
     fn time_to_next_poll(slf: &Bound<'_, Self>) -> PyResult<f64> {
         let core = &slf.get().core;
         if core.natural_staleness() {
-            return Ok(core.state.time_to_next_poll());
+            return Ok(core.state.time_to_next_poll().as_secs_f64());
         }
         let poll_time: f64 = slf.getattr("_poll_time")?.extract()?;
         if !slf.getattr("_poll")?.is_truthy()? {

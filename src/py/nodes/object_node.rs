@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use pyo3::exceptions::PyKeyError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -18,14 +19,17 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use super::any_node::AnyNode;
-use super::loaded_node;
 use super::node::{NodeCore, core_of};
 use super::of_2017::{TIMEOUT_OF_2017, flag, has_ref, keeps_dead};
 use super::overrides::{Name, loaded_class};
 use crate::collection::NodeId;
-use crate::fs::node::{Bytes, Facts, Listing, Node, Outcome, Reader};
+use crate::fs::Timestamp;
+use crate::fs::node::{
+    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
+    Listing, Outcome, Reader,
+};
 use crate::fs::state::{NodeState, UNKNOWN_PARENT};
-use crate::py::clock;
+use crate::py::clock::{self, period};
 use crate::py::gil::with_python;
 use crate::py::llfuse::lock;
 
@@ -149,17 +153,70 @@ fn bytes_of(data: Bound<'_, PyAny>) -> PyResult<Box<dyn Bytes>> {
     Ok(Box::new(FromPython(bytes)))
 }
 
-/// What a node is asked: see [`crate::fs::node::Node`].
-#[allow(missing_docs, clippy::missing_errors_doc)]
 impl ObjectNode {
-    pub fn inode(&self) -> Outcome<Option<u64>> {
+    fn size(&self) -> Outcome<u64> {
+        match self.own(&[Name::Size]) {
+            Some(_) => Ok(0),
+            None => self.call(|o| o.call_method0("size")?.extract()),
+        }
+    }
+    fn atime(&self) -> Outcome<Timestamp> {
+        match self.own(&[Name::Atime, Name::AtimeValue]) {
+            Some(state) => Ok(state.atime.load()),
+            None => self.call(|o| o.call_method0("atime")?.extract().map(Timestamp::from_secs_f64)),
+        }
+    }
+    fn mtime(&self) -> Outcome<Timestamp> {
+        match self.own(&[Name::Mtime, Name::MtimeValue]) {
+            Some(state) => Ok(state.mtime.load()),
+            None => self.call(|o| o.call_method0("mtime")?.extract().map(Timestamp::from_secs_f64)),
+        }
+    }
+    fn allow_attr_cache(&self) -> Outcome<bool> {
+        match self.own(&[Name::AllowAttrCache]) {
+            Some(state) => Ok(state.allow_attr_cache.load(Relaxed)),
+            None => self.call(|o| flag(o, "allow_attr_cache")),
+        }
+    }
+    fn child_here(&self, name: &str) -> Option<Option<AnyNode>> {
+        if let Some(core) = self.answering(&[Name::GetItem, Name::Contains]) {
+            let mounted = core.collection();
+            let found = match &mounted {
+                Some(mounted) => mounted.top(name).map(AnyNode::Collection),
+                None => core.entries().and_then(|table| table.get(name)),
+            };
+            // What a mounted collection lacks is not there, but for the names that are not its own.
+            let final_miss = core.own(Name::GetItem) && core.own(Name::Contains)
+                || mounted.is_some_and(|mounted| !mounted.is_reserved(name));
+            if found.is_some() || final_miss {
+                return Some(found);
+            }
+        }
+        None
+    }
+    fn items_here(&self) -> Option<Box<dyn Listing<AnyNode>>> {
+        if let Some(core) = self.answering(&[Name::Items])
+            && core.state.listing_complete.load(Relaxed)
+        {
+            if let Some(mounted) = core.collection() {
+                return Some(mounted.listing(mounted.snapshot(), NodeId::ROOT));
+            }
+            if let Some(table) = core.entries() {
+                return Some(Box::new(table.snapshot()));
+            }
+        }
+        None
+    }
+}
+
+impl Identity for ObjectNode {
+    fn inode(&self) -> Outcome<Option<u64>> {
         match self.own(&[Name::Inode]) {
             Some(state) => Ok(state.inode()),
             None => self.call(|o| Ok(number(&o.getattr("inode")?, None))),
         }
     }
-
-    pub fn set_inode(&self, inode: Option<u64>) -> Outcome<()> {
+    fn set_inode(&self, inode: Option<u64>) -> Outcome<()> {
         match self.own(&[Name::Inode, Name::SetAttr]) {
             Some(state) => {
                 state.set_inode(inode);
@@ -168,8 +225,7 @@ impl ObjectNode {
             None => self.call(|o| o.setattr("inode", inode)),
         }
     }
-
-    pub fn parent_inode(&self) -> Outcome<Option<u64>> {
+    fn parent_inode(&self) -> Outcome<Option<u64>> {
         match self.own(&[Name::ParentInode]) {
             Some(state) => Ok(state.parent()),
             None => self.call(|o| {
@@ -183,8 +239,7 @@ impl ObjectNode {
             }),
         }
     }
-
-    pub fn set_parent_inode(&self, parent: Option<u64>) -> Outcome<()> {
+    fn set_parent_inode(&self, parent: Option<u64>) -> Outcome<()> {
         match self.own(&[Name::ParentInode, Name::SetAttr]) {
             Some(state) => {
                 state.set_parent(parent);
@@ -198,75 +253,46 @@ impl ObjectNode {
             }),
         }
     }
-
-    pub fn same(&self, other: &Self) -> bool {
+    fn same(&self, other: &Self) -> bool {
         self.0.object.is(&other.0.object)
     }
-
-    pub fn is_dir(&self) -> bool {
+    fn is_dir(&self) -> bool {
         self.0.directory
     }
-
-    pub fn is_collection_file(&self) -> bool {
+    fn is_collection_file(&self) -> bool {
         self.0.collection_file
     }
-
-    pub fn size(&self) -> Outcome<u64> {
-        match self.own(&[Name::Size]) {
-            Some(_) => Ok(0),
-            None => self.call(|o| o.call_method0("size")?.extract()),
+    fn uuid(&self) -> Outcome<Option<String>> {
+        match self.own(&[Name::Uuid]) {
+            Some(_) => Ok(None),
+            None => self.call(|o| Ok(o.call_method0("uuid")?.extract().ok())),
         }
     }
-
-    pub fn atime(&self) -> Outcome<f64> {
-        match self.own(&[Name::Atime, Name::AtimeValue]) {
-            Some(state) => Ok(state.atime.load()),
-            None => self.call(|o| o.call_method0("atime")?.extract()),
+    fn cache_uuid(&self) -> Outcome<Option<String>> {
+        match &self.0.core {
+            Some(core) if core.own(Name::CacheUuid) => Ok(core.cache_uuid.lock().clone()),
+            _ => self.call(|o| Ok(o.getattr("cache_uuid")?.extract().ok())),
         }
     }
-
-    pub fn mtime(&self) -> Outcome<f64> {
-        match self.own(&[Name::Mtime, Name::MtimeValue]) {
-            Some(state) => Ok(state.mtime.load()),
-            None => self.call(|o| o.call_method0("mtime")?.extract()),
+    fn set_cache_uuid(&self, uuid: Option<String>) -> Outcome<()> {
+        match &self.0.core {
+            Some(core) if core.own(Name::CacheUuid) => {
+                *core.cache_uuid.lock() = uuid;
+                Ok(())
+            }
+            _ => self.call(|o| o.setattr("cache_uuid", uuid)),
         }
     }
+}
 
-    pub fn writable(&self) -> Outcome<bool> {
-        match self.own(&[Name::Writable]) {
-            Some(_) => Ok(false),
-            None => self.call(|o| o.call_method0("writable")?.is_truthy()),
-        }
-    }
-
-    pub fn time_to_next_poll(&self) -> Outcome<f64> {
-        let natural = self.0.core.as_ref().is_some_and(|core| core.natural_staleness());
-        match self.own(&[Name::TimeToNextPoll]) {
-            Some(state) if natural => Ok(state.time_to_next_poll()),
-            _ => self.call(|o| match o.getattr_opt("time_to_next_poll")? {
-                Some(method) => method.call0()?.extract(),
-                None => Ok(TIMEOUT_OF_2017),
-            }),
-        }
-    }
-
-    pub fn allow_attr_cache(&self) -> Outcome<bool> {
-        match self.own(&[Name::AllowAttrCache]) {
-            Some(state) => Ok(state.allow_attr_cache.load(Relaxed)),
-            None => self.call(|o| flag(o, "allow_attr_cache")),
-        }
-    }
-
-    pub fn allow_dirent_cache(&self) -> Outcome<bool> {
-        match self.own(&[Name::AllowDirentCache]) {
-            Some(state) => Ok(state.allow_dirent_cache.load(Relaxed)),
-            None => self.call(|o| flag(o, "allow_dirent_cache")),
-        }
-    }
-
-    pub fn facts(&self, may_write: bool) -> Outcome<Facts> {
+impl Attributes for ObjectNode {
+    fn facts(&self, may_write: bool) -> Outcome<Facts> {
         Ok(Facts {
-            attr_timeout: if self.allow_attr_cache()? { self.time_to_next_poll()? } else { 0.0 },
+            attr_timeout: if self.allow_attr_cache()? {
+                self.time_to_next_poll()?
+            } else {
+                Duration::ZERO
+            },
             size: self.size()?,
             atime: self.atime()?,
             mtime: self.mtime()?,
@@ -274,8 +300,32 @@ impl ObjectNode {
             entry_timeout: None,
         })
     }
+    fn writable(&self) -> Outcome<bool> {
+        match self.own(&[Name::Writable]) {
+            Some(_) => Ok(false),
+            None => self.call(|o| o.call_method0("writable")?.is_truthy()),
+        }
+    }
+    fn time_to_next_poll(&self) -> Outcome<Duration> {
+        let natural = self.0.core.as_ref().is_some_and(|core| core.natural_staleness());
+        match self.own(&[Name::TimeToNextPoll]) {
+            Some(state) if natural => Ok(state.time_to_next_poll()),
+            _ => self.call(|o| match o.getattr_opt("time_to_next_poll")? {
+                Some(method) => method.call0()?.extract().map(period),
+                None => Ok(TIMEOUT_OF_2017),
+            }),
+        }
+    }
+    fn allow_dirent_cache(&self) -> Outcome<bool> {
+        match self.own(&[Name::AllowDirentCache]) {
+            Some(state) => Ok(state.allow_dirent_cache.load(Relaxed)),
+            None => self.call(|o| flag(o, "allow_dirent_cache")),
+        }
+    }
+}
 
-    pub fn accessed(&self) -> Outcome<()> {
+impl Freshness for ObjectNode {
+    fn accessed(&self) -> Outcome<()> {
         let now = clock::read()?;
         match self.own(&[Name::AtimeValue, Name::SetAttr]) {
             Some(state) => {
@@ -288,12 +338,11 @@ impl ObjectNode {
                     core.state.atime.store(now);
                     Ok(())
                 }
-                _ => self.call(|o| o.setattr("_atime", now)),
+                _ => self.call(|o| o.setattr("_atime", now.as_secs_f64())),
             },
         }
     }
-
-    pub fn stale(&self) -> Outcome<bool> {
+    fn stale(&self) -> Outcome<bool> {
         match &self.0.core {
             Some(core) if core.natural_staleness() => Ok(core.state.is_stale()),
             // An entry of 2017 that has no such method is never refreshed by itself.
@@ -303,8 +352,7 @@ impl ObjectNode {
             }),
         }
     }
-
-    pub fn checkupdate(&self) -> Outcome<()> {
+    fn checkupdate(&self) -> Outcome<()> {
         if let Some(core) = &self.0.core
             && core.own(Name::Checkupdate)
         {
@@ -318,8 +366,16 @@ impl ObjectNode {
         }
         self.call(|o| o.call_method0("checkupdate").map(drop))
     }
+    fn refreshed_with(&self) -> Outcome<Option<u64>> {
+        match &self.0.core {
+            Some(core) if core.never_refreshed() => self.parent_inode(),
+            _ => Ok(None),
+        }
+    }
+}
 
-    pub fn inc_use(&self) -> Outcome<()> {
+impl Counted for ObjectNode {
+    fn inc_use(&self) -> Outcome<()> {
         match self.own(&[Name::IncUse, Name::UseCount]) {
             Some(state) => {
                 state.add_use(1);
@@ -328,8 +384,7 @@ impl ObjectNode {
             None => self.call(|o| o.call_method0("inc_use").map(drop)),
         }
     }
-
-    pub fn dec_use(&self) -> Outcome<()> {
+    fn dec_use(&self) -> Outcome<()> {
         match self.own(&[Name::DecUse, Name::UseCount]) {
             Some(state) => {
                 state.add_use(-1);
@@ -338,15 +393,14 @@ impl ObjectNode {
             None => self.call(|o| o.call_method0("dec_use").map(drop)),
         }
     }
-
-    pub fn in_use(&self) -> Outcome<bool> {
+    fn in_use(&self) -> Outcome<bool> {
         let Some(state) = self.own(&[Name::InUse, Name::UseCount]) else {
             return self.call(|o| o.call_method0("in_use")?.is_truthy());
         };
         if state.in_use() {
             return Ok(true);
         }
-        if self.0.core.as_ref().and_then(|core| core.loaded()).is_some_and(|l| l.in_use()) {
+        if self.0.core.as_ref().and_then(|core| core.collection()).is_some_and(|c| c.in_use()) {
             return Ok(true);
         }
         // A copy of the table: an entry may have to be asked in Python, which must not happen
@@ -360,8 +414,7 @@ impl ObjectNode {
         }
         Ok(false)
     }
-
-    pub fn inc_ref(&self) -> Outcome<()> {
+    fn inc_ref(&self) -> Outcome<()> {
         match self.own(&[Name::IncRef, Name::RefCount]) {
             Some(state) => {
                 state.add_ref(1);
@@ -370,69 +423,41 @@ impl ObjectNode {
             None => self.call(|o| o.call_method0("inc_ref").map(drop)),
         }
     }
-
-    pub fn dec_ref(&self, n: u64) -> Outcome<i64> {
+    fn dec_ref(&self, n: u64) -> Outcome<i64> {
         let n = i64::try_from(n).unwrap_or(i64::MAX);
         match self.own(&[Name::DecRef, Name::RefCount]) {
             Some(state) => Ok(state.add_ref(-n)),
             None => self.call(|o| o.call_method1("dec_ref", (n,))?.extract()),
         }
     }
-
-    pub fn has_ref(&self) -> Outcome<bool> {
+    fn has_ref(&self) -> Outcome<bool> {
         match self.own(&[Name::HasRef, Name::RefCount]) {
             Some(state) => Ok(state.has_ref()),
             None => self.call(|o| has_ref(o, (), (false,))),
         }
     }
-
-    pub fn referenced_now(&self) -> bool {
+    fn referenced_now(&self) -> bool {
         self.own(&[Name::HasRef, Name::RefCount]).is_some_and(NodeState::has_ref)
     }
+}
 
-    pub fn uuid(&self) -> Outcome<Option<String>> {
-        match self.own(&[Name::Uuid]) {
-            Some(_) => Ok(None),
-            None => self.call(|o| Ok(o.call_method0("uuid")?.extract().ok())),
-        }
-    }
-
-    pub fn cache_uuid(&self) -> Outcome<Option<String>> {
-        match &self.0.core {
-            Some(core) if core.own(Name::CacheUuid) => Ok(core.cache_uuid.lock().clone()),
-            _ => self.call(|o| Ok(o.getattr("cache_uuid")?.extract().ok())),
-        }
-    }
-
-    pub fn set_cache_uuid(&self, uuid: Option<String>) -> Outcome<()> {
-        match &self.0.core {
-            Some(core) if core.own(Name::CacheUuid) => {
-                *core.cache_uuid.lock() = uuid;
-                Ok(())
-            }
-            _ => self.call(|o| o.setattr("cache_uuid", uuid)),
-        }
-    }
-
-    pub fn persisted(&self) -> Outcome<bool> {
+impl Cacheable for ObjectNode {
+    fn persisted(&self) -> Outcome<bool> {
         match self.own(&[Name::Persisted]) {
             Some(_) => Ok(false),
             None => self.call(|o| o.call_method0("persisted")?.is_truthy()),
         }
     }
-
-    pub fn objsize(&self) -> Outcome<i64> {
+    fn objsize(&self) -> Outcome<i64> {
         self.call(|o| o.call_method0("objsize")?.extract())
     }
-
-    pub fn cache_size(&self) -> Outcome<i64> {
+    fn cache_size(&self) -> Outcome<i64> {
         match self.own(&[Name::CacheSize]) {
             Some(state) => Ok(state.cache_size.load(Relaxed)),
             None => self.call(|o| o.getattr("cache_size")?.extract()),
         }
     }
-
-    pub fn set_cache_size(&self, size: i64) -> Outcome<()> {
+    fn set_cache_size(&self, size: i64) -> Outcome<()> {
         match self.own(&[Name::CacheSize, Name::SetAttr]) {
             Some(state) => {
                 state.cache_size.store(size, Relaxed);
@@ -441,15 +466,16 @@ impl ObjectNode {
             None => self.call(|o| o.setattr("cache_size", size)),
         }
     }
-
-    pub fn kernel_invalidate(&self) -> Outcome<()> {
+    fn counted_as(&self) -> Outcome<Option<u64>> {
+        self.inode()
+    }
+    fn kernel_invalidate(&self) -> Outcome<()> {
         if !self.0.directory && self.own(&[Name::KernelInvalidate]).is_some() {
             return Ok(());
         }
         self.call(|o| o.call_method0("kernel_invalidate").map(drop))
     }
-
-    pub fn finalize(&self) -> Outcome<()> {
+    fn finalize(&self) -> Outcome<()> {
         if self.own(&[Name::Finalize]).is_some() {
             return Ok(());
         }
@@ -461,15 +487,49 @@ impl ObjectNode {
             if lock::is_held_by_me() { lock::released(py, finalize)? } else { finalize() }
         })
     }
-
-    pub fn clear(&self) -> Outcome<()> {
+    fn clear(&self) -> Outcome<()> {
         if !self.0.directory && self.own(&[Name::Clear]).is_some() {
             return Ok(());
         }
         self.call(|o| o.call_method0("clear").map(drop))
     }
+}
 
-    pub fn child(&self, name: &str) -> Outcome<Option<AnyNode>> {
+impl FileNode for ObjectNode {
+    fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
+        Ok(None)
+    }
+    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>> {
+        self.call(|o| bytes_of(o.call_method1("readfrom", (offset, size, num_retries))?))
+    }
+    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
+        self.call(|o| {
+            let data = PyBytes::new(o.py(), data);
+            let written = o.call_method1("writeto", (offset, data, num_retries))?;
+            if written.is_none() { Ok(0) } else { written.extract() }
+        })
+    }
+    fn truncate(&self, size: u64) -> Outcome<u64> {
+        self.call(|o| {
+            let file = o.getattr("arvfile")?.unbind();
+            lock::released(o.py(), || {
+                Python::attach(|py| {
+                    file.call_method1(py, "truncate", (size,))?;
+                    file.call_method0(py, "size")?.extract(py)
+                })
+            })?
+        })
+    }
+    fn flush(&self) -> Outcome<()> {
+        if self.own(&[Name::Flush]).is_some() {
+            return Ok(());
+        }
+        self.call(|o| o.call_method0("flush").map(drop))
+    }
+}
+
+impl DirectoryNode<AnyNode> for ObjectNode {
+    fn child(&self, name: &str) -> Outcome<Option<AnyNode>> {
         if let Some(answer) = self.child_here(name) {
             return Ok(answer);
         }
@@ -490,26 +550,7 @@ impl ObjectNode {
             }
         })
     }
-
-    /// The core's answer to [`ObjectNode::child`], if it has one.
-    fn child_here(&self, name: &str) -> Option<Option<AnyNode>> {
-        if let Some(core) = self.answering(&[Name::GetItem, Name::Contains]) {
-            let loaded = core.loaded();
-            let found = match &loaded {
-                Some(loaded) => loaded_node::child(loaded, NodeId::ROOT, name),
-                None => core.entries().and_then(|table| table.get(name)),
-            };
-            // What a loaded collection lacks is not there, but for the names that are not its own.
-            let final_miss = core.own(Name::GetItem) && core.own(Name::Contains)
-                || loaded.is_some_and(|loaded| !loaded.owner.is_reserved(name));
-            if found.is_some() || final_miss {
-                return Some(found);
-            }
-        }
-        None
-    }
-
-    pub fn items(&self) -> Outcome<Box<dyn Listing<AnyNode>>> {
+    fn items(&self) -> Outcome<Box<dyn Listing<AnyNode>>> {
         if let Some(listing) = self.items_here() {
             return Ok(listing);
         }
@@ -528,78 +569,19 @@ impl ObjectNode {
             Ok(Box::new(items) as Box<dyn Listing<AnyNode>>)
         })
     }
-
-    /// The core's answer to [`ObjectNode::items`], if it has one.
-    fn items_here(&self) -> Option<Box<dyn Listing<AnyNode>>> {
-        if let Some(core) = self.answering(&[Name::Items])
-            && core.state.listing_complete.load(Relaxed)
-        {
-            if let Some(loaded) = core.loaded() {
-                return Some(loaded_node::listing(&loaded, loaded.shown(), NodeId::ROOT));
-            }
-            if let Some(table) = core.entries() {
-                return Some(Box::new(table.snapshot()));
-            }
-        }
-        None
-    }
-
-    pub fn counted_as(&self) -> Outcome<Option<u64>> {
-        self.inode()
-    }
-
-    pub fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
-        Ok(None)
-    }
-
-    pub fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>> {
-        self.call(|o| bytes_of(o.call_method1("readfrom", (offset, size, num_retries))?))
-    }
-
-    pub fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
-        self.call(|o| {
-            let data = PyBytes::new(o.py(), data);
-            let written = o.call_method1("writeto", (offset, data, num_retries))?;
-            if written.is_none() { Ok(0) } else { written.extract() }
-        })
-    }
-
-    pub fn truncate(&self, size: u64) -> Outcome<u64> {
-        self.call(|o| {
-            let file = o.getattr("arvfile")?.unbind();
-            lock::released(o.py(), || {
-                Python::attach(|py| {
-                    file.call_method1(py, "truncate", (size,))?;
-                    file.call_method0(py, "size")?.extract(py)
-                })
-            })?
-        })
-    }
-
-    pub fn flush(&self) -> Outcome<()> {
-        if self.own(&[Name::Flush]).is_some() {
-            return Ok(());
-        }
-        self.call(|o| o.call_method0("flush").map(drop))
-    }
-
-    pub fn create(&self, name: &str) -> Outcome<()> {
+    fn create(&self, name: &str) -> Outcome<()> {
         self.call(|o| o.call_method1("create", (name,)).map(drop))
     }
-
-    pub fn mkdir(&self, name: &str) -> Outcome<()> {
+    fn mkdir(&self, name: &str) -> Outcome<()> {
         self.call(|o| o.call_method1("mkdir", (name,)).map(drop))
     }
-
-    pub fn unlink(&self, name: &str) -> Outcome<()> {
+    fn unlink(&self, name: &str) -> Outcome<()> {
         self.call(|o| o.call_method1("unlink", (name,)).map(drop))
     }
-
-    pub fn rmdir(&self, name: &str) -> Outcome<()> {
+    fn rmdir(&self, name: &str) -> Outcome<()> {
         self.call(|o| o.call_method1("rmdir", (name,)).map(drop))
     }
-
-    pub fn rename(&self, old: &str, new: &str, source: &AnyNode) -> Outcome<()> {
+    fn rename(&self, old: &str, new: &str, source: &AnyNode) -> Outcome<()> {
         self.call(|o| o.call_method1("rename", (old, new, source.object(o.py())?)).map(drop))
     }
 }

@@ -5,6 +5,8 @@
 //! Entries as programs of 2017 wrote them: `has_ref` with an argument, a flag `dead`, and nothing that
 //! came later.
 
+use std::time::Duration;
+
 use pyo3::call::PyCallArgs;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -13,10 +15,10 @@ use pyo3::types::PyBool;
 use super::any_node::AnyNode;
 use super::node::NodeCore;
 use super::overrides::Name;
-use crate::fs::node::Node;
+use crate::fs::node::Counted;
 
-/// For how many seconds the kernel cached what an entry of that time told.
-pub const TIMEOUT_OF_2017: f64 = 60.0;
+/// For how long the kernel cached what an entry of that time told.
+pub const TIMEOUT_OF_2017: Duration = Duration::from_secs(60);
 
 /// Whether an object allows something; one that does not say does.
 ///
@@ -60,7 +62,7 @@ where
 /// # Errors
 /// What an overridden `has_ref` raises.
 pub fn refers(node: &AnyNode, py: Python<'_>, only_children: bool) -> PyResult<bool> {
-    let AnyNode::Object(node) = node else { return Ok(!only_children && node.referenced_now()) };
+    let AnyNode::Host(node) = node else { return Ok(!only_children && node.referenced_now()) };
     let Some(state) = node.own(&[Name::HasRef, Name::RefCount]) else {
         return has_ref(node.object(py).bind(py), (only_children,), ());
     };

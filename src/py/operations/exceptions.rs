@@ -8,7 +8,7 @@ use pyo3::exceptions::{PyNotImplementedError, PyOSError};
 use pyo3::prelude::*;
 
 use crate::fs::Errno;
-use crate::py::inodes::company::{log_exception, report_server_failure};
+use crate::py::inodes::upcalls::{log_exception, report_server_failure};
 use crate::py::llfuse::errors;
 use crate::py::nodes::overrides::loaded_class;
 use crate::report::phrases;

@@ -4,67 +4,48 @@
 
 //! The kernel's requests to an `Operations` object.
 //!
-//! Three ways, tried in this order: the handler was overridden: call it; the core can answer
-//! without Python: it does, in this thread, without a lock of Python's; otherwise the core answers
-//! under `llfuse.lock` and the GIL, calling the nodes' methods.
+//! Two ways: the handler was overridden: it is called. Otherwise the core answers, in this thread,
+//! without a lock of Python's, until a node needs Python: from there on under `llfuse.lock` and the
+//! GIL.
 
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 
 use super::Overrides;
-use super::exceptions::errno_of;
 use crate::fs::metrics::Op;
-use crate::fs::node::{Outcome, Read};
-use crate::fs::operations::{Cursor, Operations as Core};
+use crate::fs::operations::Operations as Core;
 use crate::fs::{
-    Attr, Caller, DirSink, Errno, Fh, FileSystem, Halt, Ino, Opened, ReadReply, Result, SetAttr,
-    StatFs,
+    Attr, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, ReadReply, Result, SetAttr, StatFs,
 };
-use crate::py::clock;
-use crate::py::gil::{Company, exception};
-use crate::py::llfuse::lock;
+use crate::py::gil::RequestScope;
 use crate::py::llfuse::python_fs::PythonFs;
 use crate::py::nodes::any_node::AnyNode;
 
 /// An `Operations` object while it is mounted.
-pub struct Served {
+pub struct Dispatcher {
     core: Arc<Core<AnyNode>>,
     overrides: Arc<Overrides>,
     python: PythonFs,
 }
 
-impl Served {
+impl Dispatcher {
     /// Serves `ops`, whose core and overrides these are.
     pub fn new(
         ops: &Bound<'_, PyAny>,
         core: Arc<Core<AnyNode>>,
         overrides: Arc<Overrides>,
     ) -> Self {
-        Served { core, overrides, python: PythonFs::new(ops.clone().unbind()) }
+        Dispatcher { core, overrides, python: PythonFs::new(ops.clone().unbind()) }
     }
 
     fn any_overridden(&self, ops: &[Op]) -> bool {
         ops.iter().any(|op| self.overrides.has(*op))
     }
 
-    /// Answers without calling a handler, in Python's company only where a node needs it.
-    fn native<T>(&self, op: Op, mut body: impl FnMut(&Core<AnyNode>) -> Outcome<T>) -> Result<T> {
-        self.core.metrics.time(op, || match body(&self.core) {
-            Ok(value) => Ok(value),
-            Err(Halt::Errno(errno)) => Err(errno),
-            Err(Halt::Ascend) => lock::with_llfuse_lock(|py| {
-                let _company = Company::enter(py);
-                if let Err(error) = clock::look(py) {
-                    return Err(errno_of(py, error));
-                }
-                body(&self.core).map_err(|halt| match halt {
-                    Halt::Errno(errno) => errno,
-                    halt => errno_of(py, exception(halt)),
-                })
-            }),
-            Err(halt) => Err(Python::attach(|py| errno_of(py, exception(halt)))),
-        })
+    /// The core, to answer the request that `_request` begins.
+    fn core(&self, _request: &RequestScope) -> &dyn FileSystem {
+        &*self.core
     }
 
     /// Whether a request has to go through Python's handlers: its own was overridden, or
@@ -74,22 +55,15 @@ impl Served {
     }
 }
 
-fn opened(fh: Fh) -> Opened {
-    Opened { fh, keep_cache: true, no_flush: false }
-}
-
-impl FileSystem for Served {
+impl FileSystem for Dispatcher {
     fn init(&self) {
-        if let Err(error) = self.core.inodes.start_removal() {
-            log::error!("no thread for removing inode entries: {error}");
-        }
+        FileSystem::init(&*self.core);
         self.python.init();
     }
 
     fn destroy(&self) {
         self.python.destroy();
-        self.core.inodes.stop_removal();
-        self.core.handles.clear();
+        FileSystem::destroy(&*self.core);
     }
 
     fn has_readdirplus(&self) -> bool {
@@ -100,15 +74,16 @@ impl FileSystem for Served {
         if self.through_python(Op::Lookup) {
             return self.python.lookup(caller, parent, name);
         }
-        self.native(Op::Lookup, |core| core.lookup(parent, name))
+        self.core(&RequestScope::begin()).lookup(caller, parent, name)
     }
 
     fn forget(&self, batch: &[(Ino, u64)]) {
         if self.overrides.has(Op::Forget) {
             return self.python.forget(batch);
         }
-        for (ino, nlookup) in batch {
-            let _ = self.native(Op::Forget, |core| core.forget_one(*ino, *nlookup));
+        // One request for each: others may have Python's lock in between.
+        for forgotten in batch {
+            self.core(&RequestScope::begin()).forget(std::slice::from_ref(forgotten));
         }
     }
 
@@ -116,14 +91,14 @@ impl FileSystem for Served {
         if self.overrides.has(Op::Getattr) {
             return self.python.getattr(caller, ino);
         }
-        self.native(Op::Getattr, |core| core.getattr(ino))
+        self.core(&RequestScope::begin()).getattr(caller, ino)
     }
 
     fn setattr(&self, caller: &Caller, ino: Ino, set: &SetAttr, fh: Option<Fh>) -> Result<Attr> {
         if self.through_python(Op::Setattr) {
             return self.python.setattr(caller, ino, set, fh);
         }
-        self.native(Op::Setattr, |core| core.setattr(ino, set, fh))
+        self.core(&RequestScope::begin()).setattr(caller, ino, set, fh)
     }
 
     fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
@@ -141,35 +116,35 @@ impl FileSystem for Served {
         if self.through_python(Op::Mknod) {
             return self.python.mknod(caller, parent, name, mode, rdev);
         }
-        self.native(Op::Mknod, |core| core.mknod(parent, name, mode))
+        self.core(&RequestScope::begin()).mknod(caller, parent, name, mode, rdev)
     }
 
     fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Attr> {
         if self.through_python(Op::Mkdir) {
             return self.python.mkdir(caller, parent, name, mode);
         }
-        self.native(Op::Mkdir, |core| core.mkdir(parent, name))
+        self.core(&RequestScope::begin()).mkdir(caller, parent, name, mode)
     }
 
     fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
         if self.overrides.has(Op::Unlink) {
             return self.python.unlink(caller, parent, name);
         }
-        self.native(Op::Unlink, |core| core.unlink(parent, name))
+        self.core(&RequestScope::begin()).unlink(caller, parent, name)
     }
 
     fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
         if self.overrides.has(Op::Rmdir) {
             return self.python.rmdir(caller, parent, name);
         }
-        self.native(Op::Rmdir, |core| core.rmdir(parent, name))
+        self.core(&RequestScope::begin()).rmdir(caller, parent, name)
     }
 
     fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr> {
         if self.overrides.has(Op::Symlink) {
             return self.python.symlink(caller, parent, name, target);
         }
-        self.native(Op::Symlink, |core| core.unsupported(Errno::EPERM))
+        self.core(&RequestScope::begin()).symlink(caller, parent, name, target)
     }
 
     fn rename(
@@ -183,22 +158,22 @@ impl FileSystem for Served {
         if self.overrides.has(Op::Rename) {
             return self.python.rename(caller, parent, name, new_parent, new_name);
         }
-        self.native(Op::Rename, |core| core.rename(parent, name, new_parent, new_name))
+        self.core(&RequestScope::begin()).rename(caller, parent, name, new_parent, new_name)
     }
 
     fn link(&self, caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
         if self.overrides.has(Op::Link) {
             return self.python.link(caller, ino, new_parent, new_name);
         }
-        self.native(Op::Link, |core| core.unsupported(Errno::EPERM))
+        self.core(&RequestScope::begin()).link(caller, ino, new_parent, new_name)
     }
 
     fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
         if self.overrides.has(Op::Open) {
             return self.python.open(caller, ino, flags);
         }
-        let opened = self.native(Op::Open, |core| core.open(ino, flags)).map(opened)?;
-        let no_flush = !self.overrides.has(Op::Flush) && self.core.only_reads(opened.fh);
+        let opened = self.core(&RequestScope::begin()).open(caller, ino, flags)?;
+        let no_flush = opened.no_flush && !self.overrides.has(Op::Flush);
         Ok(Opened { no_flush, ..opened })
     }
 
@@ -206,86 +181,77 @@ impl FileSystem for Served {
         if self.overrides.has(Op::Read) {
             return self.python.read(ino, fh, offset, size, reply);
         }
-        match self.native(Op::Read, |core| core.read(fh, offset, size)) {
-            Ok(Read::Now(data)) => reply(Ok(data.bytes())),
-            Ok(Read::Later(start)) => start(Box::new(move |result| match result {
-                Ok(data) => reply(Ok(data.bytes())),
-                Err(errno) => reply(Err(errno)),
-            })),
-            Err(errno) => reply(Err(errno)),
-        }
+        self.core(&RequestScope::begin()).read(ino, fh, offset, size, reply);
     }
 
     fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
         if self.overrides.has(Op::Write) {
             return self.python.write(ino, fh, offset, data);
         }
-        self.native(Op::Write, |core| core.write(fh, offset, data))
+        self.core(&RequestScope::begin()).write(ino, fh, offset, data)
     }
 
     fn flush(&self, ino: Ino, fh: Fh) -> Result<()> {
         if self.overrides.has(Op::Flush) {
             return self.python.flush(ino, fh);
         }
-        self.native(Op::Flush, |core| core.flush(fh))
+        self.core(&RequestScope::begin()).flush(ino, fh)
     }
 
     fn release(&self, ino: Ino, fh: Fh) -> Result<()> {
         if self.overrides.has(Op::Release) {
             return self.python.release(ino, fh);
         }
-        self.native(Op::Release, |core| core.release(fh))
+        self.core(&RequestScope::begin()).release(ino, fh)
     }
 
     fn fsync(&self, ino: Ino, fh: Fh, datasync: bool) -> Result<()> {
         if self.overrides.has(Op::Fsync) {
             return self.python.fsync(ino, fh, datasync);
         }
-        self.native(Op::Fsync, |core| core.fsync(fh))
+        self.core(&RequestScope::begin()).fsync(ino, fh, datasync)
     }
 
     fn opendir(&self, caller: &Caller, ino: Ino) -> Result<Opened> {
         if self.overrides.has(Op::Opendir) {
             return self.python.opendir(caller, ino);
         }
-        self.native(Op::Opendir, |core| core.opendir(ino)).map(opened)
+        self.core(&RequestScope::begin()).opendir(caller, ino)
     }
 
     fn readdir(&self, ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
         if self.through_python(Op::Readdir) {
             return self.python.readdir(ino, fh, offset, sink);
         }
-        let mut cursor = Cursor::at(offset);
-        self.native(Op::Readdir, |core| core.list(fh, &mut cursor, false, sink))
+        self.core(&RequestScope::begin()).readdir(ino, fh, offset, sink)
     }
 
     fn readdirplus(&self, ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
         if self.any_overridden(&[Op::Readdir, Op::Lookup, Op::Getattr]) {
             return self.python.readdirplus(ino, fh, offset, sink);
         }
-        let mut cursor = Cursor::at(offset);
-        self.native(Op::Readdir, |core| core.list(fh, &mut cursor, true, sink))
+        self.core(&RequestScope::begin()).readdirplus(ino, fh, offset, sink)
     }
 
     fn releasedir(&self, ino: Ino, fh: Fh) -> Result<()> {
         if self.any_overridden(&[Op::Releasedir, Op::Release]) {
             return self.python.releasedir(ino, fh);
         }
-        self.native(Op::Release, |core| core.release(fh))
+        self.core(&RequestScope::begin()).releasedir(ino, fh)
     }
 
     fn fsyncdir(&self, ino: Ino, fh: Fh, datasync: bool) -> Result<()> {
         if self.overrides.has(Op::Fsyncdir) {
             return self.python.fsyncdir(ino, fh, datasync);
         }
-        self.native(Op::Fsyncdir, |core| core.fsync(fh))
+        self.core(&RequestScope::begin()).fsyncdir(ino, fh, datasync)
     }
 
     fn statfs(&self, caller: &Caller) -> Result<StatFs> {
         if self.overrides.has(Op::Statfs) {
             return self.python.statfs(caller);
         }
-        self.native(Op::Statfs, |core| Ok(core.statfs()))
+        self.core(&RequestScope::begin()).statfs(caller)
     }
 
     fn setxattr(
@@ -299,7 +265,7 @@ impl FileSystem for Served {
         if self.overrides.has(Op::Setxattr) || name == b"fuse_stacktrace" {
             return self.python.setxattr(caller, ino, name, value, flags);
         }
-        self.native(Op::Setxattr, |core| core.unsupported(Errno::ENOTSUP))
+        self.core(&RequestScope::begin()).setxattr(caller, ino, name, value, flags)
     }
 
     fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
@@ -320,14 +286,14 @@ impl FileSystem for Served {
         if self.overrides.has(Op::Removexattr) {
             return self.python.removexattr(caller, ino, name);
         }
-        self.native(Op::Removexattr, |core| core.unsupported(Errno::ENOTSUP))
+        self.core(&RequestScope::begin()).removexattr(caller, ino, name)
     }
 
     fn access(&self, caller: &Caller, ino: Ino, mask: i32) -> Result<()> {
         if self.overrides.has(Op::Access) {
             return self.python.access(caller, ino, mask);
         }
-        self.native(Op::Access, |core| core.access(mask))
+        self.core(&RequestScope::begin()).access(caller, ino, mask)
     }
 
     fn create(
@@ -341,7 +307,6 @@ impl FileSystem for Served {
         if self.through_python(Op::Create) {
             return self.python.create(caller, parent, name, mode, flags);
         }
-        let (attr, fh) = self.native(Op::Create, |core| core.create(parent, name))?;
-        Ok((attr, opened(fh)))
+        self.core(&RequestScope::begin()).create(caller, parent, name, mode, flags)
     }
 }

@@ -8,37 +8,38 @@
 use std::sync::Arc;
 
 use crate::collection::{Diff, NodeId, Tree};
+use crate::fs::attr::Timestamp;
 
 /// Which number a node has, and when it was last changed.
 enum Numbers {
     /// As it was loaded: node `i` has the number `first + i - 1`, and the collection's time.
-    Range { first: u64, mtime: f64 },
+    Range { first: u64, mtime: Timestamp },
     /// After an update: what stayed keeps what it had.
     Each {
-        /// By node: number and time of change, in seconds since the epoch.
-        of: Box<[(u64, f64)]>,
+        /// By node: number and time of change.
+        of: Box<[(u64, Timestamp)]>,
         /// Nodes in order of their number.
         ordered: Box<[(u64, u32)]>,
     },
 }
 
 /// A version of a collection, as it is shown.
-pub struct Shown {
+pub struct Snapshot {
     tree: Arc<Tree>,
     numbers: Numbers,
 }
 
-impl Shown {
+impl Snapshot {
     /// A tree just loaded. The root's number is not among them.
     #[must_use]
-    pub fn new(tree: Arc<Tree>, first: u64, mtime: f64) -> Self {
-        Shown { tree, numbers: Numbers::Range { first, mtime } }
+    pub fn new(tree: Arc<Tree>, first: u64, mtime: Timestamp) -> Self {
+        Snapshot { tree, numbers: Numbers::Range { first, mtime } }
     }
 
     /// Nothing but a root.
     #[must_use]
     pub fn empty() -> Self {
-        Shown::new(Arc::new(Tree::empty()), 0, 0.0)
+        Snapshot::new(Arc::new(Tree::empty()), 0, Timestamp(0))
     }
 
     /// The tree.
@@ -71,9 +72,9 @@ impl Shown {
         }
     }
 
-    /// When a node was last changed, in seconds since the epoch.
+    /// When a node was last changed.
     #[must_use]
-    pub fn mtime(&self, id: NodeId) -> f64 {
+    pub fn mtime(&self, id: NodeId) -> Timestamp {
         match &self.numbers {
             Numbers::Range { mtime, .. } => *mtime,
             Numbers::Each { of, .. } => of[id.0 as usize].1,
@@ -95,7 +96,7 @@ impl Shown {
         &self,
         tree: Arc<Tree>,
         difference: &Diff,
-        mtime: f64,
+        mtime: Timestamp,
         reserve: impl FnOnce(u64) -> u64,
     ) -> Self {
         let mut of = vec![(0, mtime); tree.len()];
@@ -115,6 +116,6 @@ impl Shown {
         let mut ordered: Vec<(u64, u32)> =
             (0_u32..).zip(&of).skip(1).map(|(at, (number, _))| (*number, at)).collect();
         ordered.sort_unstable();
-        Shown { tree, numbers: Numbers::Each { of: of.into(), ordered: ordered.into() } }
+        Snapshot { tree, numbers: Numbers::Each { of: of.into(), ordered: ordered.into() } }
     }
 }

@@ -2,7 +2,7 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! Reading an open file of a loaded collection.
+//! Reading an open file of a mounted collection.
 //!
 //! What is at hand is answered at once, in the calling thread. What is not is fetched by the Keep
 //! client, and answered from its threads when every block has arrived and was verified. Blocks
@@ -13,8 +13,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-use super::shown::Shown;
-use super::{Entry, Owner, Place};
+use super::snapshot::Snapshot;
+use super::{CollectionNode, Host, Resolved};
 use crate::collection::{BlockId, NodeId, Piece, Tree};
 use crate::fs::errno::Errno;
 use crate::fs::node::{Bytes, Deliver, Outcome, Read, Reader};
@@ -24,35 +24,35 @@ use crate::report::{phrases, report};
 /// How often a read is begun again because a cache file was changed under it.
 const ATTEMPTS: u32 = 4;
 
-/// An open file of a loaded collection.
-pub struct FileReader<O> {
-    entry: Entry<O>,
+/// An open file of a mounted collection.
+pub struct FileReader<H> {
+    entry: CollectionNode<H>,
     keep: Arc<KeepClient>,
     ahead: Mutex<Option<Ahead>>,
 }
 
 /// The block list of the version that is read, and how it is being read.
 struct Ahead {
-    shown: Arc<Shown>,
+    snapshot: Arc<Snapshot>,
     /// Blocks in the file's order, each with the offset in the file at which it ends.
     list: Box<[(u64, BlockId)]>,
     state: ReadAhead,
 }
 
-impl<O: Owner> FileReader<O> {
+impl<H: Host> FileReader<H> {
     /// A file that was just opened.
     #[must_use]
-    pub fn new(entry: Entry<O>, keep: Arc<KeepClient>) -> Self {
+    pub fn new(entry: CollectionNode<H>, keep: Arc<KeepClient>) -> Self {
         FileReader { entry, keep, ahead: Mutex::default() }
     }
 
-    fn prefetch(&self, shown: &Arc<Shown>, file: NodeId, offset: u64, len: u64) {
-        let tree = shown.tree();
+    fn prefetch(&self, snapshot: &Arc<Snapshot>, file: NodeId, offset: u64, len: u64) {
+        let tree = snapshot.tree();
         let mut ahead = self.ahead.lock();
         let ahead = match &mut *ahead {
-            Some(ahead) if Arc::ptr_eq(&ahead.shown, shown) => ahead,
+            Some(ahead) if Arc::ptr_eq(&ahead.snapshot, snapshot) => ahead,
             other => other.insert(Ahead {
-                shown: Arc::clone(shown),
+                snapshot: Arc::clone(snapshot),
                 list: block_list(tree, file),
                 state: ReadAhead::default(),
             }),
@@ -83,19 +83,19 @@ fn block_list(tree: &Tree, file: NodeId) -> Box<[(u64, BlockId)]> {
     list.into()
 }
 
-impl<O: Owner> Reader for FileReader<O> {
+impl<H: Host> Reader for FileReader<H> {
     fn read(&self, offset: u64, size: u32) -> Outcome<Option<Read>> {
-        let (shown, file) = match self.entry.place() {
-            Place::Here(shown, file) => (shown, file),
-            Place::Successor(_) => return Ok(None),
-            Place::Gone => return Err(Errno::ENOENT.into()),
+        let (snapshot, file) = match self.entry.resolve() {
+            Resolved::Here(snapshot, file) => (snapshot, file),
+            Resolved::Successor(_) => return Ok(None),
+            Resolved::Gone => return Err(Errno::ENOENT.into()),
         };
-        let tree = shown.tree();
+        let tree = snapshot.tree();
         let len = tree.size(file).saturating_sub(offset).min(u64::from(size));
         if len == 0 {
             return Ok(Some(Read::Now(Box::new(Vec::new()))));
         }
-        self.prefetch(&shown, file, offset, len);
+        self.prefetch(&snapshot, file, offset, len);
         let pieces: Vec<Piece> = tree.plan(file, offset, len).collect();
         let blocks: Option<Vec<Block>> =
             pieces.iter().map(|piece| self.keep.try_get(&tree.locator(piece.block))).collect();
@@ -104,7 +104,7 @@ impl<O: Owner> Reader for FileReader<O> {
         {
             return Ok(Some(Read::Now(data)));
         }
-        let wanted = Wanted {
+        let wanted = ReadRequest {
             entry: self.entry.clone(),
             keep: Arc::clone(&self.keep),
             offset,
@@ -180,8 +180,8 @@ fn assemble(pieces: &[Piece], blocks: &[Block]) -> Result<Box<dyn Bytes>, Stale>
 }
 
 /// A read that waits for blocks.
-struct Wanted<O> {
-    entry: Entry<O>,
+struct ReadRequest<H> {
+    entry: CollectionNode<H>,
     keep: Arc<KeepClient>,
     offset: u64,
     len: u64,
@@ -192,14 +192,14 @@ struct Wanted<O> {
 type Arrived = Box<dyn FnOnce(Result<Vec<Block>, KeepError>) + Send>;
 
 /// Blocks on their way, and what is to be done when the last has arrived.
-struct Gathering {
+struct PendingRead {
     blocks: Vec<Option<Block>>,
     missing: usize,
     failed: Option<KeepError>,
     done: Option<Arrived>,
 }
 
-impl Gathering {
+impl PendingRead {
     /// Block number `at` has arrived; answers what to do where it was the last.
     fn arrived(
         &mut self,
@@ -226,14 +226,14 @@ impl Gathering {
     }
 }
 
-impl<O: Owner> Wanted<O> {
+impl<H: Host> ReadRequest<H> {
     fn fetch(mut self, deliver: Deliver) {
         // Looked up anew: meanwhile there may be a newer version, or newer signatures.
-        let Place::Here(shown, file) = self.entry.place() else {
+        let Resolved::Here(snapshot, file) = self.entry.resolve() else {
             return deliver(Err(Errno::EIO));
         };
         self.attempts -= 1;
-        let tree = Arc::clone(shown.tree());
+        let tree = Arc::clone(snapshot.tree());
         let pieces: Vec<Piece> = tree.plan(file, self.offset, self.len).collect();
         if pieces.is_empty() {
             return deliver(Ok(Box::new(Vec::new())));
@@ -241,16 +241,16 @@ impl<O: Owner> Wanted<O> {
         let locators: Vec<_> = pieces.iter().map(|piece| tree.locator(piece.block)).collect();
         let expired = locators.iter().any(|locator| is_expired(locator.expires_at()));
         let keep = Arc::clone(&self.keep);
-        let gathering = Arc::new(Mutex::new(Gathering {
+        let pending = Arc::new(Mutex::new(PendingRead {
             blocks: vec![None; pieces.len()],
             missing: pieces.len(),
             failed: None,
             done: Some(Box::new(move |result| self.arrived(&pieces, result, expired, deliver))),
         }));
         for (at, locator) in locators.iter().enumerate() {
-            let gathering = Arc::clone(&gathering);
+            let pending = Arc::clone(&pending);
             let waiter = Box::new(move |result| {
-                let last = gathering.lock().arrived(at, result);
+                let last = pending.lock().arrived(at, result);
                 if let Some(done) = last {
                     done();
                 }
@@ -285,8 +285,8 @@ impl<O: Owner> Wanted<O> {
             return deliver(Err(Errno::EIO));
         }
         self.renewed = true;
-        let loaded = Arc::clone(self.entry.loaded());
-        loaded.renew(Box::new(move |renewed| {
+        let collection = Arc::clone(self.entry.collection());
+        collection.renew(Box::new(move |renewed| {
             if renewed {
                 self.fetch(deliver);
             } else {

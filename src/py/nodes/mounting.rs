@@ -12,15 +12,14 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::any_node::AnyNode;
-use super::loaded_node::{Directory, Keep, LoadedCollection, Numbers};
+use super::collection_host::{Keep, PythonCollection, PythonHost};
 use super::node::{NodeCore, core_of};
 use crate::collection::{NodeId, Tree};
-use crate::fs::Ino;
+use crate::fs::Timestamp;
+use crate::fs::collection::Settings;
 use crate::fs::inodes::Inodes as Table;
-use crate::fs::loaded::Loaded;
 use crate::py::inodes::table::Inodes;
 use crate::py::keep::KeepReader;
-use crate::py::llfuse::notify;
 
 fn core(directory: &Bound<'_, PyAny>) -> PyResult<Arc<NodeCore>> {
     core_of(directory).ok_or_else(|| PyTypeError::new_err("not a directory of arvados_fuse"))
@@ -64,12 +63,11 @@ pub fn show_tree(
         return Ok(false);
     }
     let keep = Keep { client: keep.get().client(), is_real: keep_is_real };
-    let owner = Directory::new(&core.state, &table, keep, writable, reserved);
-    let count = LoadedCollection::numbers_for(&tree);
-    let first = table.reserve(count);
-    let loaded = Loaded::new(owner, Arc::clone(&core.state), Arc::new(tree), first, mtime);
-    table.add_range(first, count, Arc::new(Numbers(Arc::clone(&loaded))));
-    core.set_loaded(Some(loaded));
+    let host = PythonHost::new(&core.state, &table, keep);
+    let (settings, root) = (Settings { writable, reserved }, Arc::clone(&core.state));
+    let mtime = Timestamp::from_secs_f64(mtime);
+    let mounted = PythonCollection::mount(host, settings, root, Arc::new(tree), mtime, &table);
+    core.set_collection(Some(mounted));
     Ok(true)
 }
 
@@ -84,53 +82,23 @@ pub fn follow_tree(directory: &Bound<'_, PyAny>, manifest_text: &str, mtime: f64
     if tree.has_odd_names() {
         return Err(PyValueError::new_err("the collection has names that cannot be shown"));
     }
-    if let Some(loaded) = core.loaded() {
-        directory.py().detach(|| follow(&loaded, &table, tree, mtime));
+    if let Some(mounted) = core.collection() {
+        let mtime = Timestamp::from_secs_f64(mtime);
+        directory.py().detach(|| mounted.follow(tree, mtime, &table));
     }
     Ok(())
-}
-
-fn follow(loaded: &Arc<LoadedCollection>, table: &Table<AnyNode>, tree: Tree, mtime: f64) {
-    let mut reserved = None;
-    let changes = loaded.update(Arc::new(tree), mtime, |count| {
-        let first = table.reserve(count);
-        reserved = Some((first, count));
-        first
-    });
-    if let Some((first, count)) = reserved {
-        table.add_range(first, count, Arc::new(Numbers(Arc::clone(loaded))));
-    }
-    for ino in changes.inodes {
-        notify::invalidate_inode(Ino(ino), false);
-    }
-    let shown = loaded.shown();
-    for (parent, name) in changes.names {
-        let dir = if loaded.root().inode() == Some(parent) {
-            Some(NodeId::ROOT)
-        } else {
-            shown.id(parent)
-        };
-        let (parent, bytes) = (Ino(parent), name.as_bytes());
-        match dir.and_then(|dir| shown.tree().child(dir, &name)) {
-            // Somebody may be in there already.
-            Some(_) => notify::expire_entry(parent, bytes, true),
-            // Whoever has it open keeps it no longer than that.
-            None => notify::invalidate_entry(parent, bytes),
-        }
-    }
-    notify::prune(changes.gone.into_iter().map(Ino).collect(), None);
 }
 
 /// Whether a directory shows a collection from its tree.
 #[pyfunction]
 pub fn shows_tree(directory: &Bound<'_, PyAny>) -> PyResult<bool> {
-    Ok(core(directory)?.loaded().is_some())
+    Ok(core(directory)?.collection().is_some())
 }
 
 /// Memory that the tree which a directory shows takes, in bytes; 0 where it shows none.
 #[pyfunction]
 pub fn tree_memory(directory: &Bound<'_, PyAny>) -> PyResult<usize> {
-    Ok(core(directory)?.loaded().map_or(0, |loaded| loaded.memory()))
+    Ok(core(directory)?.collection().map_or(0, |mounted| mounted.memory()))
 }
 
 /// Drops the tree that a directory shows. What the kernel still refers to stays until it is
@@ -138,22 +106,11 @@ pub fn tree_memory(directory: &Bound<'_, PyAny>) -> PyResult<usize> {
 #[pyfunction]
 pub fn drop_tree(directory: &Bound<'_, PyAny>) -> PyResult<()> {
     let (core, table) = (core(directory)?, table(directory)?);
-    let Some(loaded) = core.loaded() else { return Ok(()) };
-    core.set_loaded(None);
-    let known = loaded.known();
-    for known in &known {
-        notify::expire_entry(Ino(known.parent), known.name.as_bytes(), true);
+    if let Some(mounted) = core.collection() {
+        core.set_collection(None);
+        mounted.unmount(&table);
     }
-    notify::prune(known.iter().map(|known| Ino(known.ino)).collect(), None);
-    loaded.detach();
-    forget_ranges(&loaded, &table);
     Ok(())
-}
-
-fn forget_ranges(loaded: &LoadedCollection, table: &Table<AnyNode>) {
-    if let Some(first) = loaded.ranges().first() {
-        table.drop_deserted(*first);
-    }
 }
 
 /// The inode number of `name` in the directory of number `parent` of the tree that `directory`
@@ -165,11 +122,11 @@ pub fn number_in_tree(
     name: &str,
 ) -> PyResult<Option<u64>> {
     let core = core(directory)?;
-    let Some(loaded) = core.loaded() else { return Ok(None) };
-    let shown = loaded.shown();
+    let Some(mounted) = core.collection() else { return Ok(None) };
+    let snapshot = mounted.snapshot();
     let dir =
-        if core.state.inode() == Some(parent) { Some(NodeId::ROOT) } else { shown.id(parent) };
-    Ok(dir.and_then(|dir| shown.tree().child(dir, name)).map(|id| shown.ino(id)))
+        if core.state.inode() == Some(parent) { Some(NodeId::ROOT) } else { snapshot.id(parent) };
+    Ok(dir.and_then(|dir| snapshot.tree().child(dir, name)).map(|id| snapshot.ino(id)))
 }
 
 /// The objects that were added to the table under the numbers of the tree which a directory shows
@@ -177,16 +134,16 @@ pub fn number_in_tree(
 #[pyfunction]
 pub fn supersede_tree(directory: &Bound<'_, PyAny>) -> PyResult<()> {
     let (core, table) = (core(directory)?, table(directory)?);
-    let Some(loaded) = core.loaded() else { return Ok(()) };
-    for (ino, refs, uses) in loaded.supersede() {
-        if let Some(AnyNode::Object(object)) = table.get(ino)
+    let Some(mounted) = core.collection() else { return Ok(()) };
+    for (ino, refs, uses) in mounted.supersede() {
+        if let Some(AnyNode::Host(object)) = table.get(ino)
             && let Some(core) = object.core()
         {
             core.state.add_ref(i64::from(refs));
             core.state.add_use(i64::from(uses));
         }
     }
-    core.set_loaded(None);
-    forget_ranges(&loaded, &table);
+    core.set_collection(None);
+    mounted.forget_ranges(&table);
     Ok(())
 }

@@ -8,25 +8,26 @@ use pyo3::call::PyCallArgs;
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::prelude::*;
 
-use crate::fs::inodes::Above;
-use crate::fs::{Halt, Ino};
-use crate::py::gil::{Company, exception};
+use crate::fs::inodes::Upcalls;
+use crate::fs::{Errno, Halt, Ino};
+use crate::py::gil::{UpcallScope, exception};
 use crate::py::llfuse::{lock, notify};
 use crate::py::nodes::overrides::loaded_class;
+use crate::py::operations::exceptions;
 
 /// Python, as the inode table calls it: under `llfuse.lock` and the GIL, one call at a time.
 pub struct Python3;
 
-impl Above for Python3 {
+impl Upcalls for Python3 {
     fn run(&self, body: &mut dyn FnMut()) {
         if lock::is_held_by_me() {
             Python::attach(|py| {
-                let _company = Company::enter(py);
+                let _scope = UpcallScope::enter(py);
                 body();
             });
         } else {
             lock::with_llfuse_lock(|py| {
-                let _company = Company::enter(py);
+                let _scope = UpcallScope::enter(py);
                 body();
             });
         }
@@ -36,8 +37,23 @@ impl Above for Python3 {
         notify::invalidate_inode(ino, false);
     }
 
-    fn prune(&self, ino: Ino) {
-        notify::prune(vec![ino], None);
+    fn invalidate_entry(&self, parent: Ino, name: &[u8]) {
+        notify::invalidate_entry(parent, name);
+    }
+
+    fn expire_entry(&self, parent: Ino, name: &[u8]) {
+        notify::expire_entry(parent, name, true);
+    }
+
+    fn prune(&self, inos: Vec<Ino>) {
+        notify::prune(inos, None);
+    }
+
+    fn errno_of(&self, halt: Halt) -> Errno {
+        match halt {
+            Halt::Errno(errno) => errno,
+            halt => Python::attach(|py| exceptions::errno_of(py, exception(halt))),
+        }
     }
 
     fn report(&self, what: &str, halt: Halt) {

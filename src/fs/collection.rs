@@ -2,18 +2,28 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! A collection that is served from its own tree, without an object for each file.
+//! A mounted collection: served from its own tree, without an object for each file.
 //!
-//! A [`Loaded`] collection hands out a range of inode numbers, keeps two counts for each, and
+//! A [`MountedCollection`] hands out a range of inode numbers, keeps two counts for each, and
 //! follows its collection from version to version: what stays keeps its number, what is gone but
-//! still open or known to the kernel stays as an orphan until it is let go. It may be superseded
+//! still open or known to the kernel stays as an orphan until it is forgotten. It may be superseded
 //! by entries of the layer above (when something there wants the files as objects of its own);
-//! then every question about an entry leads to the one that took its place.
+//! then every question about an entry leads to the one that took its place. What it needs from
+//! outside is a [`Host`].
+//!
+//! - [`snapshot`]: one version, with the inode numbers under which it is shown
+//! - [`node`]: a file or directory in it, as an inode entry
+//! - [`reader`]: reading an open file
+//! - [`follow`]: its place in the inode table, and what the kernel is told of a newer version
+//! - [`root`]: the directory that is its top, where no layer above has one
 //!
 //! Lock order: the state's lock is a leaf. Nobody is asked anything while it is held.
 
+pub mod follow;
+pub mod node;
 pub mod reader;
-pub mod shown;
+pub mod root;
+pub mod snapshot;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,31 +31,71 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::atomic::AtomicF64;
+use super::any_node::AnyNode;
+use super::atomic::AtomicTimestamp;
+use super::attr::Timestamp;
+use super::node::{NodeOf, Outcome};
 use super::state::NodeState;
 use crate::collection::{NodeId, Tree, diff};
-use shown::Shown;
+use crate::keep::KeepClient;
+pub use node::CollectionNode;
+use snapshot::Snapshot;
 
-/// What the layer above keeps with a collection, and how it finds what took an entry's place.
-pub trait Owner: Send + Sync + 'static {
+/// What a mounted collection needs from outside.
+pub trait Host: Send + Sync + Sized + 'static {
     /// An entry of the layer above.
-    type Node;
+    type Node: NodeOf<AnyNode<Self>>;
+
+    /// The time.
+    ///
+    /// # Errors
+    /// What the layer above raises, where it has a clock of its own.
+    fn now(&self) -> Outcome<Timestamp>;
+
+    /// Asked before each answer: the layer above may want to be asked for the entries itself, and
+    /// has then superseded them when this returns. Costs next to nothing where it does not.
+    ///
+    /// # Errors
+    /// What the layer above raises.
+    fn look(&self) -> Outcome<()>;
+
+    /// Has the layer above make entries of its own of everything, to be found as
+    /// [`Host::successor`]: something is to be changed or seen there.
+    ///
+    /// # Errors
+    /// What the layer above raises; `EROFS` where there is none that could.
+    fn take_over(&self) -> Outcome<()>;
+
     /// What took the place of the entry of that number, in a collection that was superseded.
     fn successor(&self, ino: u64) -> Option<Self::Node>;
-    /// Has block signatures renewed ([`Loaded::update`]); answers whether that went well. May
-    /// wait: it is called in a thread of its own.
+
+    /// The client that reads the files' blocks; None where each read is the layer above's to answer.
+    fn keep(&self) -> Option<Arc<KeepClient>>;
+
+    /// Has a newer record loaded, for its block signatures ([`MountedCollection::update`]); answers
+    /// whether that went well. May wait: it is called in a thread of its own.
     fn renew(&self) -> bool;
 }
 
 /// Told whether signatures were renewed.
 pub type Renewed = Box<dyn FnOnce(bool) + Send>;
 
+/// How a collection is mounted.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Files can be changed through the mount.
+    pub writable: bool,
+    /// Names in the top directory that are not the collection's.
+    pub reserved: Vec<String>,
+}
+
 /// A collection served from its tree.
-pub struct Loaded<O> {
-    /// What the layer above keeps with it.
-    pub owner: O,
-    /// Last access to anything in it, in seconds since the epoch.
-    pub atime: AtomicF64,
+pub struct MountedCollection<H> {
+    /// What is outside of it.
+    pub host: H,
+    /// Last access to anything in it.
+    pub atime: AtomicTimestamp,
+    settings: Settings,
     root: Arc<NodeState>,
     uses: AtomicI64,
     superseded: AtomicBool,
@@ -56,7 +106,7 @@ pub struct Loaded<O> {
 }
 
 struct State {
-    shown: Arc<Shown>,
+    current: Arc<Snapshot>,
     counts: Box<[Counts]>,
     orphans: HashMap<u64, Orphan>,
 }
@@ -76,7 +126,7 @@ impl Counts {
 
 /// A node that left the collection while somebody still had it.
 struct Orphan {
-    shown: Arc<Shown>,
+    snapshot: Arc<Snapshot>,
     id: NodeId,
     counts: Counts,
 }
@@ -105,11 +155,11 @@ pub struct Known {
 }
 
 /// Where an entry is to be found at present.
-pub enum Place<A> {
-    /// In this tree.
-    Here(Arc<Shown>, NodeId),
+pub enum Resolved<U> {
+    /// In this version.
+    Here(Arc<Snapshot>, NodeId),
     /// This took its place.
-    Successor(A),
+    Successor(U),
     /// Nowhere: it was removed, and nobody had it.
     Gone,
 }
@@ -127,21 +177,22 @@ fn add(count: &AtomicU32, n: i64) -> i64 {
     i64::from(change(before))
 }
 
-impl<O: Owner> Loaded<O> {
+impl<H: Host> MountedCollection<H> {
     /// Serves `tree` below the directory whose state `root` is, with numbers from `first` on for
-    /// everything but the root itself, [`Loaded::numbers_for`] of them. `mtime` is in seconds since
-    /// the epoch.
+    /// everything but the root itself, [`MountedCollection::numbers_for`] of them.
     #[must_use]
     pub fn new(
-        owner: O,
+        host: H,
+        settings: Settings,
         root: Arc<NodeState>,
         tree: Arc<Tree>,
         first: u64,
-        mtime: f64,
+        mtime: Timestamp,
     ) -> Arc<Self> {
-        Arc::new(Loaded {
-            owner,
-            atime: AtomicF64::new(root.atime.load()),
+        Arc::new(MountedCollection {
+            host,
+            atime: AtomicTimestamp::new(root.atime.load()),
+            settings,
             root,
             uses: AtomicI64::new(0),
             superseded: AtomicBool::new(false),
@@ -149,7 +200,7 @@ impl<O: Owner> Loaded<O> {
             renewals: Mutex::default(),
             state: RwLock::new(State {
                 counts: counts(&tree),
-                shown: Arc::new(Shown::new(tree, first, mtime)),
+                current: Arc::new(Snapshot::new(tree, first, mtime)),
                 orphans: HashMap::new(),
             }),
         })
@@ -173,10 +224,22 @@ impl<O: Owner> Loaded<O> {
         tree.len() as u64 - 1
     }
 
-    /// What is shown at present.
+    /// The version that is shown at present.
     #[must_use]
-    pub fn shown(&self) -> Arc<Shown> {
-        Arc::clone(&self.state.read().shown)
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.state.read().current)
+    }
+
+    /// Whether its files can be changed through the mount.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.settings.writable
+    }
+
+    /// Whether a name in the top directory is not the collection's.
+    #[must_use]
+    pub fn is_reserved(&self, name: &str) -> bool {
+        self.settings.reserved.iter().any(|reserved| reserved == name)
     }
 
     /// The state of the directory that is the collection's root.
@@ -190,7 +253,7 @@ impl<O: Owner> Loaded<O> {
     pub fn memory(&self) -> usize {
         let state = self.state.read();
         let orphan = size_of::<u64>() + size_of::<Orphan>();
-        state.shown.memory() + size_of_val(&*state.counts) + state.orphans.capacity() * orphan
+        state.current.memory() + size_of_val(&*state.counts) + state.orphans.capacity() * orphan
     }
 
     /// Whether anything in it is in use.
@@ -204,7 +267,7 @@ impl<O: Owner> Loaded<O> {
     #[must_use]
     pub fn known(&self) -> Vec<Known> {
         let state = self.state.read();
-        let shown = &state.shown;
+        let snapshot = &state.current;
         // Nodes are numbered so that a directory comes before what is in it.
         let nodes = state.counts.iter().enumerate().skip(1).rev();
         let referenced = nodes.filter(|(_, counts)| counts.refs.load(Ordering::Acquire) > 0);
@@ -212,10 +275,10 @@ impl<O: Owner> Loaded<O> {
             .filter_map(|(at, _)| {
                 let id = NodeId(u32::try_from(at).ok()?);
                 Some(Known {
-                    ino: shown.ino(id),
-                    parent: self.parent_of(shown, id)?,
-                    name: shown.tree().name(id).to_owned(),
-                    dir: shown.tree().is_dir(id),
+                    ino: snapshot.ino(id),
+                    parent: self.parent_of(snapshot, id)?,
+                    name: snapshot.tree().name(id).to_owned(),
+                    dir: snapshot.tree().is_dir(id),
                 })
             })
             .collect()
@@ -225,42 +288,47 @@ impl<O: Owner> Loaded<O> {
     #[must_use]
     pub fn is_deserted(&self) -> bool {
         let state = self.state.read();
-        state.orphans.is_empty() && state.shown.tree().len() <= 1
+        state.orphans.is_empty() && state.current.tree().len() <= 1
     }
 
     /// The entry of that number.
     #[must_use]
-    pub fn entry(self: &Arc<Self>, ino: u64) -> Option<Entry<O>> {
+    pub fn entry(self: &Arc<Self>, ino: u64) -> Option<CollectionNode<H>> {
         let state = self.state.read();
-        let (shown, id) = match state.orphans.get(&ino) {
-            Some(orphan) => (&orphan.shown, orphan.id),
-            None => (&state.shown, state.shown.id(ino)?),
+        let (snapshot, id) = match state.orphans.get(&ino) {
+            Some(orphan) => (&orphan.snapshot, orphan.id),
+            None => (&state.current, state.current.id(ino)?),
         };
-        Some(Entry { loaded: Arc::clone(self), ino, dir: shown.tree().is_dir(id) })
+        Some(CollectionNode::new(Arc::clone(self), ino, snapshot.tree().is_dir(id)))
     }
 
     /// The entry of that name in the directory whose node is `dir`.
     #[must_use]
-    pub fn child(self: &Arc<Self>, shown: &Shown, dir: NodeId, name: &str) -> Option<Entry<O>> {
-        shown.tree().child(dir, name).map(|id| self.entry_of(shown, id))
+    pub fn child(
+        self: &Arc<Self>,
+        snapshot: &Snapshot,
+        dir: NodeId,
+        name: &str,
+    ) -> Option<CollectionNode<H>> {
+        snapshot.tree().child(dir, name).map(|id| self.entry_of(snapshot, id))
     }
 
     /// The entry of that node.
     #[must_use]
-    pub fn entry_of(self: &Arc<Self>, shown: &Shown, id: NodeId) -> Entry<O> {
-        Entry { loaded: Arc::clone(self), ino: shown.ino(id), dir: shown.tree().is_dir(id) }
+    pub fn entry_of(self: &Arc<Self>, snapshot: &Snapshot, id: NodeId) -> CollectionNode<H> {
+        CollectionNode::new(Arc::clone(self), snapshot.ino(id), snapshot.tree().is_dir(id))
     }
 
     /// Inode number of a node's directory.
     #[must_use]
-    pub fn parent_of(&self, shown: &Shown, id: NodeId) -> Option<u64> {
-        match shown.tree().parent(id) {
+    pub fn parent_of(&self, snapshot: &Snapshot, id: NodeId) -> Option<u64> {
+        match snapshot.tree().parent(id) {
             NodeId::ROOT => self.root.inode(),
-            parent => Some(shown.ino(parent)),
+            parent => Some(snapshot.ino(parent)),
         }
     }
 
-    /// Has the owner renew the block signatures, once for all who ask meanwhile, and then tells
+    /// Has the host renew the block signatures, once for all who ask meanwhile, and then tells
     /// each of them.
     pub fn renew(self: &Arc<Self>, then: Renewed) {
         let mut waiting = self.renewals.lock();
@@ -269,15 +337,15 @@ impl<O: Owner> Loaded<O> {
             return;
         }
         drop(waiting);
-        let loaded = Arc::clone(self);
-        let tell = |loaded: &Self, renewed| {
-            for then in std::mem::take(&mut *loaded.renewals.lock()) {
+        let mounted = Arc::clone(self);
+        let tell = |mounted: &Self, renewed| {
+            for then in std::mem::take(&mut *mounted.renewals.lock()) {
                 then(renewed);
             }
         };
         let started = std::thread::Builder::new().name("keep-renewal".into()).spawn(move || {
-            let renewed = loaded.owner.renew();
-            tell(&loaded, renewed);
+            let renewed = mounted.host.renew();
+            tell(&mounted, renewed);
         });
         if let Err(error) = started {
             log::error!("no thread for renewing block signatures: {error}");
@@ -288,15 +356,20 @@ impl<O: Owner> Loaded<O> {
     /// Shows another version of the collection; `reserve(n)` answers the first of `n` new inode
     /// numbers. What has the same path and kind as before keeps its number. Where nothing but
     /// block signatures changed, those are taken over.
-    pub fn update(&self, tree: Arc<Tree>, mtime: f64, reserve: impl FnOnce(u64) -> u64) -> Changes {
-        let old = self.shown();
+    pub fn update(
+        &self,
+        tree: Arc<Tree>,
+        mtime: Timestamp,
+        reserve: impl FnOnce(u64) -> u64,
+    ) -> Changes {
+        let old = self.snapshot();
         let difference = diff(old.tree(), &tree);
         if difference.is_empty() {
             old.tree().renew_locators(&tree);
             return Changes::default();
         }
         let mut new_counts = counts(&tree);
-        let shown = Arc::new(old.successor(tree, &difference, mtime, |count| {
+        let snapshot = Arc::new(old.successor(tree, &difference, mtime, |count| {
             let first = reserve(count);
             self.ranges.lock().push(first);
             first
@@ -309,7 +382,7 @@ impl<O: Owner> Loaded<O> {
             }
         }
         for id in difference.changed().iter().filter(|id| **id != NodeId::ROOT) {
-            changes.inodes.push(shown.ino(*id));
+            changes.inodes.push(snapshot.ino(*id));
         }
         // That there is no such name the kernel asks each time: what is new it need not be told.
         for id in difference.removed() {
@@ -322,12 +395,12 @@ impl<O: Owner> Loaded<O> {
         }
         // Whoever loads a tree numbers a directory before what is in it.
         changes.gone.reverse();
-        state.shown = shown;
+        state.current = snapshot;
         state.counts = new_counts;
         changes
     }
 
-    /// From now on entries of the layer above stand for these ([`Owner::successor`]). Answers
+    /// From now on entries of the layer above stand for these ([`Host::successor`]). Answers
     /// what they take over: numbers that are referenced or in use, references, uses.
     pub fn supersede(&self) -> Vec<(u64, u32, u32)> {
         let mut state = self.state.write();
@@ -335,15 +408,15 @@ impl<O: Owner> Loaded<O> {
         for (at, counts) in (0..).zip(&state.counts).skip(1) {
             if counts.wanted() {
                 handed_over.push((
-                    state.shown.ino(NodeId(at)),
+                    state.current.ino(NodeId(at)),
                     counts.refs.load(Ordering::Acquire),
                     counts.uses.load(Ordering::Acquire),
                 ));
             }
         }
         self.superseded.store(true, Ordering::Release);
-        state.shown = Arc::new(Shown::empty());
-        state.counts = counts(state.shown.tree());
+        state.current = Arc::new(Snapshot::empty());
+        state.counts = counts(state.current.tree());
         let still = |o: &Orphan| i64::from(o.counts.uses.load(Ordering::Acquire));
         self.uses.store(state.orphans.values().map(still).sum(), Ordering::Release);
         handed_over
@@ -352,23 +425,24 @@ impl<O: Owner> Loaded<O> {
     /// The contents are dropped. What the kernel still refers to stays until it is forgotten.
     pub fn detach(&self) {
         let mut state = self.state.write();
-        let shown = std::mem::replace(&mut state.shown, Arc::new(Shown::empty()));
+        let snapshot = std::mem::replace(&mut state.current, Arc::new(Snapshot::empty()));
         for at in (0..).take(state.counts.len()).skip(1) {
-            state.orphan(&shown, NodeId(at));
+            state.orphan(&snapshot, NodeId(at));
         }
-        state.counts = counts(state.shown.tree());
+        state.counts = counts(state.current.tree());
     }
 }
 
 impl State {
     /// Keeps a node that leaves the collection, if anybody has it; answers whether that is so.
-    fn orphan(&mut self, shown: &Arc<Shown>, id: NodeId) -> bool {
+    fn orphan(&mut self, snapshot: &Arc<Snapshot>, id: NodeId) -> bool {
         let Some(counts) = self.counts.get_mut(id.0 as usize).map(std::mem::take) else {
             return false;
         };
         let wanted = counts.wanted();
         if wanted {
-            self.orphans.insert(shown.ino(id), Orphan { shown: Arc::clone(shown), id, counts });
+            self.orphans
+                .insert(snapshot.ino(id), Orphan { snapshot: Arc::clone(snapshot), id, counts });
         }
         wanted
     }
@@ -376,108 +450,8 @@ impl State {
     fn counts_of(&self, ino: u64) -> Option<&Counts> {
         match self.orphans.get(&ino) {
             Some(orphan) => Some(&orphan.counts),
-            None => self.counts.get(self.shown.id(ino)?.0 as usize),
+            None => self.counts.get(self.current.id(ino)?.0 as usize),
         }
-    }
-}
-
-/// A file or directory in a loaded collection.
-pub struct Entry<O> {
-    loaded: Arc<Loaded<O>>,
-    ino: u64,
-    dir: bool,
-}
-
-impl<O> Clone for Entry<O> {
-    fn clone(&self) -> Self {
-        Entry { loaded: Arc::clone(&self.loaded), ino: self.ino, dir: self.dir }
-    }
-}
-
-impl<O: Owner> Entry<O> {
-    /// Inode number.
-    #[must_use]
-    pub fn ino(&self) -> u64 {
-        self.ino
-    }
-
-    /// Whether it is a directory.
-    #[must_use]
-    pub fn is_dir(&self) -> bool {
-        self.dir
-    }
-
-    /// The collection that it is in.
-    #[must_use]
-    pub fn loaded(&self) -> &Arc<Loaded<O>> {
-        &self.loaded
-    }
-
-    /// Whether both are the same entry.
-    #[must_use]
-    pub fn same(&self, other: &Self) -> bool {
-        self.ino == other.ino && Arc::ptr_eq(&self.loaded, &other.loaded)
-    }
-
-    /// Where it is to be found at present.
-    #[must_use]
-    pub fn place(&self) -> Place<O::Node> {
-        let state = self.loaded.state.read();
-        if let Some(orphan) = state.orphans.get(&self.ino) {
-            return Place::Here(Arc::clone(&orphan.shown), orphan.id);
-        }
-        if self.loaded.is_superseded() {
-            drop(state);
-            return self.loaded.owner.successor(self.ino).map_or(Place::Gone, Place::Successor);
-        }
-        match state.shown.id(self.ino) {
-            Some(id) => Place::Here(Arc::clone(&state.shown), id),
-            None => Place::Gone,
-        }
-    }
-
-    /// Inode number of the directory that it is in; none once it left the collection.
-    #[must_use]
-    pub fn parent(&self) -> Option<u64> {
-        let state = self.loaded.state.read();
-        if state.orphans.contains_key(&self.ino) {
-            return None;
-        }
-        self.loaded.parent_of(&state.shown, state.shown.id(self.ino)?)
-    }
-
-    /// Adds to the kernel's references; answers how many there are then. None where it was
-    /// superseded or is gone.
-    pub fn add_ref(&self, n: i64) -> Option<i64> {
-        let state = self.loaded.state.read();
-        state.counts_of(self.ino).map(|counts| add(&counts.refs, n))
-    }
-
-    /// Adds to the uses from inside; answers how many there are then. None as above.
-    pub fn add_use(&self, n: i64) -> Option<i64> {
-        let state = self.loaded.state.read();
-        let uses = state.counts_of(self.ino).map(|counts| add(&counts.uses, n))?;
-        self.loaded.uses.fetch_add(n, Ordering::AcqRel);
-        Some(uses)
-    }
-
-    /// How many references the kernel has. None as above.
-    #[must_use]
-    pub fn refs(&self) -> Option<u32> {
-        let state = self.loaded.state.read();
-        state.counts_of(self.ino).map(|counts| counts.refs.load(Ordering::Acquire))
-    }
-
-    /// How many uses there are from inside. None as above.
-    #[must_use]
-    pub fn uses(&self) -> Option<u32> {
-        let state = self.loaded.state.read();
-        state.counts_of(self.ino).map(|counts| counts.uses.load(Ordering::Acquire))
-    }
-
-    /// An orphan that was let go is forgotten.
-    pub fn forget(&self) {
-        self.loaded.state.write().orphans.remove(&self.ino);
     }
 }
 

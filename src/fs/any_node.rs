@@ -1,0 +1,121 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! An inode entry of any kind: one of the layer above, or a part of a mounted collection, which
+//! needs no object of its own.
+
+use std::time::Duration;
+
+use super::collection::{CollectionNode, Host};
+use super::node::{
+    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
+    Listing, Outcome, Reader,
+};
+
+/// An inode entry. Clones refer to the same one.
+pub enum AnyNode<H: Host> {
+    /// An entry of the layer above.
+    Host(H::Node),
+    /// A file or directory of a mounted collection.
+    Collection(CollectionNode<H>),
+}
+
+impl<H: Host> Clone for AnyNode<H> {
+    fn clone(&self) -> Self {
+        match self {
+            AnyNode::Host(node) => AnyNode::Host(node.clone()),
+            AnyNode::Collection(node) => AnyNode::Collection(node.clone()),
+        }
+    }
+}
+
+/// Has the methods of a trait answered by whichever entry it is.
+macro_rules! propagate {
+    ($trait:path { $(fn $name:ident(&self $(, $arg:ident: $kind:ty)*) $(-> $result:ty)?;)* $(+ $($more:item)*)? }) => {
+        impl<H: Host> $trait for AnyNode<H> {
+            $(
+                fn $name(&self $(, $arg: $kind)*) $(-> $result)? {
+                    match self {
+                        AnyNode::Host(node) => node.$name($($arg),*),
+                        AnyNode::Collection(node) => node.$name($($arg),*),
+                    }
+                }
+            )*
+            $($($more)*)?
+        }
+    };
+}
+
+propagate!(Identity {
+    fn inode(&self) -> Outcome<Option<u64>>;
+    fn set_inode(&self, inode: Option<u64>) -> Outcome<()>;
+    fn parent_inode(&self) -> Outcome<Option<u64>>;
+    fn set_parent_inode(&self, parent: Option<u64>) -> Outcome<()>;
+    fn is_dir(&self) -> bool;
+    fn is_collection_file(&self) -> bool;
+    fn uuid(&self) -> Outcome<Option<String>>;
+    fn cache_uuid(&self) -> Outcome<Option<String>>;
+    fn set_cache_uuid(&self, uuid: Option<String>) -> Outcome<()>;
+    +
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (AnyNode::Host(one), AnyNode::Host(another)) => one.same(another),
+            (AnyNode::Collection(one), AnyNode::Collection(another)) => one.same(another),
+            _ => false,
+        }
+    }
+});
+
+propagate!(Attributes {
+    fn facts(&self, may_write: bool) -> Outcome<Facts>;
+    fn writable(&self) -> Outcome<bool>;
+    fn time_to_next_poll(&self) -> Outcome<Duration>;
+    fn allow_dirent_cache(&self) -> Outcome<bool>;
+});
+
+propagate!(Freshness {
+    fn accessed(&self) -> Outcome<()>;
+    fn stale(&self) -> Outcome<bool>;
+    fn checkupdate(&self) -> Outcome<()>;
+    fn refreshed_with(&self) -> Outcome<Option<u64>>;
+});
+
+propagate!(Counted {
+    fn inc_use(&self) -> Outcome<()>;
+    fn dec_use(&self) -> Outcome<()>;
+    fn in_use(&self) -> Outcome<bool>;
+    fn inc_ref(&self) -> Outcome<()>;
+    fn dec_ref(&self, n: u64) -> Outcome<i64>;
+    fn has_ref(&self) -> Outcome<bool>;
+    fn referenced_now(&self) -> bool;
+});
+
+propagate!(Cacheable {
+    fn persisted(&self) -> Outcome<bool>;
+    fn objsize(&self) -> Outcome<i64>;
+    fn cache_size(&self) -> Outcome<i64>;
+    fn set_cache_size(&self, size: i64) -> Outcome<()>;
+    fn counted_as(&self) -> Outcome<Option<u64>>;
+    fn kernel_invalidate(&self) -> Outcome<()>;
+    fn finalize(&self) -> Outcome<()>;
+    fn clear(&self) -> Outcome<()>;
+});
+
+propagate!(FileNode {
+    fn reader(&self) -> Outcome<Option<Box<dyn Reader>>>;
+    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>>;
+    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32>;
+    fn truncate(&self, size: u64) -> Outcome<u64>;
+    fn flush(&self) -> Outcome<()>;
+});
+
+propagate!(DirectoryNode<AnyNode<H>> {
+    fn child(&self, name: &str) -> Outcome<Option<AnyNode<H>>>;
+    fn items(&self) -> Outcome<Box<dyn Listing<AnyNode<H>>>>;
+    fn create(&self, name: &str) -> Outcome<()>;
+    fn mkdir(&self, name: &str) -> Outcome<()>;
+    fn unlink(&self, name: &str) -> Outcome<()>;
+    fn rmdir(&self, name: &str) -> Outcome<()>;
+    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>) -> Outcome<()>;
+});

@@ -1,0 +1,109 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! A mounted collection's place in the inode table: how it begins, follows newer versions, and ends.
+
+use std::sync::Arc;
+
+use super::{CollectionNode, Host, MountedCollection, Settings};
+use crate::collection::{NodeId, Tree};
+use crate::fs::any_node::AnyNode;
+use crate::fs::attr::{Ino, Timestamp};
+use crate::fs::inodes::{Inodes, RangeOwner};
+use crate::fs::state::NodeState;
+
+/// Answers for a mounted collection's ranges of inode numbers.
+struct Numbers<H>(Arc<MountedCollection<H>>);
+
+impl<H: Host> RangeOwner<AnyNode<H>> for Numbers<H> {
+    fn entry(&self, ino: u64) -> Option<AnyNode<H>> {
+        self.0.entry(ino).map(AnyNode::Collection)
+    }
+
+    fn is_deserted(&self) -> bool {
+        self.0.is_deserted()
+    }
+
+    fn ranges(&self) -> Vec<u64> {
+        self.0.ranges()
+    }
+}
+
+impl<H: Host> MountedCollection<H> {
+    /// Serves `tree` below the directory whose state `root` is, with numbers of `table`. The tree has no
+    /// odd names.
+    #[must_use]
+    pub fn mount(
+        host: H,
+        settings: Settings,
+        root: Arc<NodeState>,
+        tree: Arc<Tree>,
+        mtime: Timestamp,
+        table: &Inodes<AnyNode<H>>,
+    ) -> Arc<Self> {
+        let count = Self::numbers_for(&tree);
+        let first = table.reserve(count);
+        let mounted = MountedCollection::new(host, settings, root, tree, first, mtime);
+        table.add_range(first, count, Arc::new(Numbers(Arc::clone(&mounted))));
+        mounted
+    }
+
+    /// Shows another version: what stays keeps its inode number, and the kernel is told what changed.
+    pub fn follow(self: &Arc<Self>, tree: Tree, mtime: Timestamp, table: &Inodes<AnyNode<H>>) {
+        let mut reserved = None;
+        let changes = self.update(Arc::new(tree), mtime, |count| {
+            let first = table.reserve(count);
+            reserved = Some((first, count));
+            first
+        });
+        if let Some((first, count)) = reserved {
+            table.add_range(first, count, Arc::new(Numbers(Arc::clone(self))));
+        }
+        for ino in changes.inodes {
+            table.upcalls().invalidate_inode(Ino(ino));
+        }
+        let snapshot = self.snapshot();
+        for (parent, name) in changes.names {
+            let dir = if self.root().inode() == Some(parent) {
+                Some(NodeId::ROOT)
+            } else {
+                snapshot.id(parent)
+            };
+            let (parent, bytes) = (Ino(parent), name.as_bytes());
+            match dir.and_then(|dir| snapshot.tree().child(dir, &name)) {
+                // Somebody may be in there already.
+                Some(_) => table.upcalls().expire_entry(parent, bytes),
+                // Whoever has it open keeps it no longer than that.
+                None => table.upcalls().invalidate_entry(parent, bytes),
+            }
+        }
+        table.upcalls().prune(changes.gone.into_iter().map(Ino).collect());
+    }
+
+    /// Drops the contents, and has the kernel give back what it knows of them, as far as nothing uses
+    /// it. What it still refers to stays until it is forgotten.
+    pub fn unmount(&self, table: &Inodes<AnyNode<H>>) {
+        let known = self.known();
+        for known in &known {
+            table.upcalls().expire_entry(Ino(known.parent), known.name.as_bytes());
+        }
+        table.upcalls().prune(known.iter().map(|known| Ino(known.ino)).collect());
+        self.detach();
+        self.forget_ranges(table);
+    }
+
+    /// Gives back the ranges of numbers where nothing is left in them.
+    pub fn forget_ranges(&self, table: &Inodes<AnyNode<H>>) {
+        if let Some(first) = self.ranges().first() {
+            table.drop_deserted(*first);
+        }
+    }
+
+    /// The entry of that name at the top.
+    #[must_use]
+    pub fn top(self: &Arc<Self>, name: &str) -> Option<CollectionNode<H>> {
+        let snapshot = self.snapshot();
+        self.child(&snapshot, NodeId::ROOT, name)
+    }
+}

@@ -1,0 +1,483 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! A file or directory of a mounted collection, as an inode entry.
+//!
+//! Everything but a change is answered here, for as long as the layer above does not want to be
+//! asked. Where it does, or where something is to be changed, entries of the layer above supersede
+//! these, under the same inode numbers, and every question is propagated to them.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::reader::FileReader;
+use super::snapshot::Snapshot;
+use super::{Host, MountedCollection, Resolved, add};
+use crate::collection::NodeId;
+use crate::fs::any_node::AnyNode;
+use crate::fs::errno::Errno;
+use crate::fs::node::{
+    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
+    Listing, Outcome, Reader,
+};
+
+/// A file or directory in a mounted collection. Clones refer to the same one.
+pub struct CollectionNode<H> {
+    collection: Arc<MountedCollection<H>>,
+    ino: u64,
+    dir: bool,
+}
+
+impl<H> Clone for CollectionNode<H> {
+    fn clone(&self) -> Self {
+        CollectionNode { collection: Arc::clone(&self.collection), ino: self.ino, dir: self.dir }
+    }
+}
+
+/// Who answers for the entry.
+enum Answering<U> {
+    /// We do, from this version.
+    Here(Arc<Snapshot>, NodeId),
+    /// What took its place.
+    Successor(U),
+}
+
+use Answering::{Here, Successor};
+
+impl<H: Host> CollectionNode<H> {
+    pub(super) fn new(collection: Arc<MountedCollection<H>>, ino: u64, dir: bool) -> Self {
+        CollectionNode { collection, ino, dir }
+    }
+
+    /// Inode number.
+    #[must_use]
+    pub fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// The collection that it is in.
+    #[must_use]
+    pub fn collection(&self) -> &Arc<MountedCollection<H>> {
+        &self.collection
+    }
+
+    /// Where it is to be found at present.
+    #[must_use]
+    pub fn resolve(&self) -> Resolved<H::Node> {
+        let state = self.collection.state.read();
+        if let Some(orphan) = state.orphans.get(&self.ino) {
+            return Resolved::Here(Arc::clone(&orphan.snapshot), orphan.id);
+        }
+        if self.collection.is_superseded() {
+            drop(state);
+            let successor = self.collection.host.successor(self.ino);
+            return successor.map_or(Resolved::Gone, Resolved::Successor);
+        }
+        match state.current.id(self.ino) {
+            Some(id) => Resolved::Here(Arc::clone(&state.current), id),
+            None => Resolved::Gone,
+        }
+    }
+
+    /// Inode number of the directory that it is in; none once it left the collection.
+    #[must_use]
+    pub fn parent(&self) -> Option<u64> {
+        let state = self.collection.state.read();
+        if state.orphans.contains_key(&self.ino) {
+            return None;
+        }
+        self.collection.parent_of(&state.current, state.current.id(self.ino)?)
+    }
+
+    /// Adds to the kernel's references; answers how many there are then. None where it was
+    /// superseded or is gone.
+    pub fn add_ref(&self, n: i64) -> Option<i64> {
+        let state = self.collection.state.read();
+        state.counts_of(self.ino).map(|counts| add(&counts.refs, n))
+    }
+
+    /// Adds to the uses from inside; answers how many there are then. None as above.
+    pub fn add_use(&self, n: i64) -> Option<i64> {
+        let state = self.collection.state.read();
+        let uses = state.counts_of(self.ino).map(|counts| add(&counts.uses, n))?;
+        self.collection.uses.fetch_add(n, std::sync::atomic::Ordering::AcqRel);
+        Some(uses)
+    }
+
+    /// How many references the kernel has. None as above.
+    #[must_use]
+    pub fn refs(&self) -> Option<u32> {
+        let state = self.collection.state.read();
+        let refs = |counts: &super::Counts| counts.refs.load(std::sync::atomic::Ordering::Acquire);
+        state.counts_of(self.ino).map(refs)
+    }
+
+    /// How many uses there are from inside. None as above.
+    #[must_use]
+    pub fn uses(&self) -> Option<u32> {
+        let state = self.collection.state.read();
+        let uses = |counts: &super::Counts| counts.uses.load(std::sync::atomic::Ordering::Acquire);
+        state.counts_of(self.ino).map(uses)
+    }
+
+    /// An orphan that nobody has any more is forgotten.
+    pub fn forget(&self) {
+        self.collection.state.write().orphans.remove(&self.ino);
+    }
+
+    /// Who answers, after a look at whether the layer above wants to.
+    fn answering(&self) -> Outcome<Answering<H::Node>> {
+        self.collection.host.look()?;
+        match self.resolve() {
+            Resolved::Here(snapshot, id) => Ok(Here(snapshot, id)),
+            Resolved::Successor(node) => Ok(Successor(node)),
+            Resolved::Gone => Err(Errno::ENOENT.into()),
+        }
+    }
+
+    /// The entry of the layer above; it takes over where it has not yet.
+    fn taken_over(&self) -> Outcome<H::Node> {
+        if let Successor(node) = self.answering()? {
+            return Ok(node);
+        }
+        self.collection.host.take_over()?;
+        match self.resolve() {
+            Resolved::Successor(node) => Ok(node),
+            // It left the collection: there is nothing that could be changed.
+            _ => Err(Errno::EIO.into()),
+        }
+    }
+
+    /// For how long the collection still counts as fresh.
+    fn fresh_for(&self) -> Outcome<Duration> {
+        let root = self.collection.root();
+        if root.marked_stale() {
+            return Ok(Duration::ZERO);
+        }
+        Ok(root.fresh_for(self.collection.host.now()?))
+    }
+
+    /// What took its place, if anything did. Asks nobody.
+    fn superseded(&self) -> Option<H::Node> {
+        if !self.collection.is_superseded() {
+            return None;
+        }
+        match self.resolve() {
+            Resolved::Successor(node) => Some(node),
+            _ => None,
+        }
+    }
+}
+
+impl<H: Host> Identity for CollectionNode<H> {
+    fn inode(&self) -> Outcome<Option<u64>> {
+        Ok(Some(self.ino))
+    }
+
+    fn set_inode(&self, inode: Option<u64>) -> Outcome<()> {
+        match self.superseded() {
+            Some(node) => node.set_inode(inode),
+            None => {
+                if inode.is_none() {
+                    self.forget();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn parent_inode(&self) -> Outcome<Option<u64>> {
+        self.superseded().map_or_else(|| Ok(self.parent()), |node| node.parent_inode())
+    }
+
+    fn set_parent_inode(&self, parent: Option<u64>) -> Outcome<()> {
+        // Where it is, the tree says.
+        self.superseded().map_or(Ok(()), |node| node.set_parent_inode(parent))
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        self.ino == other.ino && Arc::ptr_eq(&self.collection, &other.collection)
+    }
+
+    fn is_dir(&self) -> bool {
+        self.dir
+    }
+
+    fn is_collection_file(&self) -> bool {
+        !self.dir
+    }
+
+    fn uuid(&self) -> Outcome<Option<String>> {
+        Ok(None)
+    }
+
+    fn cache_uuid(&self) -> Outcome<Option<String>> {
+        Ok(None)
+    }
+
+    fn set_cache_uuid(&self, _uuid: Option<String>) -> Outcome<()> {
+        Ok(())
+    }
+}
+
+impl<H: Host> Attributes for CollectionNode<H> {
+    fn facts(&self, may_write: bool) -> Outcome<Facts> {
+        match self.answering()? {
+            Here(snapshot, id) => {
+                let collection = &self.collection;
+                let fresh_for = self.fresh_for()?;
+                Ok(Facts {
+                    size: snapshot.tree().size(id),
+                    atime: collection.atime.load(),
+                    mtime: snapshot.mtime(id),
+                    writable: may_write && collection.is_writable(),
+                    attr_timeout: fresh_for,
+                    entry_timeout: Some(fresh_for),
+                })
+            }
+            Successor(node) => node.facts(may_write),
+        }
+    }
+
+    fn writable(&self) -> Outcome<bool> {
+        match self.answering()? {
+            Here(..) => Ok(self.collection.is_writable()),
+            Successor(node) => node.writable(),
+        }
+    }
+
+    fn time_to_next_poll(&self) -> Outcome<Duration> {
+        match self.answering()? {
+            // For as long as the collection counts as fresh.
+            Here(..) => self.fresh_for(),
+            Successor(node) => node.time_to_next_poll(),
+        }
+    }
+
+    fn allow_dirent_cache(&self) -> Outcome<bool> {
+        match self.answering()? {
+            Here(..) => Ok(true),
+            Successor(node) => node.allow_dirent_cache(),
+        }
+    }
+}
+
+impl<H: Host> Freshness for CollectionNode<H> {
+    fn accessed(&self) -> Outcome<()> {
+        match self.superseded() {
+            Some(node) => node.accessed(),
+            None => {
+                self.collection.atime.store(self.collection.host.now()?);
+                Ok(())
+            }
+        }
+    }
+
+    fn stale(&self) -> Outcome<bool> {
+        self.superseded().map_or(Ok(false), |node| node.stale())
+    }
+
+    fn checkupdate(&self) -> Outcome<()> {
+        self.superseded().map_or(Ok(()), |node| node.checkupdate())
+    }
+
+    fn refreshed_with(&self) -> Outcome<Option<u64>> {
+        match self.superseded() {
+            Some(node) => node.refreshed_with(),
+            // What left the collection stays as it is.
+            None => Ok(self.parent().and(self.collection.root().inode())),
+        }
+    }
+}
+
+impl<H: Host> Counted for CollectionNode<H> {
+    fn inc_use(&self) -> Outcome<()> {
+        match self.add_use(1) {
+            Some(_) => Ok(()),
+            None => self.superseded().map_or(Ok(()), |node| node.inc_use()),
+        }
+    }
+
+    fn dec_use(&self) -> Outcome<()> {
+        match self.add_use(-1) {
+            Some(_) => Ok(()),
+            None => self.superseded().map_or(Ok(()), |node| node.dec_use()),
+        }
+    }
+
+    fn in_use(&self) -> Outcome<bool> {
+        match self.uses() {
+            Some(uses) => Ok(uses > 0),
+            None => self.superseded().map_or(Ok(false), |node| node.in_use()),
+        }
+    }
+
+    fn inc_ref(&self) -> Outcome<()> {
+        match self.add_ref(1) {
+            Some(_) => Ok(()),
+            None => self.superseded().map_or(Ok(()), |node| node.inc_ref()),
+        }
+    }
+
+    fn dec_ref(&self, n: u64) -> Outcome<i64> {
+        let count = i64::try_from(n).unwrap_or(i64::MAX);
+        match self.add_ref(-count) {
+            Some(refs) => Ok(refs),
+            None => self.superseded().map_or(Ok(0), |node| node.dec_ref(n)),
+        }
+    }
+
+    fn has_ref(&self) -> Outcome<bool> {
+        match self.refs() {
+            Some(refs) => Ok(refs > 0),
+            None => self.superseded().map_or(Ok(false), |node| node.has_ref()),
+        }
+    }
+
+    fn referenced_now(&self) -> bool {
+        match self.refs() {
+            Some(refs) => refs > 0,
+            None => self.superseded().is_some_and(|node| node.referenced_now()),
+        }
+    }
+}
+
+impl<H: Host> Cacheable for CollectionNode<H> {
+    fn persisted(&self) -> Outcome<bool> {
+        // The whole collection is counted at its root.
+        Ok(false)
+    }
+
+    fn objsize(&self) -> Outcome<i64> {
+        Ok(0)
+    }
+
+    fn cache_size(&self) -> Outcome<i64> {
+        Ok(0)
+    }
+
+    fn set_cache_size(&self, _size: i64) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn counted_as(&self) -> Outcome<Option<u64>> {
+        self.superseded().map_or_else(|| Ok(self.collection.root().inode()), |node| node.inode())
+    }
+
+    fn kernel_invalidate(&self) -> Outcome<()> {
+        self.superseded().map_or(Ok(()), |node| node.kernel_invalidate())
+    }
+
+    fn finalize(&self) -> Outcome<()> {
+        self.superseded().map_or(Ok(()), |node| node.finalize())
+    }
+
+    fn clear(&self) -> Outcome<()> {
+        self.superseded().map_or(Ok(()), |node| node.clear())
+    }
+}
+
+impl<H: Host> FileNode for CollectionNode<H> {
+    fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
+        if let Successor(node) = self.answering()? {
+            return node.reader();
+        }
+        match self.collection.host.keep() {
+            Some(client) => Ok(Some(Box::new(FileReader::new(self.clone(), client)))),
+            None => self.taken_over()?.reader(),
+        }
+    }
+
+    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>> {
+        self.taken_over()?.readfrom(offset, size, num_retries)
+    }
+
+    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
+        self.taken_over()?.writeto(offset, data, num_retries)
+    }
+
+    fn truncate(&self, size: u64) -> Outcome<u64> {
+        self.taken_over()?.truncate(size)
+    }
+
+    fn flush(&self) -> Outcome<()> {
+        // Otherwise nothing was written: whoever writes is taken over first.
+        self.superseded().map_or(Ok(()), |node| node.flush())
+    }
+}
+
+impl<H: Host> DirectoryNode<AnyNode<H>> for CollectionNode<H> {
+    fn child(&self, name: &str) -> Outcome<Option<AnyNode<H>>> {
+        match self.answering()? {
+            Here(snapshot, id) => {
+                let found = self.collection.child(&snapshot, id, name);
+                Ok(found.map(AnyNode::Collection))
+            }
+            Successor(node) => node.child(name),
+        }
+    }
+
+    fn items(&self) -> Outcome<Box<dyn Listing<AnyNode<H>>>> {
+        match self.answering()? {
+            Here(snapshot, id) => Ok(self.collection.listing(snapshot, id)),
+            Successor(node) => node.items(),
+        }
+    }
+
+    fn create(&self, name: &str) -> Outcome<()> {
+        self.taken_over()?.create(name)
+    }
+
+    fn mkdir(&self, name: &str) -> Outcome<()> {
+        self.taken_over()?.mkdir(name)
+    }
+
+    fn unlink(&self, name: &str) -> Outcome<()> {
+        self.taken_over()?.unlink(name)
+    }
+
+    fn rmdir(&self, name: &str) -> Outcome<()> {
+        self.taken_over()?.rmdir(name)
+    }
+
+    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>) -> Outcome<()> {
+        self.taken_over()?.rename(old, new, source)
+    }
+}
+
+impl<H: Host> MountedCollection<H> {
+    /// What a directory of a version lists.
+    #[must_use]
+    pub fn listing(
+        self: &Arc<Self>,
+        snapshot: Arc<Snapshot>,
+        dir: NodeId,
+    ) -> Box<dyn Listing<AnyNode<H>>> {
+        Box::new(TreeListing { collection: Arc::clone(self), snapshot, dir })
+    }
+}
+
+struct TreeListing<H> {
+    collection: Arc<MountedCollection<H>>,
+    snapshot: Arc<Snapshot>,
+    dir: NodeId,
+}
+
+impl<H: Host> Listing<AnyNode<H>> for TreeListing<H> {
+    fn len(&self) -> usize {
+        self.snapshot.tree().children(self.dir).len()
+    }
+
+    fn get(&self, at: usize) -> Option<(Cow<'_, str>, AnyNode<H>)> {
+        let id = self.snapshot.tree().children(self.dir).get(at)?;
+        let node = self.collection.entry_of(&self.snapshot, id);
+        Some((Cow::Borrowed(self.snapshot.tree().name(id)), AnyNode::Collection(node)))
+    }
+
+    fn used(&self) -> Box<dyn Iterator<Item = &AnyNode<H>> + '_> {
+        // The directory is in use itself, and with it the collection.
+        Box::new(std::iter::empty())
+    }
+}

@@ -1,0 +1,301 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! The top directory of a collection that is the whole mount, with no layer above.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use super::{Host, MountedCollection, Settings};
+use crate::collection::{NodeId, Tree};
+use crate::fs::any_node::AnyNode;
+use crate::fs::attr::{Ino, Timestamp};
+use crate::fs::errno::Errno;
+use crate::fs::inodes::Inodes;
+use crate::fs::node::{
+    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
+    Listing, Outcome, Reader,
+};
+use crate::fs::state::NodeState;
+use crate::keep::KeepClient;
+
+/// What has newer versions of the collection, if anything does.
+pub type Reload = Box<dyn Fn() -> Option<(Tree, Timestamp)> + Send + Sync>;
+
+/// Everything that a collection needs from outside, where there is nothing but Rust.
+pub struct Standalone {
+    keep: Arc<KeepClient>,
+    reload: Option<Reload>,
+    root: Weak<Root>,
+}
+
+impl Host for Standalone {
+    type Node = RootDirectory;
+
+    fn now(&self) -> Outcome<Timestamp> {
+        Ok(Timestamp::now())
+    }
+
+    fn look(&self) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn take_over(&self) -> Outcome<()> {
+        Err(Errno::EROFS.into())
+    }
+
+    fn successor(&self, _ino: u64) -> Option<RootDirectory> {
+        None
+    }
+
+    fn keep(&self) -> Option<Arc<KeepClient>> {
+        Some(Arc::clone(&self.keep))
+    }
+
+    fn renew(&self) -> bool {
+        let newer = self.reload.as_ref().and_then(|reload| reload());
+        match (newer, self.root.upgrade()) {
+            (Some((tree, mtime)), Some(root)) => RootDirectory(root).show(tree, mtime),
+            _ => false,
+        }
+    }
+}
+
+struct Root {
+    state: Arc<NodeState>,
+    collection: OnceLock<Arc<MountedCollection<Standalone>>>,
+    table: Weak<Inodes<AnyNode<Standalone>>>,
+}
+
+/// The top directory of a mounted collection. Clones refer to the same one.
+#[derive(Clone)]
+pub struct RootDirectory(Arc<Root>);
+
+impl RootDirectory {
+    /// Mounts a collection as the root of `table`, which is empty. Its blocks are read through `keep`;
+    /// `reload` is asked for a newer version when block signatures have expired.
+    ///
+    /// # Errors
+    /// `EINVAL` where the collection has names that no file system can show.
+    pub fn mount(
+        tree: Tree,
+        mtime: Timestamp,
+        keep: Arc<KeepClient>,
+        reload: Option<Reload>,
+        table: &Arc<Inodes<AnyNode<Standalone>>>,
+    ) -> Outcome<Self> {
+        if tree.has_odd_names() {
+            return Err(Errno::EINVAL.into());
+        }
+        let state = Arc::new(NodeState::new(mtime));
+        state.mtime.store(mtime);
+        state.mark_stale(false);
+        state.set_parent(Some(Ino::ROOT.0));
+        let root = RootDirectory(Arc::new(Root {
+            state: Arc::clone(&state),
+            collection: OnceLock::new(),
+            table: Arc::downgrade(table),
+        }));
+        table.add(&AnyNode::Host(root.clone()))?;
+        let host = Standalone { keep, reload, root: Arc::downgrade(&root.0) };
+        let settings = Settings::default();
+        let mounted = MountedCollection::mount(host, settings, state, Arc::new(tree), mtime, table);
+        // Set once: this is where the directory is made.
+        let _ = root.0.collection.set(mounted);
+        Ok(root)
+    }
+
+    /// Shows another version; false where it has names that no file system can show.
+    pub fn show(&self, tree: Tree, mtime: Timestamp) -> bool {
+        match (self.collection(), self.0.table.upgrade()) {
+            (Some(collection), Some(table)) if !tree.has_odd_names() => {
+                collection.follow(tree, mtime, &table);
+                self.0.state.mtime.store(mtime);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The collection.
+    #[must_use]
+    pub fn collection(&self) -> Option<&Arc<MountedCollection<Standalone>>> {
+        self.0.collection.get()
+    }
+
+    fn mounted(&self) -> Outcome<&Arc<MountedCollection<Standalone>>> {
+        self.collection().ok_or_else(|| Errno::EIO.into())
+    }
+}
+
+impl Identity for RootDirectory {
+    fn inode(&self) -> Outcome<Option<u64>> {
+        Ok(self.0.state.inode())
+    }
+
+    fn set_inode(&self, inode: Option<u64>) -> Outcome<()> {
+        self.0.state.set_inode(inode);
+        Ok(())
+    }
+
+    fn parent_inode(&self) -> Outcome<Option<u64>> {
+        Ok(self.0.state.parent())
+    }
+
+    fn set_parent_inode(&self, parent: Option<u64>) -> Outcome<()> {
+        self.0.state.set_parent(parent);
+        Ok(())
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn is_dir(&self) -> bool {
+        true
+    }
+
+    fn is_collection_file(&self) -> bool {
+        false
+    }
+
+    fn uuid(&self) -> Outcome<Option<String>> {
+        Ok(None)
+    }
+
+    fn cache_uuid(&self) -> Outcome<Option<String>> {
+        Ok(None)
+    }
+
+    fn set_cache_uuid(&self, _uuid: Option<String>) -> Outcome<()> {
+        Ok(())
+    }
+}
+
+impl Attributes for RootDirectory {
+    fn facts(&self, _may_write: bool) -> Outcome<Facts> {
+        let state = &self.0.state;
+        Ok(Facts {
+            size: 0,
+            atime: state.atime.load(),
+            mtime: state.mtime.load(),
+            writable: false,
+            attr_timeout: state.time_to_next_poll(),
+            entry_timeout: None,
+        })
+    }
+
+    fn writable(&self) -> Outcome<bool> {
+        Ok(false)
+    }
+
+    fn time_to_next_poll(&self) -> Outcome<Duration> {
+        Ok(self.0.state.time_to_next_poll())
+    }
+}
+
+impl Freshness for RootDirectory {
+    fn accessed(&self) -> Outcome<()> {
+        self.0.state.atime.store(Timestamp::now());
+        Ok(())
+    }
+
+    fn stale(&self) -> Outcome<bool> {
+        Ok(false)
+    }
+
+    fn checkupdate(&self) -> Outcome<()> {
+        Ok(())
+    }
+}
+
+impl Counted for RootDirectory {
+    fn inc_use(&self) -> Outcome<()> {
+        self.0.state.add_use(1);
+        Ok(())
+    }
+
+    fn dec_use(&self) -> Outcome<()> {
+        self.0.state.add_use(-1);
+        Ok(())
+    }
+
+    fn in_use(&self) -> Outcome<bool> {
+        Ok(self.0.state.in_use() || self.collection().is_some_and(|c| c.in_use()))
+    }
+
+    fn inc_ref(&self) -> Outcome<()> {
+        self.0.state.add_ref(1);
+        Ok(())
+    }
+
+    fn dec_ref(&self, n: u64) -> Outcome<i64> {
+        Ok(self.0.state.add_ref(-i64::try_from(n).unwrap_or(i64::MAX)))
+    }
+
+    fn has_ref(&self) -> Outcome<bool> {
+        Ok(self.0.state.has_ref())
+    }
+
+    fn referenced_now(&self) -> bool {
+        self.0.state.has_ref()
+    }
+}
+
+impl Cacheable for RootDirectory {
+    fn persisted(&self) -> Outcome<bool> {
+        // It is the whole mount: there is nothing else to be evicted.
+        Ok(false)
+    }
+
+    fn objsize(&self) -> Outcome<i64> {
+        let bytes = self.collection().map_or(0, |collection| collection.memory());
+        Ok(i64::try_from(bytes).unwrap_or(i64::MAX))
+    }
+
+    fn cache_size(&self) -> Outcome<i64> {
+        Ok(0)
+    }
+
+    fn set_cache_size(&self, _size: i64) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn counted_as(&self) -> Outcome<Option<u64>> {
+        self.inode()
+    }
+
+    fn kernel_invalidate(&self) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn finalize(&self) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn clear(&self) -> Outcome<()> {
+        Ok(())
+    }
+}
+
+impl FileNode for RootDirectory {
+    fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
+        Err(Errno::EISDIR.into())
+    }
+
+    fn readfrom(&self, _offset: u64, _size: u32, _num_retries: u32) -> Outcome<Box<dyn Bytes>> {
+        Err(Errno::EISDIR.into())
+    }
+}
+
+impl DirectoryNode<AnyNode<Standalone>> for RootDirectory {
+    fn child(&self, name: &str) -> Outcome<Option<AnyNode<Standalone>>> {
+        Ok(self.mounted()?.top(name).map(AnyNode::Collection))
+    }
+
+    fn items(&self) -> Outcome<Box<dyn Listing<AnyNode<Standalone>>>> {
+        let mounted = self.mounted()?;
+        Ok(mounted.listing(mounted.snapshot(), NodeId::ROOT))
+    }
+}

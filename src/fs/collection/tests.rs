@@ -1,0 +1,339 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::*;
+use crate::fs::errno::Errno;
+use crate::fs::node::{
+    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
+    Listing, Reader,
+};
+
+/// What takes the place of an entry: it knows its number, and nothing else.
+#[derive(Clone)]
+struct Object(u64);
+
+fn unused<T>() -> Outcome<T> {
+    Err(Errno::ENOSYS.into())
+}
+
+impl Identity for Object {
+    fn inode(&self) -> Outcome<Option<u64>> {
+        Ok(Some(self.0))
+    }
+    fn set_inode(&self, _inode: Option<u64>) -> Outcome<()> {
+        unused()
+    }
+    fn parent_inode(&self) -> Outcome<Option<u64>> {
+        unused()
+    }
+    fn set_parent_inode(&self, _parent: Option<u64>) -> Outcome<()> {
+        unused()
+    }
+    fn same(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+    fn is_dir(&self) -> bool {
+        false
+    }
+    fn is_collection_file(&self) -> bool {
+        true
+    }
+    fn uuid(&self) -> Outcome<Option<String>> {
+        unused()
+    }
+    fn cache_uuid(&self) -> Outcome<Option<String>> {
+        unused()
+    }
+    fn set_cache_uuid(&self, _uuid: Option<String>) -> Outcome<()> {
+        unused()
+    }
+}
+
+impl Attributes for Object {
+    fn facts(&self, _may_write: bool) -> Outcome<Facts> {
+        unused()
+    }
+    fn writable(&self) -> Outcome<bool> {
+        Ok(true)
+    }
+    fn time_to_next_poll(&self) -> Outcome<Duration> {
+        unused()
+    }
+}
+
+impl Freshness for Object {
+    fn accessed(&self) -> Outcome<()> {
+        unused()
+    }
+    fn stale(&self) -> Outcome<bool> {
+        unused()
+    }
+    fn checkupdate(&self) -> Outcome<()> {
+        unused()
+    }
+}
+
+impl Counted for Object {
+    fn inc_use(&self) -> Outcome<()> {
+        unused()
+    }
+    fn dec_use(&self) -> Outcome<()> {
+        unused()
+    }
+    fn in_use(&self) -> Outcome<bool> {
+        unused()
+    }
+    fn inc_ref(&self) -> Outcome<()> {
+        unused()
+    }
+    fn dec_ref(&self, _n: u64) -> Outcome<i64> {
+        unused()
+    }
+    fn has_ref(&self) -> Outcome<bool> {
+        unused()
+    }
+    fn referenced_now(&self) -> bool {
+        false
+    }
+}
+
+impl Cacheable for Object {
+    fn persisted(&self) -> Outcome<bool> {
+        unused()
+    }
+    fn objsize(&self) -> Outcome<i64> {
+        unused()
+    }
+    fn cache_size(&self) -> Outcome<i64> {
+        unused()
+    }
+    fn set_cache_size(&self, _size: i64) -> Outcome<()> {
+        unused()
+    }
+    fn counted_as(&self) -> Outcome<Option<u64>> {
+        unused()
+    }
+    fn kernel_invalidate(&self) -> Outcome<()> {
+        unused()
+    }
+    fn finalize(&self) -> Outcome<()> {
+        unused()
+    }
+    fn clear(&self) -> Outcome<()> {
+        unused()
+    }
+}
+
+impl FileNode for Object {
+    fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
+        unused()
+    }
+    fn readfrom(&self, _offset: u64, _size: u32, _num_retries: u32) -> Outcome<Box<dyn Bytes>> {
+        unused()
+    }
+}
+
+impl DirectoryNode<AnyNode<Fake>> for Object {
+    fn child(&self, _name: &str) -> Outcome<Option<AnyNode<Fake>>> {
+        unused()
+    }
+    fn items(&self) -> Outcome<Box<dyn Listing<AnyNode<Fake>>>> {
+        unused()
+    }
+}
+
+#[derive(Default)]
+struct Fake {
+    /// Renewals wait while this is held.
+    gate: Mutex<()>,
+    renewals: AtomicU32,
+}
+
+impl Host for Fake {
+    type Node = Object;
+
+    fn now(&self) -> Outcome<Timestamp> {
+        Ok(at(5))
+    }
+
+    fn look(&self) -> Outcome<()> {
+        Ok(())
+    }
+
+    fn take_over(&self) -> Outcome<()> {
+        unused()
+    }
+
+    fn keep(&self) -> Option<Arc<KeepClient>> {
+        None
+    }
+
+    fn successor(&self, ino: u64) -> Option<Object> {
+        Some(Object(ino))
+    }
+
+    fn renew(&self) -> bool {
+        let _open = self.gate.lock();
+        self.renewals.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+const EMPTY: &str = "d41d8cd98f00b204e9800998ecf8427e+0";
+const BLOCK: &str = "acbd18db4cc2f85cedef654fccc4a4d8+3";
+
+fn at(seconds: i128) -> Timestamp {
+    Timestamp(seconds * 1_000_000_000)
+}
+
+fn tree(text: &str) -> Arc<Tree> {
+    Arc::new(Tree::parse(text).unwrap())
+}
+
+fn mounted(text: &str) -> Arc<MountedCollection<Fake>> {
+    let root = Arc::new(NodeState::new(at(0)));
+    root.set_inode(Some(7));
+    MountedCollection::new(Fake::default(), Settings::default(), root, tree(text), 100, at(5))
+}
+
+fn named(mounted: &Arc<MountedCollection<Fake>>, path: &str) -> CollectionNode<Fake> {
+    let snapshot = mounted.snapshot();
+    mounted.entry_of(&snapshot, snapshot.tree().find(path).unwrap())
+}
+
+fn is_here(entry: &CollectionNode<Fake>) -> bool {
+    matches!(entry.resolve(), Resolved::Here(..))
+}
+
+fn numbers(from: u64) -> impl FnOnce(u64) -> u64 {
+    move |_| from
+}
+
+#[test]
+fn every_node_has_a_number_and_a_parent() {
+    let mounted = mounted(&format!(". {BLOCK} 0:3:a\n./d {BLOCK} 0:3:b\n"));
+    assert_eq!(MountedCollection::<Fake>::numbers_for(mounted.snapshot().tree()), 3);
+    let (a, d, b) = (named(&mounted, "a"), named(&mounted, "d"), named(&mounted, "d/b"));
+    assert_eq!((a.is_dir(), d.is_dir()), (false, true));
+    assert_eq!((a.parent(), d.parent(), b.parent()), (Some(7), Some(7), Some(d.ino())));
+    for entry in [&a, &d, &b] {
+        assert!(mounted.entry(entry.ino()).unwrap().same(entry));
+        assert!((100..103).contains(&entry.ino()));
+    }
+    assert!(mounted.entry(99).is_none() && mounted.entry(103).is_none());
+    assert_eq!(mounted.ranges(), [100]);
+    assert!(!mounted.is_deserted());
+}
+
+#[test]
+fn counts_never_go_below_zero() {
+    let mounted = mounted(&format!(". {EMPTY} 0:0:a\n"));
+    let a = named(&mounted, "a");
+    assert_eq!((a.add_ref(2), a.add_ref(-1), a.refs()), (Some(2), Some(1), Some(1)));
+    assert_eq!((a.add_ref(-5), a.add_ref(1)), (Some(0), Some(1)));
+    assert_eq!(a.add_use(1), Some(1));
+    assert!(mounted.in_use());
+    assert_eq!(a.add_use(-1), Some(0));
+    assert!(!mounted.in_use());
+}
+
+#[test]
+fn a_new_version_keeps_numbers_and_counts_and_tells_what_changed() {
+    let mounted = mounted(&format!(". {BLOCK} 0:3:a 0:3:b 0:3:c\n./d {EMPTY} 0:0:e\n"));
+    let (a, b, c, d) =
+        (named(&mounted, "a"), named(&mounted, "b"), named(&mounted, "c"), named(&mounted, "d"));
+    a.add_ref(3);
+    b.add_use(1);
+    let next = format!(". {BLOCK} 0:3:a 0:2:c 0:3:new\n./d {EMPTY} 0:0:e 0:0:f\n");
+    let mut changes = mounted.update(tree(&next), at(9), numbers(500));
+    changes.names.sort();
+    assert_eq!(changes.inodes, [c.ino(), d.ino()]);
+    let name = |parent, name: &str| (parent, name.to_owned());
+    assert_eq!(changes.names, [name(7, "b")], "new names the kernel asks for");
+    assert_eq!(changes.gone, [b.ino()]);
+    assert_eq!(a.refs(), Some(3));
+    assert_eq!(named(&mounted, "a").ino(), a.ino());
+    assert!([500, 501].contains(&named(&mounted, "new").ino()));
+    assert_eq!(mounted.ranges(), [100, 500]);
+    let snapshot = mounted.snapshot();
+    let mtime = |path| snapshot.mtime(snapshot.tree().find(path).unwrap());
+    assert_eq!((mtime("a"), mtime("c"), mtime("new")), (at(5), at(9), at(9)));
+    // What is gone but in use stays for whoever has it.
+    assert!(is_here(&b) && b.parent().is_none());
+    assert!(mounted.entry(b.ino()).is_some());
+    b.add_use(-1);
+    b.forget();
+    assert!(matches!(b.resolve(), Resolved::Gone));
+    assert!(mounted.entry(b.ino()).is_none() && b.add_ref(1).is_none());
+    // And once more, from a version whose numbers are not in a row.
+    let changes = mounted.update(tree(&format!(". {BLOCK} 0:3:a\n")), at(10), numbers(600));
+    assert!(changes.inodes.is_empty());
+    assert_eq!((a.refs(), named(&mounted, "a").ino()), (Some(3), a.ino()));
+    assert!(matches!(c.resolve(), Resolved::Gone), "nobody had it");
+}
+
+#[test]
+fn the_same_content_changes_nothing_but_signatures() {
+    let text = |hint: &str| format!(". {BLOCK}+A{}@{hint} 0:3:a\n", "0".repeat(40));
+    let mounted = mounted(&text("60000000"));
+    let changes = mounted.update(tree(&text("70000000")), at(9), |_| unreachable!());
+    assert_eq!(changes, Changes::default());
+    let snapshot = mounted.snapshot();
+    assert_eq!(snapshot.tree().expires_at(), Some(0x7000_0000));
+    assert_eq!(snapshot.mtime(NodeId(1)), at(5));
+}
+
+#[test]
+fn what_is_dropped_stays_until_it_is_let_go() {
+    let mounted = mounted(&format!(". {BLOCK} 0:3:a 0:3:b\n"));
+    let (a, b) = (named(&mounted, "a"), named(&mounted, "b"));
+    a.add_ref(1);
+    a.add_use(1);
+    let memory = mounted.memory();
+    mounted.detach();
+    assert!(is_here(&a) && matches!(b.resolve(), Resolved::Gone));
+    assert!(mounted.in_use() && !mounted.is_deserted());
+    a.add_use(-1);
+    a.add_ref(-1);
+    a.forget();
+    assert!(!mounted.in_use() && mounted.is_deserted());
+    assert!(mounted.memory() < memory);
+}
+
+#[test]
+fn objects_take_over_what_was_counted() {
+    let mounted = mounted(&format!(". {BLOCK} 0:3:a 0:3:b 0:3:c\n"));
+    let (a, b, c) = (named(&mounted, "a"), named(&mounted, "b"), named(&mounted, "c"));
+    a.add_ref(2);
+    b.add_ref(1);
+    b.add_use(3);
+    assert_eq!(mounted.supersede(), [(a.ino(), 2, 0), (b.ino(), 1, 3)]);
+    for entry in [&a, &b, &c] {
+        let Resolved::Successor(object) = entry.resolve() else { panic!("superseded") };
+        assert_eq!(object.0, entry.ino());
+        assert!(entry.add_ref(1).is_none() && entry.add_use(1).is_none());
+    }
+    assert!(mounted.is_superseded() && mounted.is_deserted() && !mounted.in_use());
+}
+
+#[test]
+fn signatures_are_renewed_once_for_all_who_wait() {
+    let mounted = mounted(&format!(". {BLOCK} 0:3:a\n"));
+    let (told, answers) = std::sync::mpsc::channel();
+    let gate = mounted.host.gate.lock();
+    for _ in 0..4 {
+        let told = told.clone();
+        mounted.renew(Box::new(move |renewed| told.send(renewed).unwrap()));
+    }
+    drop(gate);
+    let answered: Vec<bool> = answers.iter().take(4).collect();
+    assert_eq!(answered, [true; 4]);
+    assert_eq!(mounted.host.renewals.load(Ordering::Relaxed), 1);
+}

@@ -1,0 +1,196 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! The kernel's requests, answered by [`Operations`] alone.
+
+use super::Operations;
+use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
+use crate::fs::errno::Errno;
+use crate::fs::filesystem::{DirSink, FileSystem, Opened, ReadReply, Result};
+use crate::fs::metrics::Op;
+use crate::fs::node::{Halt, Node, Outcome, Read};
+
+impl<N: Node> Operations<N> {
+    /// Answers one request, and counts it.
+    fn answer<T>(&self, op: Op, body: impl FnOnce() -> Outcome<T>) -> Result<T> {
+        self.metrics.time(op, || {
+            body().map_err(|halt| match halt {
+                Halt::Errno(errno) => errno,
+                halt => self.inodes.upcalls().errno_of(halt),
+            })
+        })
+    }
+}
+
+impl<N: Node> FileSystem for Operations<N> {
+    fn init(&self) {
+        if let Err(error) = self.inodes.start_removal() {
+            log::error!("no thread for removing inode entries: {error}");
+        }
+    }
+
+    fn destroy(&self) {
+        self.inodes.stop_removal();
+        self.handles.clear();
+    }
+
+    fn has_readdirplus(&self) -> bool {
+        true
+    }
+
+    fn lookup(&self, _caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
+        self.answer(Op::Lookup, || Operations::lookup(self, parent, name))
+    }
+
+    fn forget(&self, batch: &[(Ino, u64)]) {
+        for (ino, nlookup) in batch {
+            // The kernel takes no answer; what failed was told in the log.
+            let _ = self.answer(Op::Forget, || self.forget_one(*ino, *nlookup));
+        }
+    }
+
+    fn getattr(&self, _caller: &Caller, ino: Ino) -> Result<Attr> {
+        self.answer(Op::Getattr, || Operations::getattr(self, ino))
+    }
+
+    fn setattr(&self, _caller: &Caller, ino: Ino, set: &SetAttr, fh: Option<Fh>) -> Result<Attr> {
+        self.answer(Op::Setattr, || Operations::setattr(self, ino, set, fh))
+    }
+
+    fn mknod(
+        &self,
+        _caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        _rdev: u32,
+    ) -> Result<Attr> {
+        self.answer(Op::Mknod, || Operations::mknod(self, parent, name, mode))
+    }
+
+    fn mkdir(&self, _caller: &Caller, parent: Ino, name: &[u8], _mode: u32) -> Result<Attr> {
+        self.answer(Op::Mkdir, || Operations::mkdir(self, parent, name))
+    }
+
+    fn unlink(&self, _caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        self.answer(Op::Unlink, || Operations::unlink(self, parent, name))
+    }
+
+    fn rmdir(&self, _caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
+        self.answer(Op::Rmdir, || Operations::rmdir(self, parent, name))
+    }
+
+    fn symlink(
+        &self,
+        _caller: &Caller,
+        _parent: Ino,
+        _name: &[u8],
+        _target: &[u8],
+    ) -> Result<Attr> {
+        self.answer(Op::Symlink, || self.unsupported(Errno::EPERM))
+    }
+
+    fn rename(
+        &self,
+        _caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+    ) -> Result<()> {
+        self.answer(Op::Rename, || Operations::rename(self, parent, name, new_parent, new_name))
+    }
+
+    fn link(&self, _caller: &Caller, _ino: Ino, _parent: Ino, _name: &[u8]) -> Result<Attr> {
+        self.answer(Op::Link, || self.unsupported(Errno::EPERM))
+    }
+
+    fn open(&self, _caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
+        let fh = self.answer(Op::Open, || Operations::open(self, ino, flags))?;
+        Ok(Opened { fh, keep_cache: true, no_flush: self.only_reads(fh) })
+    }
+
+    fn read(&self, _ino: Ino, fh: Fh, offset: u64, size: u32, reply: ReadReply) {
+        match self.answer(Op::Read, || Operations::read(self, fh, offset, size)) {
+            Ok(Read::Now(data)) => reply(Ok(data.bytes())),
+            Ok(Read::Later(start)) => start(Box::new(move |result| match result {
+                Ok(data) => reply(Ok(data.bytes())),
+                Err(errno) => reply(Err(errno)),
+            })),
+            Err(errno) => reply(Err(errno)),
+        }
+    }
+
+    fn write(&self, _ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
+        self.answer(Op::Write, || Operations::write(self, fh, offset, data))
+    }
+
+    fn flush(&self, _ino: Ino, fh: Fh) -> Result<()> {
+        self.answer(Op::Flush, || Operations::flush(self, fh))
+    }
+
+    fn release(&self, _ino: Ino, fh: Fh) -> Result<()> {
+        self.answer(Op::Release, || Operations::release(self, fh))
+    }
+
+    fn fsync(&self, _ino: Ino, fh: Fh, _datasync: bool) -> Result<()> {
+        self.answer(Op::Fsync, || Operations::fsync(self, fh))
+    }
+
+    fn opendir(&self, _caller: &Caller, ino: Ino) -> Result<Opened> {
+        let fh = self.answer(Op::Opendir, || Operations::opendir(self, ino))?;
+        Ok(Opened { fh, keep_cache: true, no_flush: false })
+    }
+
+    fn readdir(&self, _ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        self.answer(Op::Readdir, || self.list(fh, offset, false, sink))
+    }
+
+    fn readdirplus(&self, _ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        self.answer(Op::Readdir, || self.list(fh, offset, true, sink))
+    }
+
+    fn releasedir(&self, _ino: Ino, fh: Fh) -> Result<()> {
+        self.answer(Op::Release, || Operations::release(self, fh))
+    }
+
+    fn fsyncdir(&self, _ino: Ino, fh: Fh, _datasync: bool) -> Result<()> {
+        self.answer(Op::Fsyncdir, || Operations::fsync(self, fh))
+    }
+
+    fn statfs(&self, _caller: &Caller) -> Result<StatFs> {
+        self.answer(Op::Statfs, || Ok(Operations::statfs(self)))
+    }
+
+    fn setxattr(
+        &self,
+        _caller: &Caller,
+        _ino: Ino,
+        _name: &[u8],
+        _value: &[u8],
+        _flags: i32,
+    ) -> Result<()> {
+        self.answer(Op::Setxattr, || self.unsupported(Errno::ENOTSUP))
+    }
+
+    fn removexattr(&self, _caller: &Caller, _ino: Ino, _name: &[u8]) -> Result<()> {
+        self.answer(Op::Removexattr, || self.unsupported(Errno::ENOTSUP))
+    }
+
+    fn access(&self, _caller: &Caller, _ino: Ino, mask: i32) -> Result<()> {
+        self.answer(Op::Access, || Operations::access(self, mask))
+    }
+
+    fn create(
+        &self,
+        _caller: &Caller,
+        parent: Ino,
+        name: &[u8],
+        _mode: u32,
+        _flags: i32,
+    ) -> Result<(Attr, Opened)> {
+        let (attr, fh) = self.answer(Op::Create, || Operations::create(self, parent, name))?;
+        Ok((attr, Opened { fh, keep_cache: true, no_flush: false }))
+    }
+}
