@@ -26,11 +26,13 @@ pub mod inodes;
 pub mod metrics;
 pub mod node;
 pub mod operations;
+pub mod read_data;
 pub mod removal;
 pub mod state;
 pub mod told;
 
 pub use attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs, Timestamp};
 pub use errno::Errno;
-pub use filesystem::{DirSink, FileSystem, KernelNotifier, Opened, ReadReply, Result, SinkFull};
-pub use node::{Halt, Node, Outcome};
+pub use filesystem::{DirSink, FileSystem, KernelNotifier, Opened, Result, SinkFull};
+pub use node::{Halt, Node, Outcome, Read};
+pub use read_data::{Bytes, ReadData};

@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use arvados_fuse::fs::Errno;
 use arvados_fuse::fs::node::{
-    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
-    Listing, Outcome, Reader,
+    Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
+    Outcome, Reader,
 };
+use arvados_fuse::fs::{Errno, ReadData};
 
 #[derive(Clone)]
 pub struct Weight {
@@ -134,7 +134,7 @@ impl FileNode for Weight {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         unused()
     }
-    fn readfrom(&self, _offset: u64, _size: u32, _retries: u32) -> Outcome<Box<dyn Bytes>> {
+    fn readfrom(&self, _offset: u64, _size: u32, _retries: u32) -> Outcome<ReadData> {
         unused()
     }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use super::collection::{CollectionNode, Host};
 use super::node::{
-    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
-    Listing, Outcome, Reader,
+    Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
+    Outcome, Reader,
 };
+use super::read_data::ReadData;
 
 /// An inode entry. Clones refer to the same one.
 pub enum AnyNode<H: Host> {
@@ -104,7 +105,7 @@ propagate!(Cacheable {
 
 propagate!(FileNode {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>>;
-    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>>;
+    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData>;
     fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32>;
     fn truncate(&self, size: u64) -> Outcome<u64>;
     fn flush(&self) -> Outcome<()>;

@@ -10,12 +10,10 @@
 
 use super::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use super::errno::Errno;
+use super::node::Read;
 
 /// What a handler answers with.
 pub type Result<T> = std::result::Result<T, Errno>;
-
-/// Takes the answer to a read, from any thread, now or later. Dropped unused it answers `EIO`.
-pub type ReadReply = Box<dyn FnOnce(Result<&[u8]>) + Send>;
 
 /// An open file or directory, and how the kernel may treat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,9 +147,10 @@ pub trait FileSystem: Send + Sync + 'static {
     fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
         Err(Errno::ENOSYS)
     }
-    /// Read up to `size` bytes at `offset`; fewer only at the end of the file.
-    fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32, reply: ReadReply) {
-        reply(Err(Errno::ENOSYS));
+    /// Read up to `size` bytes at `offset`; fewer only at the end of the file. What has to be waited
+    /// for is answered later, from another thread.
+    fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
+        Err(Errno::ENOSYS)
     }
     /// Write `data` at `offset`; answers the bytes written.
     fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use super::attr::Timestamp;
 use super::errno::Errno;
+use super::read_data::ReadData;
 
 /// Why a request stopped short.
 #[derive(Debug)]
@@ -41,25 +42,13 @@ impl From<Errno> for Halt {
 /// What an entry answers with.
 pub type Outcome<T> = std::result::Result<T, Halt>;
 
-/// Bytes that a read answered with, kept alive by their owner.
-pub trait Bytes: Send {
-    /// The bytes.
-    fn bytes(&self) -> &[u8];
-}
-
-impl Bytes for Vec<u8> {
-    fn bytes(&self) -> &[u8] {
-        self
-    }
-}
-
 /// Takes what was read, from any thread.
-pub type Deliver = Box<dyn FnOnce(std::result::Result<Box<dyn Bytes>, Errno>) + Send>;
+pub type Deliver = Box<dyn FnOnce(std::result::Result<ReadData, Errno>) + Send>;
 
 /// The answer to a read.
 pub enum Read {
     /// Here it is.
-    Now(Box<dyn Bytes>),
+    Now(ReadData),
     /// It has to be waited for: this starts the wait, which takes none of the caller's time.
     Later(Box<dyn FnOnce(Deliver) + Send>),
 }
@@ -222,7 +211,7 @@ pub trait FileNode {
     /// How an open file is read without the layer above; None where each read asks the node.
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>>;
     /// Up to `size` bytes from `offset`.
-    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>>;
+    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData>;
     /// Writes at `offset`; answers the bytes written.
     fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
         Err(Errno::EPERM.into())

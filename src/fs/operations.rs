@@ -12,6 +12,7 @@ mod changing;
 mod listing;
 mod serving;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -34,25 +35,25 @@ pub trait Codec: Send + Sync + 'static {
     ///
     /// # Errors
     /// `EILSEQ` where the bytes are no text in this encoding.
-    fn decode(&self, name: &[u8]) -> Outcome<String>;
+    fn decode<'n>(&self, name: &'n [u8]) -> Outcome<Cow<'n, str>>;
 
     /// The bytes of a name for the kernel.
     ///
     /// # Errors
     /// `EILSEQ` where the text cannot be written in this encoding.
-    fn encode(&self, name: &str) -> Outcome<Vec<u8>>;
+    fn encode<'n>(&self, name: &'n str) -> Outcome<Cow<'n, [u8]>>;
 }
 
 /// The encoding of nearly every mount.
 pub struct Utf8;
 
 impl Codec for Utf8 {
-    fn decode(&self, name: &[u8]) -> Outcome<String> {
-        std::str::from_utf8(name).map(str::to_owned).map_err(|_| Errno::EILSEQ.into())
+    fn decode<'n>(&self, name: &'n [u8]) -> Outcome<Cow<'n, str>> {
+        std::str::from_utf8(name).map(Cow::Borrowed).map_err(|_| Errno::EILSEQ.into())
     }
 
-    fn encode(&self, name: &str) -> Outcome<Vec<u8>> {
-        Ok(name.as_bytes().to_vec())
+    fn encode<'n>(&self, name: &'n str) -> Outcome<Cow<'n, [u8]>> {
+        Ok(Cow::Borrowed(name.as_bytes()))
     }
 }
 
@@ -126,7 +127,7 @@ impl<N: Node> Operations<N> {
     ///
     /// # Errors
     /// `ENAMETOOLONG`; `EILSEQ` where the bytes are no text in the mount's encoding.
-    fn decode(&self, name: &[u8]) -> Outcome<String> {
+    fn decode<'n>(&self, name: &'n [u8]) -> Outcome<Cow<'n, str>> {
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG.into());
         }

@@ -29,7 +29,7 @@ use super::convert::{
 };
 use super::desk::Desk;
 use super::options::Options;
-use crate::fs::{FileSystem, Result, SetAttr, SinkFull};
+use crate::fs::{FileSystem, Read, SetAttr, SinkFull};
 
 /// Largest write request: what the kernel allows without a raised fs.fuse.max_pages_limit.
 const MAX_WRITE: u32 = 1 << 20;
@@ -269,12 +269,13 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.guarded("read", || {
-            let answer = Box::new(move |result: Result<&[u8]>| match result {
-                Ok(data) => reply.data(data),
+        self.guarded("read", || match self.fs.read(ino(number), fh(handle), offset, size) {
+            Ok(Read::Now(data)) => reply.data(data.bytes()),
+            Ok(Read::Later(start)) => start(Box::new(move |result| match result {
+                Ok(data) => reply.data(data.bytes()),
                 Err(error) => reply.error(errno(error)),
-            });
-            self.fs.read(ino(number), fh(handle), offset, size, answer);
+            })),
+            Err(error) => reply.error(errno(error)),
         });
     }
 

@@ -9,7 +9,7 @@
 //! what to evict is found in constant time; a block that somebody is reading is passed over.
 
 use super::block::{Block, DiskBlock};
-use crate::types::{Locator, Md5};
+use crate::types::Md5;
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -104,23 +104,20 @@ impl Cache {
         Cache { tables: Mutex::new(tables), on_disk }
     }
 
-    /// A block at hand, now the most recently used. A locator with another size than the block's
-    /// finds nothing.
-    pub fn get(&self, locator: &Locator) -> Option<Block> {
-        let size = locator.size() as usize;
+    /// A block at hand, now the most recently used. Another size than the block's finds nothing.
+    pub fn get(&self, md5: Md5, size: u32) -> Option<Block> {
         let dropped;
         {
             let mut tables = self.tables.lock();
             let tables = &mut *tables;
-            let disk = tables.disk.get(&locator.md5());
-            if let Some(data) = tables.memory.get(&locator.md5()) {
-                return (data.len() == size).then(|| Block::memory(data));
+            let disk = tables.disk.get(&md5);
+            if let Some(data) = tables.memory.get(&md5) {
+                return (data.len() == size as usize).then(|| Block::memory(data));
             }
             match disk {
-                Some(file) if file.is_stale() => dropped = tables.disk.remove(&locator.md5()),
+                Some(file) if file.is_stale() => dropped = tables.disk.remove(&md5),
                 Some(file) => {
-                    return (file.stamp.size == u64::from(locator.size()))
-                        .then(|| Block::file(file));
+                    return (file.stamp.size == u64::from(size)).then(|| Block::file(file));
                 }
                 None => return None,
             }

@@ -86,18 +86,26 @@ impl KeepClient {
         Arc::new(KeepClient { shared: Arc::new(shared), running: Mutex::new(State::New) })
     }
 
-    /// A block at hand and verified: never waits, makes no system call. Counts as a get and a hit.
-    pub fn try_get(&self, locator: &Locator) -> Option<Block> {
-        let block = self.shared.at_hand(locator)?;
+    /// A block at hand and verified: never waits, makes no system call, allocates nothing. Counts as a
+    /// get and a hit.
+    pub fn at_hand(&self, md5: Md5, size: u32) -> Option<Block> {
+        let block = self.shared.at_hand(md5, size)?;
         self.shared.counters.hit();
         Some(block)
+    }
+
+    /// As [`KeepClient::at_hand`], by a locator.
+    pub fn try_get(&self, locator: &Locator) -> Option<Block> {
+        self.at_hand(locator.md5(), locator.size())
     }
 
     /// Gets a block and calls `waiter` with it, on a thread of the client; on the caller's only
     /// if the client is or was just shut down or cannot start its threads.
     pub fn get(&self, locator: &Locator, priority: Priority, waiter: Waiter) {
         let shared = &self.shared;
-        match shared.flights.board(locator, priority, Some(waiter), || shared.at_hand(locator)) {
+        match shared.flights.board(locator, priority, Some(waiter), || {
+            shared.at_hand(locator.md5(), locator.size())
+        }) {
             Boarding::Joined => shared.counters.hit(),
             Boarding::AtHand(block, waiter) => {
                 shared.counters.hit();
@@ -212,11 +220,11 @@ impl Drop for KeepClient {
 }
 
 impl Shared {
-    fn at_hand(&self, locator: &Locator) -> Option<Block> {
-        if locator.size() == 0 && locator.md5() == Md5::EMPTY {
+    fn at_hand(&self, md5: Md5, size: u32) -> Option<Block> {
+        if size == 0 && md5 == Md5::EMPTY {
             return Some(Block::memory(Arc::default()));
         }
-        self.cache.get(locator)
+        self.cache.get(md5, size)
     }
 }
 

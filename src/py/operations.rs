@@ -12,6 +12,7 @@ pub mod counters;
 pub mod dispatcher;
 pub mod exceptions;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +31,7 @@ use super::llfuse::lock;
 use super::nodes::any_node::AnyNode;
 use crate::fs::handles::{Handle, Listed};
 use crate::fs::metrics::Op;
-use crate::fs::node::{Bytes, Read};
+use crate::fs::node::Read;
 use crate::fs::operations::{Codec, Operations as Core, Utf8};
 use crate::fs::{Attr, Errno, Fh, FileSystem, Ino, Outcome};
 
@@ -63,12 +64,14 @@ static SHIPPED: Mutex<Vec<(Op, Py<PyAny>)>> = Mutex::new(Vec::new());
 struct PythonCodec(String);
 
 impl Codec for PythonCodec {
-    fn decode(&self, name: &[u8]) -> Outcome<String> {
+    fn decode<'n>(&self, name: &'n [u8]) -> Outcome<Cow<'n, str>> {
         convert(|py| PyBytes::new(py, name).call_method1("decode", (&self.0,))?.extract())
+            .map(Cow::Owned)
     }
 
-    fn encode(&self, name: &str) -> Outcome<Vec<u8>> {
+    fn encode<'n>(&self, name: &'n str) -> Outcome<Cow<'n, [u8]>> {
         convert(|py| name.into_pyobject(py)?.call_method1("encode", (&self.0,))?.extract())
+            .map(Cow::Owned)
     }
 }
 
@@ -401,7 +404,7 @@ impl Operations {
         off: u64,
         size: u32,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let data: Box<dyn Bytes> = match self.run(py, |core| core.read(Fh(fh), off, size))? {
+        let data = match self.run(py, |core| core.read(Fh(fh), off, size))? {
             Read::Now(data) => data,
             Read::Later(start) => {
                 let (done, arrived) = std::sync::mpsc::sync_channel(1);

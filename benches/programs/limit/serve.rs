@@ -5,12 +5,13 @@
 //! Requests, answered from the tree.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arvados_fuse::fs::{
-    Attr, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, ReadReply, Result, SetAttr,
-    Timestamp,
+    Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, ReadData, Result,
+    SetAttr, Timestamp,
 };
 
 use crate::tree::{Id, Kind, Tree};
@@ -25,6 +26,18 @@ const MADE: u64 = 1 << 40;
 struct Made {
     names: HashMap<Box<[u8]>, u64>,
     sizes: Vec<u64>,
+}
+
+/// A part of a block.
+struct Piece {
+    block: Arc<[u8]>,
+    range: Range<usize>,
+}
+
+impl Bytes for Piece {
+    fn bytes(&self) -> &[u8] {
+        &self.block[self.range.clone()]
+    }
 }
 
 /// The file system.
@@ -126,10 +139,10 @@ impl FileSystem for Limit {
         Ok(OPENED)
     }
 
-    fn read(&self, ino: Ino, _fh: Fh, offset: u64, size: u32, reply: ReadReply) {
+    fn read(&self, ino: Ino, _fh: Fh, offset: u64, size: u32) -> Result<Read> {
         let Some(Kind::File { segments, .. }) = self.tree.nodes.get(id(ino)).map(|n| &n.kind)
         else {
-            return reply(Err(Errno::EBADF));
+            return Err(Errno::EBADF);
         };
         let (mut skip, mut left) = (offset as usize, size as usize);
         let mut pieces = Vec::with_capacity(1);
@@ -139,20 +152,25 @@ impl FileSystem for Limit {
                 continue;
             }
             let Some(block) = self.tree.blocks.get(segment.block) else {
-                return reply(Err(Errno::EIO));
+                return Err(Errno::EIO);
             };
             let len = left.min(segment.len - skip);
-            pieces.push(&block[segment.offset + skip..segment.offset + skip + len]);
+            let begin = segment.offset + skip;
+            pieces.push(Piece { block: Arc::clone(block), range: begin..begin + len });
             left -= len;
             skip = 0;
             if left == 0 {
                 break;
             }
         }
-        match pieces[..] {
-            [piece] => reply(Ok(piece)),
-            _ => reply(Ok(&pieces.concat())),
-        }
+        let data: Box<dyn Bytes> = match pieces.pop() {
+            Some(only) if pieces.is_empty() => Box::new(only),
+            last => {
+                let all = pieces.iter().chain(&last).flat_map(|piece| piece.bytes());
+                Box::new(all.copied().collect::<Vec<u8>>())
+            }
+        };
+        Ok(Read::Now(ReadData::Shared(data)))
     }
 
     fn write(&self, ino: Ino, _fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Number of a node in the tree; its inode number is one more.
 pub type Id = usize;
@@ -35,7 +36,7 @@ pub struct Node {
 pub struct Tree {
     pub nodes: Vec<Node>,
     /// Contents of the blocks; empty until they are loaded.
-    pub blocks: Vec<Vec<u8>>,
+    pub blocks: Vec<Arc<[u8]>>,
     names: Vec<String>,
     by_name: HashMap<String, usize>,
 }
@@ -122,7 +123,7 @@ impl Tree {
         self.blocks = self
             .names
             .iter()
-            .map(|name| std::fs::read(folder.join(name)))
+            .map(|name| std::fs::read(folder.join(name)).map(Arc::from))
             .collect::<Result<_, _>>()?;
         Ok(())
     }

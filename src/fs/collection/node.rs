@@ -19,9 +19,10 @@ use crate::collection::NodeId;
 use crate::fs::any_node::AnyNode;
 use crate::fs::errno::Errno;
 use crate::fs::node::{
-    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
-    Listing, Outcome, Reader,
+    Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
+    Outcome, Reader,
 };
+use crate::fs::read_data::ReadData;
 
 /// A file or directory in a mounted collection. Clones refer to the same one.
 pub struct CollectionNode<H> {
@@ -390,7 +391,7 @@ impl<H: Host> FileNode for CollectionNode<H> {
         }
     }
 
-    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>> {
+    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData> {
         self.taken_over()?.readfrom(offset, size, num_retries)
     }
 

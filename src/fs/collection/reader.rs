@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use super::snapshot::Snapshot;
 use super::{CollectionNode, Host, Resolved};
 use crate::collection::{BlockId, NodeId, Piece, Tree};
 use crate::fs::errno::Errno;
-use crate::fs::node::{Bytes, Deliver, Outcome, Read, Reader};
+use crate::fs::node::{Deliver, Outcome, Read, Reader};
+use crate::fs::read_data::{BlockSlice, PooledBuffer, ReadData};
 use crate::keep::{Block, Failure, KeepClient, KeepError, Priority, ReadAhead, Stale};
 use crate::report::{phrases, report};
 
@@ -93,14 +95,16 @@ impl<H: Host> Reader for FileReader<H> {
         let tree = snapshot.tree();
         let len = tree.size(file).saturating_sub(offset).min(u64::from(size));
         if len == 0 {
-            return Ok(Some(Read::Now(Box::new(Vec::new()))));
+            return Ok(Some(Read::Now(ReadData::Empty)));
         }
         self.prefetch(&snapshot, file, offset, len);
-        let pieces: Vec<Piece> = tree.plan(file, offset, len).collect();
-        let blocks: Option<Vec<Block>> =
-            pieces.iter().map(|piece| self.keep.try_get(&tree.locator(piece.block))).collect();
-        if let Some(blocks) = blocks
-            && let Ok(data) = assemble(&pieces, &blocks)
+        let at_hand = |piece: Piece| {
+            let block = tree.block(piece.block);
+            self.keep.at_hand(block.md5, block.size).map(|block| (piece, block))
+        };
+        let gathered: Option<Gathered> = tree.plan(file, offset, len).map(at_hand).collect();
+        if let Some(gathered) = gathered
+            && let Ok(data) = assemble(gathered)
         {
             return Ok(Some(Read::Now(data)));
         }
@@ -116,67 +120,27 @@ impl<H: Host> Reader for FileReader<H> {
     }
 }
 
-/// Buffers of reads from cache files, for the next one. The last used comes first: it is still in the
-/// processor's cache.
-static BUFFERS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
-/// Buffers that are kept for later.
-const MAX_BUFFERS: usize = 8;
+/// Pieces of a read with their blocks: one, or two where it crosses a block's end, in nearly all.
+type Gathered = SmallVec<[(Piece, Block); 2]>;
 
-/// The bytes of a read, in a buffer that is used again.
-struct Buffer {
-    data: Vec<u8>,
-    len: usize,
-}
-
-impl Bytes for Buffer {
-    fn bytes(&self) -> &[u8] {
-        &self.data[..self.len]
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        let mut buffers = BUFFERS.lock();
-        if buffers.len() < MAX_BUFFERS {
-            buffers.push(std::mem::take(&mut self.data));
-        }
-    }
-}
-
-/// A part of a block in memory.
-struct Slice {
-    block: Block,
-    offset: usize,
-    len: usize,
-}
-
-impl Bytes for Slice {
-    fn bytes(&self) -> &[u8] {
-        let data = self.block.as_slice().unwrap_or_default();
-        data.get(self.offset..self.offset + self.len).unwrap_or_default()
-    }
-}
-
-/// The bytes of `pieces`, whose blocks these are.
-fn assemble(pieces: &[Piece], blocks: &[Block]) -> Result<Box<dyn Bytes>, Stale> {
-    if let ([piece], [block]) = (pieces, blocks)
+/// The bytes of pieces, whose blocks these are.
+fn assemble(mut gathered: Gathered) -> Result<ReadData, Stale> {
+    if let [(piece, block)] = &*gathered
         && block.as_slice().is_some()
     {
         let (offset, len) = (piece.offset as usize, piece.len as usize);
-        return Ok(Box::new(Slice { block: block.clone(), offset, len }));
+        let block = gathered.pop().map(|(_, block)| block).ok_or(Stale)?;
+        return BlockSlice::new(block, offset, len).map(ReadData::Slice).ok_or(Stale);
     }
-    let len = pieces.iter().map(|piece| piece.len as usize).sum();
-    let mut buffer = Buffer { data: BUFFERS.lock().pop().unwrap_or_default(), len };
-    if buffer.data.len() < len {
-        buffer.data.resize(len, 0);
+    let len = gathered.iter().map(|(piece, _)| piece.len as usize).sum();
+    let mut buffer = PooledBuffer::take(len);
+    let mut rest = buffer.bytes_mut();
+    for (piece, block) in &gathered {
+        let (into, after) = rest.split_at_mut(piece.len as usize);
+        block.read_into(piece.offset as usize, into)?;
+        rest = after;
     }
-    let mut at = 0;
-    for (piece, block) in pieces.iter().zip(blocks) {
-        let end = at + piece.len as usize;
-        block.read_into(piece.offset as usize, &mut buffer.data[at..end])?;
-        at = end;
-    }
-    Ok(Box::new(buffer))
+    Ok(ReadData::Buffer(buffer))
 }
 
 /// A read that waits for blocks.
@@ -236,7 +200,7 @@ impl<H: Host> ReadRequest<H> {
         let tree = Arc::clone(snapshot.tree());
         let pieces: Vec<Piece> = tree.plan(file, self.offset, self.len).collect();
         if pieces.is_empty() {
-            return deliver(Ok(Box::new(Vec::new())));
+            return deliver(Ok(ReadData::Empty));
         }
         let locators: Vec<_> = pieces.iter().map(|piece| tree.locator(piece.block)).collect();
         let expired = locators.iter().any(|locator| is_expired(locator.expires_at()));
@@ -245,7 +209,7 @@ impl<H: Host> ReadRequest<H> {
             blocks: vec![None; pieces.len()],
             missing: pieces.len(),
             failed: None,
-            done: Some(Box::new(move |result| self.arrived(&pieces, result, expired, deliver))),
+            done: Some(Box::new(move |result| self.arrived(pieces, result, expired, deliver))),
         }));
         for (at, locator) in locators.iter().enumerate() {
             let pending = Arc::clone(&pending);
@@ -261,13 +225,13 @@ impl<H: Host> ReadRequest<H> {
 
     fn arrived(
         mut self,
-        pieces: &[Piece],
+        pieces: Vec<Piece>,
         result: Result<Vec<Block>, KeepError>,
         expired: bool,
         deliver: Deliver,
     ) {
         let error = match result {
-            Ok(blocks) => match assemble(pieces, &blocks) {
+            Ok(blocks) => match assemble(pieces.into_iter().zip(blocks).collect()) {
                 Ok(data) => return deliver(Ok(data)),
                 Err(Stale) if self.attempts > 0 => return self.fetch(deliver),
                 Err(Stale) => {

@@ -14,9 +14,10 @@ use crate::fs::attr::{Ino, Timestamp};
 use crate::fs::errno::Errno;
 use crate::fs::inodes::Inodes;
 use crate::fs::node::{
-    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
-    Listing, Outcome, Reader,
+    Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
+    Outcome, Reader,
 };
+use crate::fs::read_data::ReadData;
 use crate::fs::state::NodeState;
 use crate::keep::KeepClient;
 
@@ -284,7 +285,7 @@ impl FileNode for RootDirectory {
         Err(Errno::EISDIR.into())
     }
 
-    fn readfrom(&self, _offset: u64, _size: u32, _num_retries: u32) -> Outcome<Box<dyn Bytes>> {
+    fn readfrom(&self, _offset: u64, _size: u32, _num_retries: u32) -> Outcome<ReadData> {
         Err(Errno::EISDIR.into())
     }
 }

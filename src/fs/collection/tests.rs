@@ -11,9 +11,10 @@ use parking_lot::Mutex;
 use super::*;
 use crate::fs::errno::Errno;
 use crate::fs::node::{
-    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
-    Listing, Reader,
+    Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
+    Reader,
 };
+use crate::fs::read_data::ReadData;
 
 /// What takes the place of an entry: it knows its number, and nothing else.
 #[derive(Clone)]
@@ -135,7 +136,7 @@ impl FileNode for Object {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         unused()
     }
-    fn readfrom(&self, _offset: u64, _size: u32, _num_retries: u32) -> Outcome<Box<dyn Bytes>> {
+    fn readfrom(&self, _offset: u64, _size: u32, _num_retries: u32) -> Outcome<ReadData> {
         unused()
     }
 }

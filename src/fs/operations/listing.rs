@@ -4,6 +4,8 @@
 
 //! Listing directories.
 
+use std::borrow::Cow;
+
 use super::{Fh, Halt, Handle, Ino, NAME_MAX, Node, Operations, Outcome};
 use crate::fs::errno::Errno;
 use crate::fs::filesystem::DirSink;
@@ -65,7 +67,7 @@ impl<N: Node> Operations<N> {
 
     /// The bytes of a name in a listing. One that cannot be a file's name here is left out, so that the
     /// others are listed, and logged.
-    fn listed_name(&self, ino: Ino, name: &str) -> Outcome<Option<Vec<u8>>> {
+    fn listed_name<'n>(&self, ino: Ino, name: &'n str) -> Outcome<Option<Cow<'n, [u8]>>> {
         let problem = match self.codec.encode(name) {
             Ok(encoded) if encoded.len() <= NAME_MAX => return Ok(Some(encoded)),
             Ok(_) => "it is longer than 255 bytes",

@@ -7,7 +7,7 @@
 use super::Operations;
 use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use crate::fs::errno::Errno;
-use crate::fs::filesystem::{DirSink, FileSystem, Opened, ReadReply, Result};
+use crate::fs::filesystem::{DirSink, FileSystem, Opened, Result};
 use crate::fs::metrics::Op;
 use crate::fs::node::{Halt, Node, Outcome, Read};
 
@@ -111,15 +111,8 @@ impl<N: Node> FileSystem for Operations<N> {
         Ok(Opened { fh, keep_cache: true, no_flush: self.only_reads(fh) })
     }
 
-    fn read(&self, _ino: Ino, fh: Fh, offset: u64, size: u32, reply: ReadReply) {
-        match self.answer(Op::Read, || Operations::read(self, fh, offset, size)) {
-            Ok(Read::Now(data)) => reply(Ok(data.bytes())),
-            Ok(Read::Later(start)) => start(Box::new(move |result| match result {
-                Ok(data) => reply(Ok(data.bytes())),
-                Err(errno) => reply(Err(errno)),
-            })),
-            Err(errno) => reply(Err(errno)),
-        }
+    fn read(&self, _ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
+        self.answer(Op::Read, || Operations::read(self, fh, offset, size))
     }
 
     fn write(&self, _ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {

@@ -13,7 +13,8 @@ use super::attributes::{RequestContext, from_set_attr, to_attr, to_statfs};
 use super::errors::{errno_of, fuse_errno, fuse_error};
 use super::lock;
 use crate::fs::{
-    Attr, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, ReadReply, Result, SetAttr, StatFs,
+    Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, ReadData, Result,
+    SetAttr, StatFs,
 };
 use crate::py::gil::UpcallScope;
 
@@ -94,6 +95,15 @@ fn bytes(answer: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
         answer.extract::<PyBackedBytes>().map_err(PyErr::from)
     } else {
         answer.py().get_type::<PyBytes>().call1((answer,))?.extract().map_err(PyErr::from)
+    }
+}
+
+/// What a handler's `read` answered.
+struct Answered(PyBackedBytes);
+
+impl Bytes for Answered {
+    fn bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -222,12 +232,9 @@ impl FileSystem for PythonFs {
         self.call("open", |py| Ok((ino.0, flags, Py::new(py, ctx)?)), handle)
     }
 
-    fn read(&self, _ino: Ino, fh: Fh, offset: u64, size: u32, reply: ReadReply) {
-        let data = self.call("read", |_| Ok((fh.0, offset, size)), |answer| bytes(&answer));
-        match data {
-            Ok(data) => reply(Ok(&data)),
-            Err(errno) => reply(Err(errno)),
-        }
+    fn read(&self, _ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
+        let data = self.call("read", |_| Ok((fh.0, offset, size)), |answer| bytes(&answer))?;
+        Ok(Read::Now(ReadData::Shared(Box::new(Answered(data)))))
     }
 
     fn write(&self, _ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {

@@ -23,12 +23,12 @@ use super::node::{NodeCore, core_of};
 use super::of_2017::{TIMEOUT_OF_2017, flag, has_ref, keeps_dead};
 use super::overrides::{Name, loaded_class};
 use crate::collection::NodeId;
-use crate::fs::Timestamp;
 use crate::fs::node::{
-    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
-    Listing, Outcome, Reader,
+    Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
+    Outcome, Reader,
 };
 use crate::fs::state::{NodeState, UNKNOWN_PARENT};
+use crate::fs::{Bytes, ReadData, Timestamp};
 use crate::py::clock::{self, period};
 use crate::py::gil::with_python;
 use crate::py::llfuse::lock;
@@ -142,7 +142,7 @@ impl Bytes for FromPython {
     }
 }
 
-fn bytes_of(data: Bound<'_, PyAny>) -> PyResult<Box<dyn Bytes>> {
+fn bytes_of(data: Bound<'_, PyAny>) -> PyResult<ReadData> {
     let bytes = if data.is_instance_of::<PyBytes>() || data.is_instance_of::<PyByteArray>() {
         data.extract::<PyBackedBytes>()?
     } else if let Ok(text) = data.extract::<String>() {
@@ -150,7 +150,7 @@ fn bytes_of(data: Bound<'_, PyAny>) -> PyResult<Box<dyn Bytes>> {
     } else {
         data.py().get_type::<PyBytes>().call1((data,))?.extract()?
     };
-    Ok(Box::new(FromPython(bytes)))
+    Ok(ReadData::Shared(Box::new(FromPython(bytes))))
 }
 
 impl ObjectNode {
@@ -499,7 +499,7 @@ impl FileNode for ObjectNode {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         Ok(None)
     }
-    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<Box<dyn Bytes>> {
+    fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData> {
         self.call(|o| bytes_of(o.call_method1("readfrom", (offset, size, num_retries))?))
     }
     fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {

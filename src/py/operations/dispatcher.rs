@@ -16,7 +16,7 @@ use super::Overrides;
 use crate::fs::metrics::Op;
 use crate::fs::operations::Operations as Core;
 use crate::fs::{
-    Attr, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, ReadReply, Result, SetAttr, StatFs,
+    Attr, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, Result, SetAttr, StatFs,
 };
 use crate::py::gil::RequestScope;
 use crate::py::llfuse::python_fs::PythonFs;
@@ -177,11 +177,11 @@ impl FileSystem for Dispatcher {
         Ok(Opened { no_flush, ..opened })
     }
 
-    fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32, reply: ReadReply) {
+    fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
         if self.overrides.has(Op::Read) {
-            return self.python.read(ino, fh, offset, size, reply);
+            return self.python.read(ino, fh, offset, size);
         }
-        self.core(&RequestScope::begin()).read(ino, fh, offset, size, reply);
+        self.core(&RequestScope::begin()).read(ino, fh, offset, size)
     }
 
     fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
