@@ -8,6 +8,7 @@
 //! the directory back. So that a directory can be evicted, these names are to be known, too.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
@@ -17,34 +18,41 @@ use parking_lot::Mutex;
 /// that is no longer kept: it may be that of a directory by now. It forgets it where memory is short.
 const MOST: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
-/// The names, by the inode number of their directory. Its lock is a leaf.
-pub struct Absent(Mutex<LruCache<(u64, Box<str>), ()>>);
+/// The names, with the inode number of their directory. Its lock is a leaf.
+pub struct Absent {
+    hasher: RandomState,
+    /// By their hash, so that one that is known is found without a copy of it. Of two with one hash
+    /// the later one is kept.
+    names: Mutex<LruCache<u64, (u64, Box<str>)>>,
+}
 
 impl Default for Absent {
     fn default() -> Self {
-        Absent(Mutex::new(LruCache::new(MOST)))
+        Absent { hasher: RandomState::new(), names: Mutex::new(LruCache::new(MOST)) }
     }
 }
 
 impl Absent {
     /// The kernel is told that there is no such name.
     pub fn note(&self, parent: u64, name: &str) {
-        self.0.lock().put((parent, name.into()), ());
+        let hash = self.hasher.hash_one((parent, name));
+        let mut names = self.names.lock();
+        match names.get(&hash) {
+            Some((p, n)) if *p == parent && **n == *name => {}
+            _ => drop(names.put(hash, (parent, name.into()))),
+        }
     }
 
     /// Takes out the names in any of these directories.
     #[must_use]
     pub fn take(&self, parents: &HashSet<u64>) -> Vec<(u64, Box<str>)> {
-        let mut names = self.0.lock();
-        let found: Vec<_> = names
+        let mut names = self.names.lock();
+        let found: Vec<u64> = names
             .iter()
-            .filter(|((p, _), ())| parents.contains(p))
-            .map(|(k, ())| k.clone())
+            .filter(|(_, (parent, _))| parents.contains(parent))
+            .map(|(hash, _)| *hash)
             .collect();
-        for name in &found {
-            names.pop(name);
-        }
-        found
+        found.iter().filter_map(|hash| names.pop(hash)).collect()
     }
 }
 
