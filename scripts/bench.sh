@@ -28,5 +28,5 @@ environment "$work/ours" "$wheel[local]"
 "$work/ours/bin/pip" install -q --disable-pip-version-check --no-deps --force-reinstall "$wheel"
 
 echo "== building the programs of the benchmark"
-cargo build -q --release --no-default-features --example bench-limit --example bench-blocks --example bench-load
+cargo build -q --release --no-default-features --example bench-limit --example bench-blocks --example bench-load --example mount-collection
 PYTHONPATH=scripts exec "$work/ours/bin/python" -m bench "$@"

@@ -17,8 +17,8 @@ from . import report, results
 from .cluster import running
 from .dataset import QUICK, DataSet, Sizes
 from .machine import describe, revision, version
-from .mounts import ArvMount, LimitMount
-from .results import LIMIT, OURS, PEER, Recorder
+from .mounts import ArvMount, CoreMount, LimitMount
+from .results import CORE, LIMIT, OURS, PEER, Recorder
 from .rows import Bench, all_scenes
 from .runner import Scene, run
 
@@ -30,7 +30,9 @@ FULL_ROUNDS = 5
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench", description="Compare ours, the peer, the limit.")
+    parser = argparse.ArgumentParser(
+        prog="bench", description="Compare ours, its core, the peer, the limit."
+    )
     parser.add_argument("--quick", action="store_true", help="smaller sizes, fewer rounds")
     parser.add_argument("--rows", default="", help="only rows whose name has one of these words")
     parser.add_argument("--rounds", type=int, help="how often each is measured (5; quick: 3)")
@@ -77,6 +79,14 @@ def measure(args: argparse.Namespace) -> tuple[list[results.Result], report.Abou
     with running(place / "cluster", PROGRAMS / "bench-blocks", data) as cluster:
         contestants = [
             ArvMount(OURS, WORK / "ours", place, cluster.env),
+            CoreMount(
+                CORE,
+                PROGRAMS / "mount-collection",
+                f"http://127.0.0.1:{cluster.keep.port}/",
+                data.parts(),
+                place,
+                cluster.env,
+            ),
             ArvMount(PEER, WORK / "peer", place, cluster.env),
             LimitMount(LIMIT, PROGRAMS / "bench-limit", data.blocks, data.shown(), place),
         ]

@@ -130,10 +130,14 @@ class DataSet:
         """Return the file that lists the paths of a collection's files, in a mount."""
         return self.folder / f"{name}.list"
 
+    def parts(self) -> dict[str, tuple[str, Path]]:
+        """Return where the collections are that every contestant shows, and their manifests."""
+        named = ("small", "large", "waiting")
+        return {n: (getattr(self, n).path, self.folder / f"{n}.manifest") for n in named}
+
     def shown(self) -> dict[str, Path]:
         """Return the manifests that every contestant shows, by where."""
-        named = ("small", "large", "waiting")
-        return {getattr(self, name).path: self.folder / f"{name}.manifest" for name in named}
+        return dict(self.parts().values())
 
     # Contents
 

@@ -30,9 +30,12 @@ def is_mounted(path: Path) -> bool:
 class Mount:
     """A mount that is being served."""
 
+    #: The directory that scenes work in.
     path: Path
     process: subprocess.Popen
     log: Path
+    #: Where it is mounted: there, or below.
+    point: Path
 
     def _status(self, name: str) -> int:
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
@@ -62,10 +65,10 @@ class Mount:
     def end(self) -> None:
         """Unmount, and see the process end, by force if need be."""
         for _ in range(10):
-            if not is_mounted(self.path):
+            if not is_mounted(self.point):
                 break
             for program in (["umount", "-l"], ["fusermount3", "-u", "-z"]):
-                done = subprocess.run([*program, str(self.path)], capture_output=True)
+                done = subprocess.run([*program, str(self.point)], capture_output=True)
                 if done.returncode == 0:
                     break
         for number in (None, signal.SIGTERM, signal.SIGKILL):
@@ -93,6 +96,10 @@ class MountProgram:
         """Return the command line of a mount in the foreground."""
         raise NotImplementedError
 
+    def point(self, path: Path, shows: str) -> Path:
+        """Return where to mount so that a part of the data set is where arv-mount at `path` has it."""
+        return path
+
     def forget_blocks(self) -> None:
         """Empty the cache of blocks; what else is cached stays, as it does for users."""
         for path in (self.home / ".cache" / "arvados").glob("*"):
@@ -100,21 +107,25 @@ class MountProgram:
                 shutil.rmtree(path)
 
     @contextlib.contextmanager
-    def mounted(self, *options: str) -> Iterator[Mount]:
-        """Mount, yield when it answers, and unmount."""
+    def mounted(self, *options: str, shows: str = "small") -> Iterator[Mount]:
+        """Mount, yield when it answers, and unmount.
+
+        `shows` is the part of the data set that is worked on, for those who mount but one collection.
+        """
         self._count += 1
         path = self.work / f"mnt{self._count}"
-        path.mkdir(parents=True)
+        point = self.point(path, shows)
+        point.mkdir(parents=True)
         log = path.with_suffix(".log")
         with open(path.with_suffix(".err"), "w") as errors:
             process = subprocess.Popen(
-                self.arguments(path, log, options),
+                self.arguments(point, log, options),
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
             )
-        mount = Mount(path, process, log)
+        mount = Mount(path, process, log, point)
         try:
             self._await(mount)
             yield mount
@@ -122,11 +133,13 @@ class MountProgram:
             raise Failed(f"the mount has ended: {error}") from error
         finally:
             mount.end()
-        path.rmdir()
+        while point != self.work:
+            point.rmdir()
+            point = point.parent
 
     def _await(self, mount: Mount) -> None:
         deadline = time.monotonic() + START
-        while not is_mounted(mount.path):
+        while not is_mounted(mount.point):
             if mount.process.poll() is not None:
                 said = mount.path.with_suffix(".err").read_text().strip().splitlines()
                 raise Failed("the mount ended: " + "".join(said[-1:]))
@@ -134,7 +147,7 @@ class MountProgram:
                 raise TimedOut(f"not mounted within {START:.0f} s")
             time.sleep(0.001)
         # The first request waits until somebody serves it.
-        command("stat", mount.path, timeout=START)
+        command("stat", mount.point, timeout=START)
 
 
 class ArvMount(MountProgram):
@@ -147,6 +160,35 @@ class ArvMount(MountProgram):
     def arguments(self, path: Path, log: Path, options: Sequence[str]) -> list[str]:
         """See MountProgram."""
         return [str(self._program), "--foreground", "--logfile", str(log), *options, str(path)]
+
+
+class CoreMount(MountProgram):
+    """The core alone: a collection by its manifest, blocks from the Keep service, without Python."""
+
+    def __init__(
+        self,
+        name: str,
+        program: Path,
+        keep: str,
+        shown: Mapping[str, tuple[str, Path]],
+        work: Path,
+        env: Mapping[str, str],
+    ) -> None:
+        """`shown` has path and manifest of the collections that may be mounted."""
+        super().__init__(name, work, env)
+        self._shown = shown
+        self._shows = ""
+        cache = self.home / ".cache" / "arvados" / "keep"
+        self._command = [str(program), "--keep", keep, "--cache", str(cache)]
+
+    def point(self, path: Path, shows: str) -> Path:
+        """See MountProgram."""
+        self._shows = shows
+        return path / self._shown[shows][0]
+
+    def arguments(self, path: Path, log: Path, options: Sequence[str]) -> list[str]:
+        """See MountProgram. It has no options."""
+        return [*self._command, "--manifest", str(self._shown[self._shows][1]), str(path)]
 
 
 class LimitMount(MountProgram):

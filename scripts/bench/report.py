@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import picture
 from .dataset import Sizes
-from .results import LIMIT, OURS, PEER, Line, Result, Row, cost_ratio, lines
+from .results import CORE, LIMIT, OURS, PEER, Line, Result, Row, cost_ratio, lines
 from .runner import human, shown
 
 
@@ -44,17 +44,17 @@ def factor(ratio: float | None) -> str:
 
 
 def _cells(line: Line) -> list[str]:
-    found = [line.get(name) for name in (OURS, PEER, LIMIT)]
+    found = [line.get(name) for name in (OURS, CORE, PEER, LIMIT)]
     cells = ["" if r is None else human(r.median, r.unit) + _mark(r) for r in found]
-    ours, peer, limit = found
-    return [*cells, factor(cost_ratio(ours, limit)), factor(cost_ratio(ours, peer))]
+    ours, core, peer, limit = found
+    return [*cells, *(factor(cost_ratio(ours, other)) for other in (core, limit, peer))]
 
 
 def _mark(result: Result) -> str:
     return " !" if result.error and result.median is not None else ""
 
 
-HEADS = ["", "ours", "peer", "limit", "ours/limit", "ours/peer"]
+HEADS = ["", "ours", "core", "peer", "limit", "ours/core", "ours/limit", "ours/peer"]
 
 
 def _table(found: Iterable[Result], about: About) -> list[list[str]]:
@@ -98,6 +98,8 @@ def page(found: list[Result], about: About) -> str:
         "`make bench-compare A=old.json B=new.json` compares two runs by their `target/bench/latest.json`.",
         "",
         "- **ours**: `arv-mount` of this repository, release build, default options.",
+        "- **core**: the same without Python, a collection by its manifest "
+        "(`examples/mount-collection.rs`). What ours takes more is what Python costs.",
         "- **peer**: `arv-mount` of arvados_fuse 3.2.1 from PyPI on the same cluster, default options.",
         "- **limit**: a FUSE file system that answers at once from memory, through this project's own "
         "kernel interface and with its mount options (`benches/programs/limit`).",
@@ -109,7 +111,7 @@ def page(found: list[Result], about: About) -> str:
         "![Costs of ours, as ratios to the limit and to the peer](benchmarks.svg)",
         "",
         "| " + " | ".join(["work", *HEADS[1:]]) + " |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| --- |" + " ---: |" * (len(HEADS) - 1),
         *("| " + " | ".join(row) + " |" for row in _table(found, about)),
         "",
     ]
@@ -142,11 +144,11 @@ def page(found: list[Result], about: About) -> str:
         "",
         "The smallest and the largest of the rounds:",
         "",
-        "| work | ours | peer | limit |",
-        "| --- | ---: | ---: | ---: |",
+        "| work | ours | core | peer | limit |",
+        "| --- | ---: | ---: | ---: | ---: |",
         *(
             f"| {title(line, about.rows)} | "
-            + " | ".join(_spread(line.get(name)) for name in (OURS, PEER, LIMIT))
+            + " | ".join(_spread(line.get(name)) for name in (OURS, CORE, PEER, LIMIT))
             + " |"
             for line in lines(found)
         ),

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-OURS, PEER, LIMIT = "ours", "peer", "limit"
+OURS, CORE, PEER, LIMIT = "ours", "core", "peer", "limit"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from bench import compare, picture, report, results  # noqa: E402
 from bench.cluster import BlockServer  # noqa: E402
 from bench.dataset import DataSet, Sizes  # noqa: E402
-from bench.mounts import LimitMount, Mount, is_mounted  # noqa: E402
-from bench.results import LIMIT, OURS, PEER, Recorder, Result, Row, cost_ratio  # noqa: E402
+from bench.mounts import CoreMount, LimitMount, Mount, is_mounted  # noqa: E402
+from bench.results import CORE, LIMIT, OURS, PEER, Recorder, Result, Row, cost_ratio  # noqa: E402
 from bench.runner import Failed, Scene, TimedOut, Turn, command, human, run, shown, timed  # noqa: E402
 
 TIME = Row("time", "sleeping", "s")
@@ -237,10 +237,11 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
 
 def test_the_report_is_a_table_and_a_picture(tmp_path: Path) -> None:
     recorder = Recorder()
-    for name, value in ((OURS, 2.0), (PEER, 8.0), (LIMIT, 1.0)):
+    for name, value in ((OURS, 2.0), (CORE, 1.6), (PEER, 8.0), (LIMIT, 1.0)):
         recorder.value(TIME, {"processes": 4}, name, value)
     page, drawing = report.write(tmp_path, recorder.results(), about([TIME]))
-    assert "| sleeping (4 processes) | 2.00 s | 8.00 s | 1.00 s | 2.00 | 0.25 |" in page.read_text()
+    line = "| sleeping (4 processes) | 2.00 s | 1.60 s | 8.00 s | 1.00 s | 1.25 | 2.00 | 0.25 |"
+    assert line in page.read_text()
     svg = ElementTree.fromstring(drawing.read_text())
     texts = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert "sleeping (4 processes)" in texts and "2.00" in texts and "0.25" in texts
@@ -386,6 +387,26 @@ def test_the_keep_service_serves_counts_and_stalls(
         assert server.control("stats")["waiting"] == 1
         server.clear()
         command("curl", "-sSf", urls[0], timeout=10)
+    finally:
+        server.close()
+
+
+def test_the_core_alone_shows_the_data_set(programs: Path, data: DataSet, tmp_path: Path) -> None:
+    server = BlockServer(programs / "bench-blocks", data.blocks)
+    keep = f"http://127.0.0.1:{server.port}/"
+    program = programs / "mount-collection"
+    contestant = CoreMount(CORE, program, keep, data.parts(), tmp_path / "run", {})
+    try:
+        with contestant.mounted() as mount:
+            small = mount.path / data.small.path
+            found = sorted(str(p.relative_to(small)) for p in small.rglob("*") if p.is_file())
+            assert found == sorted(data.small.files)
+        for fetched in (data.sizes.large, 0):
+            before = server.served()
+            with contestant.mounted(shows="large") as mount:
+                content = (mount.path / data.large.path / "large.bin").read_bytes()
+                assert hashlib.md5(content).hexdigest() == data.large_md5()
+            assert server.served() - before == fetched, "the cache on disk is used"
     finally:
         server.close()
 

@@ -6,7 +6,7 @@
 
 from ..machine import drop_caches
 from ..mounts import Mount
-from ..results import Row
+from ..results import CORE, LIMIT, OURS, PEER, Row
 from ..runner import Scene, Turn, timed
 from .bench import Bench
 
@@ -16,6 +16,7 @@ FIND = Row("find", "`find`, kernel caches warm", "s")
 STAT = Row("stat", "`stat` of every file, kernel caches dropped", "1/s")
 
 PROCESSES = (1, 4, 8)
+EVERYBODY = (OURS, CORE, PEER, LIMIT)
 
 
 def scenes(bench: Bench) -> list[Scene]:
@@ -50,7 +51,7 @@ def scenes(bench: Bench) -> list[Scene]:
         done = bench.load(mount, *words)
         return done["ops"] / done["seconds"]
 
-    return [Scene("names and attributes", (LS_COLD, LS_WARM, FIND, STAT), plan, play)]
+    return [Scene("names and attributes", (LS_COLD, LS_WARM, FIND, STAT), plan, play, EVERYBODY)]
 
 
 def forget_names(mount: Mount) -> None:

@@ -8,7 +8,7 @@ import shlex
 import time
 
 from ..mounts import Mount
-from ..results import LIMIT, Row
+from ..results import CORE, LIMIT, OURS, PEER, Row
 from ..runner import Failed, Scene, Turn, command, timed
 from .bench import Bench
 
@@ -24,6 +24,7 @@ KEEP_MD5 = Row("keep_md5", "the same blocks by two `curl | md5sum`", "B/s")
 
 STREAMS = (1, 4)
 PROCESSES = (1, 4, 8)
+EVERYBODY = (OURS, CORE, PEER, LIMIT)
 
 
 def scenes(bench: Bench) -> list[Scene]:
@@ -78,7 +79,7 @@ def _cold(bench: Bench) -> Scene:
                 turn.measure(COLD, curl, bench, 2, "| md5sum > /dev/null", streams=streams)
                 continue
             turn.contestant.forget_blocks()
-            with turn.contestant.mounted() as mount:
+            with turn.contestant.mounted(shows="large") as mount:
                 bench.list_top(mount, bench.data.large.path)
                 turn.measure(COLD, fetched, mount, streams, streams=streams)
 
@@ -93,7 +94,7 @@ def _cold(bench: Bench) -> Scene:
             time.sleep(0.01)
         return rate
 
-    return Scene("reading from Keep", (COLD,), plan, play)
+    return Scene("reading from Keep", (COLD,), plan, play, EVERYBODY)
 
 
 def _cached(bench: Bench) -> Scene:
@@ -106,17 +107,17 @@ def _cached(bench: Bench) -> Scene:
 
     def play(turn: Turn) -> None:
         # Whatever rows were run before: the blocks are in the cache on disk.
-        with turn.contestant.mounted() as mount:
+        with turn.contestant.mounted(shows="large") as mount:
             printed = command(
                 "md5sum", _large(bench), cwd=mount.path, timeout=bench.timeout, output=True
             )
             if printed.split()[0] != md5:
                 raise Failed("the large file reads differently")
         for streams in STREAMS if turn.wants(DISK) else ():
-            with turn.contestant.mounted() as mount:
+            with turn.contestant.mounted(shows="large") as mount:
                 bench.list_top(mount, bench.data.large.path)
                 turn.measure(DISK, cached, mount, streams, streams=streams)
-        with turn.contestant.mounted() as mount:
+        with turn.contestant.mounted(shows="large") as mount:
             _read(bench, mount, 1)
             for streams in STREAMS:
                 turn.measure(PAGE, _read, bench, mount, streams, streams=streams)
@@ -137,7 +138,7 @@ def _cached(bench: Bench) -> Scene:
         done = bench.load(mount, *words, _large(bench))
         return done["ops"] / done["seconds"]
 
-    return Scene("reading what is cached", (DISK, PAGE, RANDOM), plan, play)
+    return Scene("reading what is cached", (DISK, PAGE, RANDOM), plan, play, EVERYBODY)
 
 
 # Small files
@@ -168,4 +169,4 @@ def _small(bench: Bench) -> Scene:
             raise Failed(f"{size} bytes were read, not {bench.sizes.files * 4096}")
         return took
 
-    return Scene("small files", (CAT,), plan, play)
+    return Scene("small files", (CAT,), plan, play, EVERYBODY)
