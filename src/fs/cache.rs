@@ -211,7 +211,14 @@ impl<N: Node> InodeCache<N> {
     /// # Errors
     /// What the node answers.
     pub fn unmanage(&self, node: &N) -> Outcome<bool> {
-        let inode = Self::key(node)?;
+        self.unmanage_as(Self::key(node)?, node)
+    }
+
+    /// Stops counting the entry that is managed under `inode`; answers whether there was one.
+    ///
+    /// # Errors
+    /// What the node answers; it is not counted any more.
+    pub fn unmanage_as(&self, inode: u64, node: &N) -> Outcome<bool> {
         let removed = self.entries.lock().pop(&inode);
         match removed {
             Some(managed) => {

@@ -224,18 +224,54 @@ impl<N: Node> Inodes<N> {
     /// # Errors
     /// What the node answers.
     pub fn add_as(&self, ino: u64, node: &N) -> Outcome<()> {
-        self.insert(ino, node.clone());
-        node.set_inode(Some(ino))?;
-        if ino == Ino::ROOT.0 {
-            node.inc_ref()?;
+        let before = self.insert(ino, node.clone());
+        if let Err(halt) = self.count_added(ino, node) {
+            // Nobody has it: it would stay for ever.
+            let mut table = self.table.write();
+            match before {
+                Some(before) => table.insert(ino, before),
+                None => table.remove(&ino),
+            };
+            drop(table);
+            let _ = self.uncount(ino, node);
+            return Err(halt);
         }
+        self.cap_cache();
+        Ok(())
+    }
+
+    fn count_added(&self, ino: u64, node: &N) -> Outcome<()> {
+        node.set_inode(Some(ino))?;
         self.update_uuid(node)?;
         match self.cache.replaced().and_then(|replaced| replaced.update(node)) {
             Some(done) => done?,
             None => self.cache.update(node)?,
         }
-        self.cap_cache();
-        Ok(())
+        if ino == Ino::ROOT.0 { node.inc_ref() } else { Ok(()) }
+    }
+
+    /// Forgets all that is kept of an entry which is no longer in the table. Each step is taken even
+    /// where the node fails at another: nobody comes again for it.
+    fn uncount(&self, ino: u64, node: &N) -> Outcome<()> {
+        let unlisted = match node.cache_uuid() {
+            Ok(uuid) => {
+                self.unlist(uuid.as_deref(), node);
+                Ok(())
+            }
+            Err(halt) => {
+                self.by_uuid.lock().retain(|_, listed| {
+                    listed.retain(|n| !n.same(node));
+                    !listed.is_empty()
+                });
+                Err(halt)
+            }
+        };
+        let renamed = node.set_cache_uuid(None);
+        let unmanaged = match self.cache.replaced().and_then(|replaced| replaced.unmanage(node)) {
+            Some(done) => done,
+            None => self.cache.unmanage_as(ino, node).map(drop),
+        };
+        unlisted.and(renamed).and(unmanaged).and(node.set_inode(None))
     }
 
     /// The entry was deleted from its directory: it goes when nothing uses it any more.
@@ -244,8 +280,13 @@ impl<N: Node> Inodes<N> {
     /// What the node answers.
     pub fn delete(&self, node: &N) -> Outcome<()> {
         node.set_parent_inode(None)?;
-        self.removal.remove_later(node.clone());
+        self.remove_later(node);
         Ok(())
+    }
+
+    /// Has the removal thread look at an entry: it goes if it was deleted and nothing uses it.
+    pub fn remove_later(&self, node: &N) {
+        self.removal.remove_later(node.clone());
     }
 
     /// The entry was used: it is evicted later than others.
@@ -279,8 +320,8 @@ impl<N: Node> Inodes<N> {
         let old = node.cache_uuid()?;
         let new = node.uuid()?;
         if old != new {
-            self.unlist(old.as_deref(), node);
             node.set_cache_uuid(new.clone())?;
+            self.unlist(old.as_deref(), node);
         }
         if let Some(uuid) = new {
             let mut by_uuid = self.by_uuid.lock();
@@ -381,19 +422,12 @@ impl<N: Node> Inodes<N> {
             }
             table.remove(&ino)
         };
-        let uuid = node.cache_uuid()?;
-        self.unlist(uuid.as_deref(), node);
-        node.set_cache_uuid(None)?;
-        match self.cache.replaced().and_then(|replaced| replaced.unmanage(node)) {
-            Some(done) => done?,
-            None => self.cache.unmanage(node).map(drop)?,
-        }
-        node.set_inode(None)?;
+        let forgotten = self.uncount(ino, node);
         if removed.is_none() {
             self.drop_deserted(ino);
         }
         drop(removed);
-        Ok(())
+        forgotten
     }
 
     /// Evicts, in the calling thread, until the cache is within its limit or everything was
