@@ -301,14 +301,20 @@ impl<N: Node> Operations<N> {
             log::debug!("forget of inode {ino}, which is not in the table");
             return Ok(());
         };
-        if node.dec_ref(nlookup)? == 0 {
-            if node.parent_inode()?.is_none() {
-                self.inodes.delete(&node)?;
-            } else {
+        if node.dec_ref(nlookup)? != 0 {
+            return Ok(());
+        }
+        match node.parent_inode() {
+            Ok(Some(_)) => {
                 self.inodes.cap_cache();
+                Ok(())
+            }
+            // The kernel says this once: where the answer is not known, the removal thread asks.
+            deleted => {
+                self.inodes.remove_later(&node);
+                deleted.map(drop)
             }
         }
-        Ok(())
     }
 
     /// Opens a file.
@@ -402,14 +408,23 @@ impl<N: Node> Operations<N> {
         let saved = handle.flush(false);
         let closed = self.handles.close(fh);
         // What was deleted while it was in use had to stay until now.
-        let removed = every(handle.used(), |node| {
-            if node.inode()?.is_some() && node.parent_inode()?.is_none() {
-                self.inodes.delete(node)?;
-            }
-            Ok(())
-        });
+        let removed = every(handle.used(), |node| self.remove_deserted(node));
         self.inodes.cap_cache();
         saved.and(closed).and(removed)
+    }
+
+    /// Has an entry removed that was deleted and is no longer open. A handle is closed once: where
+    /// the answers are not known, the removal thread asks.
+    fn remove_deserted(&self, node: &N) -> Outcome<()> {
+        let stays =
+            || Ok(node.inode()?.is_none() || node.parent_inode()?.is_some() || node.has_ref()?);
+        match stays() {
+            Ok(true) => Ok(()),
+            deserted => {
+                self.inodes.remove_later(node);
+                deserted.map(drop)
+            }
+        }
     }
 
     /// A descriptor of the handle was closed: saves what was written through it.
