@@ -416,8 +416,7 @@ impl<N: Node> Operations<N> {
     /// Has an entry removed that was deleted and is no longer open. A handle is closed once: where
     /// the answers are not known, the removal thread asks.
     fn remove_deserted(&self, node: &N) -> Outcome<()> {
-        let stays =
-            || Ok(node.inode()?.is_none() || node.parent_inode()?.is_some() || node.has_ref()?);
+        let stays = || Ok(node.inode()?.is_none() || node.parent_inode()?.is_some());
         match stays() {
             Ok(true) => Ok(()),
             deserted => {
