@@ -413,16 +413,31 @@ impl<N: Node> Operations<N> {
         saved.and(closed).and(removed)
     }
 
-    /// Has an entry removed that was deleted and is no longer open. A handle is closed once: where
-    /// the answers are not known, the removal thread asks.
+    /// Has an entry removed that was deleted and is no longer open, or the directory above it that
+    /// was deleted and had to stay for it. A handle is closed once: where the answers are not known, the
+    /// removal thread asks.
     fn remove_deserted(&self, node: &N) -> Outcome<()> {
-        let stays = || Ok(node.inode()?.is_none() || node.parent_inode()?.is_some());
-        match stays() {
-            Ok(true) => Ok(()),
-            deserted => {
-                self.inodes.remove_later(node);
-                deserted.map(drop)
+        let mut at = node.clone();
+        loop {
+            let above = match self.parent_unless_deserted(&at) {
+                Ok(Some(above)) => above,
+                deserted => {
+                    self.inodes.remove_later(&at);
+                    return deserted.map(drop);
+                }
+            };
+            match self.inodes.get(above) {
+                Some(above) if !above.same(&at) => at = above,
+                _ => return Ok(()),
             }
+        }
+    }
+
+    /// The number of the directory above; that of the root, where there is none, but the entry stays.
+    fn parent_unless_deserted(&self, node: &N) -> Outcome<Option<u64>> {
+        match node.parent_inode()? {
+            None if node.inode()?.is_none() => Ok(Some(Ino::ROOT.0)),
+            parent => Ok(parent),
         }
     }
 
