@@ -196,7 +196,8 @@ impl<H: Host> MountedCollection<H> {
             root,
             uses: AtomicI64::new(0),
             superseded: AtomicBool::new(false),
-            ranges: Mutex::new(vec![first]),
+            // Where there are none, the next who asks gets the same first number.
+            ranges: Mutex::new(if tree.len() > 1 { vec![first] } else { Vec::new() }),
             renewals: Mutex::default(),
             state: RwLock::new(State {
                 counts: counts(&tree),
