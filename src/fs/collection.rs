@@ -257,7 +257,7 @@ impl<H: Host> MountedCollection<H> {
         state.current.memory() + size_of_val(&*state.counts) + state.orphans.capacity() * orphan
     }
 
-    /// Whether anything in it is in use.
+    /// Whether anything in it is in use. What left it is not: it goes on without the collection.
     #[must_use]
     pub fn in_use(&self) -> bool {
         self.uses.load(Ordering::Acquire) > 0
@@ -390,7 +390,7 @@ impl<H: Host> MountedCollection<H> {
             if let Some(parent) = self.parent_of(&old, *id) {
                 changes.names.push((parent, old.tree().name(*id).to_owned()));
             }
-            if state.orphan(&old, *id) {
+            if self.leave(&mut state, &old, *id) {
                 changes.gone.push(old.ino(*id));
             }
         }
@@ -418,8 +418,7 @@ impl<H: Host> MountedCollection<H> {
         self.superseded.store(true, Ordering::Release);
         state.current = Arc::new(Snapshot::empty());
         state.counts = counts(state.current.tree());
-        let still = |o: &Orphan| i64::from(o.counts.uses.load(Ordering::Acquire));
-        self.uses.store(state.orphans.values().map(still).sum(), Ordering::Release);
+        self.uses.store(0, Ordering::Release);
         handed_over
     }
 
@@ -428,26 +427,28 @@ impl<H: Host> MountedCollection<H> {
         let mut state = self.state.write();
         let snapshot = std::mem::replace(&mut state.current, Arc::new(Snapshot::empty()));
         for at in (0..).take(state.counts.len()).skip(1) {
-            state.orphan(&snapshot, NodeId(at));
+            self.leave(&mut state, &snapshot, NodeId(at));
         }
         state.counts = counts(state.current.tree());
     }
-}
 
-impl State {
-    /// Keeps a node that leaves the collection, if anybody has it; answers whether that is so.
-    fn orphan(&mut self, snapshot: &Arc<Snapshot>, id: NodeId) -> bool {
-        let Some(counts) = self.counts.get_mut(id.0 as usize).map(std::mem::take) else {
+    /// A node leaves the collection; it is an orphan from now on, if anybody has it. Answers whether
+    /// that is so.
+    fn leave(&self, state: &mut State, snapshot: &Arc<Snapshot>, id: NodeId) -> bool {
+        let Some(counts) = state.counts.get_mut(id.0 as usize).map(std::mem::take) else {
             return false;
         };
         let wanted = counts.wanted();
         if wanted {
-            self.orphans
-                .insert(snapshot.ino(id), Orphan { snapshot: Arc::clone(snapshot), id, counts });
+            self.uses.fetch_sub(counts.uses.load(Ordering::Acquire).into(), Ordering::AcqRel);
+            let orphan = Orphan { snapshot: Arc::clone(snapshot), id, counts };
+            state.orphans.insert(snapshot.ino(id), orphan);
         }
         wanted
     }
+}
 
+impl State {
     fn counts_of(&self, ino: u64) -> Option<&Counts> {
         match self.orphans.get(&ino) {
             Some(orphan) => Some(&orphan.counts),

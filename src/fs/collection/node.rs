@@ -103,7 +103,9 @@ impl<H: Host> CollectionNode<H> {
     pub fn add_use(&self, n: i64) -> Option<i64> {
         let state = self.collection.state.read();
         let uses = state.counts_of(self.ino).map(|counts| add(&counts.uses, n))?;
-        self.collection.uses.fetch_add(n, std::sync::atomic::Ordering::AcqRel);
+        if !state.orphans.contains_key(&self.ino) {
+            self.collection.uses.fetch_add(n, std::sync::atomic::Ordering::AcqRel);
+        }
         Some(uses)
     }
 

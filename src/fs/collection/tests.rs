@@ -300,7 +300,8 @@ fn what_is_dropped_stays_until_it_is_let_go() {
     let memory = mounted.memory();
     mounted.detach();
     assert!(is_here(&a) && matches!(b.resolve(), Resolved::Gone));
-    assert!(mounted.in_use() && !mounted.is_deserted());
+    assert!(!mounted.in_use() && !mounted.is_deserted());
+    assert_eq!((a.uses(), a.refs()), (Some(1), Some(1)));
     a.add_use(-1);
     a.add_ref(-1);
     a.forget();
