@@ -36,9 +36,15 @@
 mod model {
     pub mod blocks;
     pub mod directory;
+    pub mod generators;
+    pub mod harness;
+    pub mod kernel;
     pub mod memory;
     pub mod mount;
+    pub mod reference;
     pub mod world;
 
     mod failures;
+    mod random;
+    mod regressions;
 }

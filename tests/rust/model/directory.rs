@@ -185,6 +185,7 @@ impl MemoryNode {
                 MemoryHost { world: Arc::clone(&self.0.world), directory: Arc::downgrade(&self.0) };
             let (settings, root) = (Settings::default(), Arc::clone(&self.0.state));
             let mounted = Mounted::mount(host, settings, root, Arc::new(tree), mtime, &table);
+            self.0.world.mounted.lock().push(Arc::downgrade(&mounted));
             *shows.mounted.lock() = Some(mounted);
             self.0.world.tell(Event::Loaded { dir, version: version.clone() });
         }

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::SeqCst;
 
-use arvados_fuse::fs::node::{Counted, Identity};
+use arvados_fuse::fs::node::Identity;
 use arvados_fuse::fs::{Errno, Fh, Ino, SetAttr};
 
 use super::blocks::{Content, Version};

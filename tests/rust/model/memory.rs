@@ -5,7 +5,7 @@
 //! The layer above, in Rust: files, directories, and directories that show a collection.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use arvados_fuse::fs::dentries::Dentries;
@@ -237,8 +237,10 @@ impl Cacheable for MemoryNode {
     }
     fn objsize(&self) -> Outcome<i64> {
         self.asked("objsize")?;
+        let superseded = self.shows().is_some_and(|shows| shows.superseded.load(SeqCst));
         let objects = self.as_dir().map_or(0, |dir| dir.entries.len() * 1000);
-        let bytes = objects + self.mounted().map_or(0, |mounted| mounted.memory());
+        let bytes = objects + usize::from(superseded) * 500;
+        let bytes = bytes + self.mounted().map_or(0, |mounted| mounted.memory());
         Ok(i64::try_from(bytes).unwrap())
     }
     fn cache_size(&self) -> Outcome<i64> {

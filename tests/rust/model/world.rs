@@ -23,7 +23,7 @@ use arvados_fuse::fs::{Errno, Halt, Ino, Timestamp};
 use parking_lot::{Condvar, Mutex};
 
 use super::blocks::Version;
-use super::directory::MemoryHost;
+use super::directory::{MemoryHost, Mounted};
 
 /// An entry of the file systems under test.
 pub type Entry = AnyNode<MemoryHost>;
@@ -132,6 +132,8 @@ pub struct World {
     pub events: Mutex<Vec<Event>>,
     pub notices: Mutex<Vec<Notice>>,
     pub reports: Mutex<Vec<String>>,
+    /// Every collection that was ever mounted.
+    pub mounted: Mutex<Vec<Weak<Mounted>>>,
     clock: AtomicI64,
     keys: AtomicU64,
 }

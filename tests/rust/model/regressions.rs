@@ -1,0 +1,100 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! What the random tests found, by name: the shortest way there.
+
+use super::blocks::Version;
+use super::memory::MemoryNode;
+use super::mount::Mount;
+
+fn version(slots: [u8; 9]) -> Version {
+    Version { slots, mtime: 1 }
+}
+
+/// A root with a collection of each version, by the names `0`, `1`, ...
+fn mount(versions: &[[u8; 9]]) -> (Mount, Vec<MemoryNode>) {
+    let mount = Mount::new(versions.iter().map(|slots| version(*slots)).collect());
+    let nodes: Vec<MemoryNode> =
+        (0..versions.len()).map(|number| MemoryNode::collection(&mount.world, number)).collect();
+    for (number, node) in nodes.iter().enumerate() {
+        mount.root.add(&number.to_string(), node, None).unwrap();
+    }
+    (mount, nodes)
+}
+
+fn commit(mount: &Mount, collection: usize, slots: [u8; 9]) {
+    mount.world.truth.lock()[collection] = version(slots);
+}
+
+fn mounted(mount: &Mount) -> usize {
+    mount.world.mounted.lock().iter().filter(|mounted| mounted.strong_count() > 0).count()
+}
+
+const EMPTY: [u8; 9] = [0; 9];
+const A: [u8; 9] = [1, 0, 0, 0, 0, 0, 0, 0, 0];
+const E_X: [u8; 9] = [0, 0, 0, 0, 0, 0, 0, 1, 0];
+
+#[test]
+fn a_collection_deleted_while_a_file_deep_in_it_is_open_goes_when_that_is_closed() {
+    let (mount, _) = mount(&[E_X]);
+    let (top, sub, file) = (mount.walk("0"), mount.walk("0/e"), mount.walk("0/e/x"));
+    let fh = mount.open(file).unwrap();
+    mount.root.remove("0").unwrap();
+    for (ino, count) in [(top, 3), (sub, 2), (file, 1)] {
+        mount.forget(ino, count);
+    }
+    mount.drain();
+    assert_eq!(mount.read(fh, 0, 1000).unwrap().len(), 100);
+    mount.release(fh).unwrap();
+    mount.drain();
+    assert_eq!(mount.table.numbers(), [1]);
+    assert_eq!(mount.table.cache().total(), 0);
+}
+
+#[test]
+fn a_collection_that_was_empty_when_it_was_mounted_gives_its_numbers_back() {
+    let (mount, nodes) = mount(&[EMPTY, A]);
+    nodes[0].show_newest().unwrap();
+    nodes[1].show_newest().unwrap();
+    commit(&mount, 0, A);
+    nodes[0].show_newest().unwrap();
+    nodes[0].drop_contents().unwrap();
+    assert_eq!(mounted(&mount), 1);
+}
+
+#[test]
+fn a_collection_that_was_empty_when_it_was_mounted_takes_no_numbers_of_another() {
+    let (mount, nodes) = mount(&[EMPTY, A]);
+    nodes[0].show_newest().unwrap();
+    nodes[1].show_newest().unwrap();
+    commit(&mount, 0, A);
+    nodes[0].show_newest().unwrap();
+    let (other, file) = (mount.walk("1/a"), mount.walk("0/a"));
+    nodes[0].drop_contents().unwrap();
+    mount.forget(file, 1);
+    mount.drain();
+    assert_eq!(mount.lookup(1, "1").map(|attr| mount.table.contains(attr.ino.0)), Ok(true));
+    assert!(mount.table.contains(other));
+    assert!(mount.open(other).is_ok());
+}
+
+#[test]
+fn a_collection_deleted_while_a_file_that_left_it_is_open_goes() {
+    let (mount, nodes) = mount(&[A]);
+    let (top, file) = (mount.walk("0"), mount.walk("0/a"));
+    mount.root.remove("0").unwrap();
+    commit(&mount, 0, EMPTY);
+    nodes[0].show_newest().unwrap();
+    let fh = mount.open(file).unwrap();
+    mount.forget(top, 2);
+    mount.drain();
+    assert!(!mount.table.contains(top), "what left it does not need it");
+    assert_eq!(mount.read(fh, 0, 1000).unwrap().len(), 100);
+    mount.release(fh).unwrap();
+    mount.forget(file, 1);
+    mount.drain();
+    assert_eq!(mount.table.numbers(), [1]);
+    drop(nodes);
+    assert_eq!(mounted(&mount), 0);
+}
