@@ -387,7 +387,9 @@ impl Harness {
 
     /// The layer above adds, removes or moves an entry.
     fn change(&mut self, op: Op) -> Result<(), String> {
-        let dirs = self.known(Reference::is_plain_dir);
+        // What was deleted with all that is in it is left alone, as the kernel and the layer above do.
+        let dirs =
+            self.known(|reference, id| reference.is_plain_dir(id) && reference.is_below(id, ROOT));
         let dir = |pick| Self::pick(&dirs, pick).expect("the root, for one");
         let name = |pick| Self::pick(&GIVEN, pick).expect("a name");
         let answer = |found| if found { Ok(()) } else { Err(Errno::ENOENT) };
