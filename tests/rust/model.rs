@@ -47,4 +47,5 @@ mod model {
     mod failures;
     mod random;
     mod regressions;
+    mod threads;
 }
