@@ -151,14 +151,17 @@ impl MemoryNode {
 
     /// Shows the newest version of its collection.
     pub fn show_newest(&self) -> Outcome<()> {
-        let Some(shows) = self.shows() else { return Ok(()) };
-        let version = self.0.world.truth.lock()[shows.collection].clone();
+        self.shows().map_or(Ok(()), |shows| self.show_newest_of(shows).map(drop))
+    }
+
+    fn show_newest_of(&self, shows: &Shows) -> Outcome<Version> {
         self.0.world.change(|| {
+            let version = self.0.world.truth.lock()[shows.collection].clone();
             self.show(shows, &version)?;
             self.counted_anew()?;
             self.0.state.mtime.store(Timestamp(version.mtime));
             self.0.state.mark_fresh(Timestamp(0));
-            Ok(())
+            Ok(version)
         })
     }
 
@@ -197,13 +200,11 @@ impl MemoryNode {
         self.0.world.change(|| {
             let (Some(shows), Some(_)) = (self.shows(), self.mounted()) else { return Ok(()) };
             // Both show the same version before the one takes the other's place.
-            self.show_newest()?;
+            let version = self.show_newest_of(shows)?;
             let Some(mounted) = self.mounted() else { return Ok(()) };
             let table = self.0.world.table();
             let mut objects = Objects::new();
-            let (snapshot, version) =
-                (mounted.snapshot(), self.0.world.truth.lock()[shows.collection].clone());
-            let files = version.files();
+            let (snapshot, files) = (mounted.snapshot(), version.files());
             self.populate(snapshot.tree(), NodeId::ROOT, &mut objects, &|path, id| {
                 let mtime = snapshot.mtime(id).0;
                 let node = match files.get(path) {
