@@ -121,8 +121,9 @@ impl<N: Node> Inodes<N> {
     /// The entry of that number.
     #[must_use]
     pub fn get(&self, ino: u64) -> Option<N> {
-        let found = self.table.read().get(&ino).cloned();
-        found.or_else(|| self.in_range(ino))
+        let in_table = || self.table.read().get(&ino).cloned();
+        // Where objects supersede a collection meanwhile, the entry moves from its range to the table.
+        in_table().or_else(|| self.in_range(ino)).or_else(in_table)
     }
 
     fn in_range(&self, ino: u64) -> Option<N> {
@@ -173,7 +174,8 @@ impl<N: Node> Inodes<N> {
     /// Whether there is an entry of that number.
     #[must_use]
     pub fn contains(&self, ino: u64) -> bool {
-        self.table.read().contains_key(&ino) || self.in_range(ino).is_some()
+        let in_table = || self.table.read().contains_key(&ino);
+        in_table() || self.in_range(ino).is_some() || in_table()
     }
 
     /// Puts an entry under a number.
