@@ -29,6 +29,9 @@ use super::told::Told;
 /// hold.
 const MAX_TIMEOUT: Duration = Duration::from_secs(1_000_000_000);
 
+/// How often a lookup looks where what it finds is removed under it each time.
+const LOOKS: u32 = 3;
+
 /// File names as the kernel has them (bytes) and as nodes have them (text).
 pub trait Codec: Send + Sync + 'static {
     /// The text of a name from the kernel.
@@ -262,9 +265,21 @@ impl<N: Node> Operations<N> {
             Err(Halt::Errno(Errno::EILSEQ)) => return Err(Errno::ENOENT.into()),
             name => name?,
         };
-        let (ino, node) = self.find(parent, &name)?;
-        let attr = self.attr_of(ino, &node)?;
-        if self.inodes.reference(ino.0, &node)? { Ok(attr) } else { Err(Errno::ENOENT.into()) }
+        for _ in 0..LOOKS {
+            let (ino, node) = self.find(parent, &name)?;
+            match self.attr_of(ino, &node) {
+                Ok(attr) if self.inodes.reference(ino.0, &node)? => return Ok(attr),
+                Err(halt) if !self.is_gone(ino, &halt) => return Err(halt),
+                // It was removed meanwhile: something else may have that name by now.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Err(Errno::ENOENT.into())
+    }
+
+    /// Whether the answer says that an entry which was found just now is not there any more.
+    fn is_gone(&self, ino: Ino, halt: &Halt) -> bool {
+        matches!(halt, Halt::Errno(Errno::ENOENT)) && !self.inodes.contains(ino.0)
     }
 
     fn find(&self, parent: Ino, name: &str) -> Outcome<(Ino, N)> {

@@ -90,7 +90,11 @@ impl<N: Node> Operations<N> {
         next: u64,
         sink: &mut DirSink<'_>,
     ) -> Outcome<bool> {
-        let attr = self.attr_of(ino, node)?;
+        let attr = match self.attr_of(ino, node) {
+            // It is gone since the directory was opened.
+            Err(halt) if self.is_gone(ino, &halt) => return Ok(true),
+            attr => attr?,
+        };
         let Some(encoded) = self.listed_name(ino, name)? else { return Ok(true) };
         let counts = referenced && name != "." && name != "..";
         if counts && !self.inodes.reference(ino.0, node)? {
