@@ -5,6 +5,7 @@
 //! A mounted collection's place in the inode table: how it begins, follows newer versions, and ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use super::{CollectionNode, Host, MountedCollection, Settings};
 use crate::collection::{NodeId, Tree};
@@ -91,6 +92,21 @@ impl<H: Host> MountedCollection<H> {
         table.upcalls().prune(known.iter().map(|known| Ino(known.ino)).collect());
         self.detach();
         self.forget_ranges(table);
+    }
+
+    /// As [`MountedCollection::unmount`], unless something uses the collection or the kernel refers to
+    /// its directory; answers whether it did.
+    ///
+    /// The directory is marked stale first: whoever counts a use or a reference and looks at the
+    /// contents afterwards either is seen here, or sees that the contents have to be loaded.
+    pub fn unmount_unless_used(&self, table: &Inodes<AnyNode<H>>) -> bool {
+        self.root().mark_stale(true);
+        fence(Ordering::SeqCst);
+        if self.in_use() || self.root().in_use() || self.root().has_ref() {
+            return false;
+        }
+        self.unmount(table);
+        true
     }
 
     /// Gives back the ranges of numbers where nothing is left in them.
