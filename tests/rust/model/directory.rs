@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 
 use arvados_fuse::collection::{NodeId, Tree};
 use arvados_fuse::fs::collection::{Host, MountedCollection, Settings};
-use arvados_fuse::fs::node::{Identity, Outcome};
+use arvados_fuse::fs::node::{Counted, Identity, Outcome};
 use arvados_fuse::fs::{Errno, Ino, Timestamp};
 use arvados_fuse::keep::KeepClient;
 
@@ -147,6 +147,18 @@ impl MemoryNode {
             return Ok(());
         }
         self.0.world.change(|| if self.0.state.is_stale() { self.show_newest() } else { Ok(()) })
+    }
+
+    /// Looks at what it contains, as it was while it was fresh: contents that are dropped or changed
+    /// are marked stale before.
+    pub fn while_fresh<T>(&self, look: impl Fn() -> T) -> Outcome<T> {
+        loop {
+            self.refresh()?;
+            let seen = look();
+            if self.shows().is_none() || !self.0.state.is_stale() {
+                return Ok(seen);
+            }
+        }
     }
 
     /// Shows the newest version of its collection.
@@ -309,16 +321,24 @@ impl MemoryNode {
         let Some(directory) = self.as_dir() else { return Ok(()) };
         self.0.world.change(|| {
             let table = self.0.world.table();
+            // From here on whoever looks waits for the end of this; who looked before is counted.
+            self.0.state.mark_stale(directory.shows.is_some());
+            if let Some(mounted) = self.mounted() {
+                if !mounted.unmount_unless_used(&table) {
+                    return Ok(());
+                }
+            } else {
+                std::sync::atomic::fence(SeqCst);
+                if directory.shows.is_some() && (self.0.state.has_ref() || self.in_use()?) {
+                    return Ok(());
+                }
+            }
             for (name, _) in directory.entries.snapshot() {
                 self.remove(&name)?;
             }
             if let Some(shows) = &directory.shows {
-                let mounted = shows.mounted.lock().take();
-                if let Some(mounted) = mounted {
-                    mounted.unmount(&table);
-                }
+                *shows.mounted.lock() = None;
                 shows.superseded.store(false, SeqCst);
-                self.0.state.mark_stale(true);
                 self.counted_anew()?;
             }
             self.0.world.tell(Event::Cleared { dir: self.0.key });

@@ -304,22 +304,21 @@ impl DirectoryNode<Entry> for MemoryNode {
     }
     fn child(&self, name: &str) -> Outcome<Option<Entry>> {
         self.asked("child")?;
-        self.refresh()?;
-        match self.mounted() {
-            Some(mounted) => Ok(mounted.top(name).map(Entry::Collection)),
-            None => Ok(self.as_dir().and_then(|dir| dir.entries.get(name))),
-        }
+        self.while_fresh(|| match self.mounted() {
+            Some(mounted) => mounted.top(name).map(Entry::Collection),
+            None => self.as_dir().and_then(|dir| dir.entries.get(name)),
+        })
     }
     fn items(&self) -> Outcome<Box<dyn Listing<Entry>>> {
         self.asked("items")?;
-        self.refresh()?;
-        match self.mounted() {
+        let directory = self.as_dir().ok_or(Errno::ENOTDIR)?;
+        self.while_fresh(|| match self.mounted() {
             Some(mounted) => {
                 let root = arvados_fuse::collection::NodeId::ROOT;
-                Ok(mounted.listing(mounted.snapshot(), root))
+                mounted.listing(mounted.snapshot(), root)
             }
-            None => Ok(Box::new(self.as_dir().ok_or(Errno::ENOTDIR)?.entries.snapshot())),
-        }
+            None => Box::new(directory.entries.snapshot()) as Box<dyn Listing<Entry>>,
+        })
     }
     fn create(&self, name: &str) -> Outcome<()> {
         self.asked("create")?;

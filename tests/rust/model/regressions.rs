@@ -4,9 +4,15 @@
 
 //! What the random tests found, by name: the shortest way there.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arvados_fuse::fs::inodes::RangeOwner;
+
 use super::blocks::Version;
 use super::memory::MemoryNode;
 use super::mount::Mount;
+use super::world::{Entry, World};
 
 fn version(slots: [u8; 9]) -> Version {
     Version { slots, mtime: 1 }
@@ -96,5 +102,82 @@ fn a_collection_deleted_while_a_file_that_left_it_is_open_goes() {
     mount.drain();
     assert_eq!(mount.table.numbers(), [1]);
     drop(nodes);
-    assert_eq!(mounted(&mount), 0);
+    // The read was answered from the Keep client's thread, which may not have let go of it yet.
+    let patience = Instant::now() + Duration::from_secs(30);
+    while mounted(&mount) > 0 {
+        assert!(Instant::now() < patience, "nothing has the collection");
+        std::thread::yield_now();
+    }
+}
+
+/// What is looked up became something else of the same name before the kernel was told.
+#[test]
+fn a_name_that_changes_its_kind_meanwhile_is_found() {
+    let (mount, nodes) = mount(&[E_X]);
+    let top = mount.walk("0");
+    nodes[0].show_newest().unwrap();
+    commit(&mount, 0, [0, 0, 0, 0, 0, 0, 2, 0, 0]);
+    let node = nodes[0].clone();
+    mount.world.meanwhile("look", move || node.show_newest().unwrap());
+    let found = mount.lookup(top, "e").map(|attr| attr.mode & libc::S_IFMT);
+    assert_eq!(found, Ok(libc::S_IFREG));
+}
+
+/// What is listed goes before its attributes are asked for.
+#[test]
+fn a_listing_leaves_out_what_goes_meanwhile() {
+    let (mount, nodes) = mount(&[[1, 2, 0, 1, 0, 0, 0, 0, 0]]);
+    let fh = mount.opendir(mount.walk("0")).unwrap();
+    commit(&mount, 0, [0, 2, 0, 0, 0, 0, 0, 0, 0]);
+    let node = nodes[0].clone();
+    mount.world.meanwhile("look", move || node.show_newest().unwrap());
+    let (taken, ended) = mount.list(fh, 0, true, 100);
+    let names: Vec<&str> = taken.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!((names, ended), (vec![".", "..", "b"], Ok(())));
+}
+
+/// What the kernel opens while it is about to be evicted stays, and lists what it has.
+#[test]
+fn a_directory_that_is_opened_while_it_is_evicted_is_not_empty() {
+    let (mount, nodes) = mount(&[A]);
+    let mount = Arc::new(mount);
+    nodes[0].show_newest().unwrap();
+    let (opened, handle) = std::sync::mpsc::channel();
+    let kernel = Arc::clone(&mount);
+    mount.world.meanwhile("clear", move || {
+        let top = kernel.lookup(1, "0").unwrap().ino.0;
+        opened.send(kernel.opendir(top).unwrap()).unwrap();
+    });
+    mount.table.cache().set_cap(0);
+    mount.table.cap_cache();
+    mount.drain();
+    let (taken, ended) = mount.list(handle.recv().unwrap(), 0, false, 100);
+    let names: Vec<&str> = taken.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!((names, ended), (vec![".", "..", "a"], Ok(())));
+}
+
+/// Answers for a number that just then comes into the table.
+struct Moving(Arc<World>);
+
+impl RangeOwner<Entry> for Moving {
+    fn entry(&self, ino: u64) -> Option<Entry> {
+        let object = MemoryNode::directory(&self.0, 0, false);
+        self.0.table().insert(ino, Entry::Host(object));
+        None
+    }
+    fn is_deserted(&self) -> bool {
+        false
+    }
+    fn ranges(&self) -> Vec<u64> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn an_entry_that_moves_from_its_range_to_the_table_is_found() {
+    let mount = Mount::new(Vec::new());
+    let first = mount.table.reserve(2);
+    mount.table.add_range(first, 2, Arc::new(Moving(Arc::clone(&mount.world))));
+    assert!(mount.table.get(first).is_some());
+    assert!(mount.table.contains(first + 1));
 }

@@ -109,7 +109,11 @@ pub struct Hook {
     /// The number of the upcall that fails; 0: none.
     pub fail_at: AtomicU64,
     failed: Mutex<Option<&'static str>>,
+    /// Done at the next call of that name, by whatever hand that is.
+    meanwhile: Mutex<Option<Meanwhile>>,
 }
+
+type Meanwhile = (&'static str, Box<dyn FnOnce() + Send>);
 
 thread_local! {
     /// This thread is in an upcall that calls back.
@@ -159,6 +163,13 @@ impl World {
 
     /// An entry of the layer above is asked `what`.
     pub fn upcall(&self, what: &'static str) -> Outcome<()> {
+        let meanwhile = {
+            let mut meanwhile = self.hook.meanwhile.lock();
+            meanwhile.take_if(|(call, _)| *call == what)
+        };
+        if let Some((_, act)) = meanwhile {
+            act();
+        }
         if !self.hook.enabled.load(SeqCst) || PROBING.get() {
             return Ok(());
         }
@@ -218,6 +229,11 @@ impl World {
             self.above.unlock();
         }
         result
+    }
+
+    /// When an entry of the layer above is asked `what` next, `act` is done first.
+    pub fn meanwhile(&self, what: &'static str, act: impl FnOnce() + Send + 'static) {
+        *self.hook.meanwhile.lock() = Some((what, Box::new(act)));
     }
 
     /// From now on upcall number `at` fails. Answers how many there were until now.
