@@ -4,6 +4,8 @@
 
 //! Random operations from one thread, each answer compared.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
@@ -55,13 +57,28 @@ fn every_answer_is_that_of_the_reference() {
         1 => Just(Above::CallsBack),
     ];
     let ops = proptest::collection::vec(op(), 1..LENGTH * 2);
-    let found = runner(seed, count.div_ceil(LENGTH))
-        .run(&(above, ops), |(above, ops)| Harness::run(above, &ops).map_err(TestCaseError::fail));
+    // Operations until the first failure; what follows is shrinking.
+    let (asked, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let found = runner(seed, count.div_ceil(LENGTH)).run(&(above, ops), |(above, ops)| {
+        if !failed.load(Relaxed) {
+            asked.fetch_add(ops.len(), Relaxed);
+        }
+        Harness::run(above, &ops).map_err(|wrong| {
+            failed.store(true, Relaxed);
+            TestCaseError::fail(wrong)
+        })
+    });
+    let asked = asked.into_inner();
     match found {
         Ok(()) => {}
         Err(TestError::Fail(wrong, (above, ops))) => {
+            let left = ops.len();
             let ops: Vec<String> = ops.iter().map(|op| format!("        Op::{op:?},")).collect();
-            panic!("MODEL_SEED={seed}\n{wrong}\nwith Above::{above:?}:\n{}", ops.join("\n"));
+            panic!(
+                "MODEL_SEED={seed}\n{wrong}\nfound after {asked} operations, shrunk to {left}, \
+                 with Above::{above:?}:\n{}",
+                ops.join("\n")
+            );
         }
         Err(error) => panic!("MODEL_SEED={seed}: {error}"),
     }
