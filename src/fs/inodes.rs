@@ -230,11 +230,12 @@ impl<N: Node> Inodes<N> {
         if let Err(halt) = self.count_added(ino, node) {
             // Nobody has it: it would stay for ever.
             let mut table = self.table.write();
-            match before {
+            let taken_back = match before {
                 Some(before) => table.insert(ino, before),
                 None => table.remove(&ino),
             };
             drop(table);
+            drop(taken_back);
             let _ = self.uncount(ino, node);
             return Err(halt);
         }
@@ -419,7 +420,8 @@ impl<N: Node> Inodes<N> {
         };
         let removed = {
             let mut table = self.table.write();
-            if node.referenced_now() {
+            // Under that number there may be what took the entry's place.
+            if table.get(&ino).unwrap_or(node).referenced_now() {
                 return Ok(());
             }
             table.remove(&ino)

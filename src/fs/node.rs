@@ -179,7 +179,8 @@ pub trait Counted {
     fn dec_ref(&self, n: u64) -> Outcome<i64>;
     /// Whether the kernel refers to it.
     fn has_ref(&self) -> Outcome<bool>;
-    /// As [`Counted::has_ref`] where that can be told without the layer above; otherwise false.
+    /// As [`Counted::has_ref`] where that can be told without the layer above; otherwise false. Asked
+    /// with the table's lock held: of this entry alone, not of what took its place.
     fn referenced_now(&self) -> bool;
 }
 

@@ -340,10 +340,8 @@ impl<H: Host> Counted for CollectionNode<H> {
     }
 
     fn referenced_now(&self) -> bool {
-        match self.refs() {
-            Some(refs) => refs > 0,
-            None => self.superseded().is_some_and(|node| node.referenced_now()),
-        }
+        // What took its place is for the table to ask, whose lock is held.
+        self.refs().is_some_and(|refs| refs > 0)
     }
 }
 
