@@ -14,12 +14,17 @@ pub type Pick = u8;
 
 /// Names that may be looked up: of collections' files, of the layer above, and of nothing.
 pub const NAMES: [&str; 12] = ["a", "b", "d", "e", "x", "p", "q", "r", "s", ".", "..", "missing"];
+/// Selectors of names below this one are of those that are listed.
+pub const LISTED: Pick = 200;
+/// What a newer version does not change.
+pub const KEPT: u8 = CONTENTS + 1;
 /// Names that the layer above gives.
 pub const GIVEN: [&str; 4] = ["p", "q", "r", "s"];
 
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
-    /// Look a name up; in a directory, unless `anywhere`.
+    /// Look up a name that is there, or one of [`NAMES`] from [`LISTED`] on; in a directory, unless
+    /// `anywhere`.
     Lookup {
         dir: Pick,
         name: Pick,
@@ -73,15 +78,17 @@ pub enum Op {
         new_name: Pick,
         asked: bool,
     },
-    /// There is a newer version of a collection.
+    /// There is a newer version of a collection: each file is another, none, or [`KEPT`].
     Commit {
         collection: Pick,
         slots: [u8; PATHS.len()],
     },
-    /// A directory is told to look for a newer version at its next access, or shows it at once.
+    /// So is there of the collection that a directory shows, which is told to look for it at its next
+    /// access, or shows it at once.
     Follow {
         of: Pick,
         at_once: bool,
+        slots: [u8; PATHS.len()],
     },
     /// Objects supersede what is served from a tree.
     TakeOver {
@@ -94,16 +101,15 @@ pub enum Op {
 }
 
 fn slots() -> impl Strategy<Value = [u8; PATHS.len()]> {
-    proptest::array::uniform(prop_oneof![2 => Just(0_u8), 3 => 1..=CONTENTS])
+    proptest::array::uniform(prop_oneof![1 => Just(0_u8), 2 => 1..=CONTENTS, 3 => Just(KEPT)])
 }
 
 /// One operation.
 pub fn op() -> impl Strategy<Value = Op> {
     let pick = any::<Pick>;
-    let name = || prop_oneof![8 => 0..9_u8, 1 => 9..12_u8];
     let rarely = |of: u32| prop_oneof![of => Just(false), 1 => Just(true)];
     prop_oneof![
-        12 => (pick(), name(), rarely(9))
+        12 => (pick(), pick(), rarely(9))
             .prop_map(|(dir, name, anywhere)| Op::Lookup { dir, name, anywhere }),
         3 => pick().prop_map(|of| Op::Getattr { of }),
         5 => (pick(), any::<bool>()).prop_map(|(of, all)| Op::Forget { of, all }),
@@ -120,8 +126,9 @@ pub fn op() -> impl Strategy<Value = Op> {
         2 => (pick(), pick(), pick(), pick(), any::<bool>()).prop_map(
             |(dir, name, to, new_name, asked)| Op::Rename { dir, name, to, new_name, asked }
         ),
-        3 => (pick(), slots()).prop_map(|(collection, slots)| Op::Commit { collection, slots }),
-        4 => (pick(), any::<bool>()).prop_map(|(of, at_once)| Op::Follow { of, at_once }),
+        1 => (pick(), slots()).prop_map(|(collection, slots)| Op::Commit { collection, slots }),
+        4 => (pick(), any::<bool>(), slots())
+            .prop_map(|(of, at_once, slots)| Op::Follow { of, at_once, slots }),
         1 => pick().prop_map(|of| Op::TakeOver { of }),
         2 => rarely(40).prop_map(|held| Op::Evict { given_back: !held }),
     ]

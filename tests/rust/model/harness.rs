@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use arvados_fuse::fs::node::Identity;
 use arvados_fuse::fs::{Attr, Errno, Fh, Ino};
 
-use super::blocks::{CONTENTS, Content, Version};
-use super::generators::{GIVEN, NAMES, Op, Pick};
+use super::blocks::{CONTENTS, Content, PATHS, Version};
+use super::generators::{GIVEN, KEPT, LISTED, NAMES, Op, Pick};
 use super::kernel::Kernel;
 use super::memory::MemoryNode;
 use super::mount::{CALLER, Mount};
@@ -166,10 +166,14 @@ impl Harness {
         match op {
             Op::Lookup { dir, name, anywhere } => {
                 let dirs = self.known(|reference, id| anywhere || reference.is_dir(id));
-                let (Some(dir), Some(name)) = (Self::pick(&dirs, dir), Self::pick(&NAMES, name))
-                else {
-                    return Ok(());
+                let Some(dir) = Self::pick(&dirs, dir) else { return Ok(()) };
+                let listed: Vec<String> =
+                    self.reference.objects[dir].entries.iter().map(|(n, _)| n.clone()).collect();
+                let name = match name.checked_sub(LISTED) {
+                    None if !listed.is_empty() => listed[usize::from(name) % listed.len()].clone(),
+                    other => NAMES[usize::from(other.unwrap_or(name)) % NAMES.len()].to_owned(),
                 };
+                let name = name.as_str();
                 let answer = self.mount.lookup(self.ino(dir), name);
                 self.follow_events()?;
                 match self.reference.lookup(dir, name) {
@@ -223,10 +227,7 @@ impl Harness {
             }
             Op::Add { .. } | Op::Remove { .. } | Op::Rename { .. } => self.change(op),
             Op::Commit { collection, slots } => {
-                self.mtime += 1;
-                let version = Version { slots, mtime: self.mtime };
-                let collection = usize::from(collection % COLLECTIONS);
-                self.mount.world.truth.lock()[collection] = version;
+                self.commit(usize::from(collection % COLLECTIONS), slots);
                 Ok(())
             }
             Op::Follow { .. } | Op::TakeOver { .. } => self.outside(op),
@@ -236,6 +237,15 @@ impl Harness {
                 }
                 self.evict()
             }
+        }
+    }
+
+    fn commit(&mut self, collection: usize, slots: [u8; PATHS.len()]) {
+        self.mtime += 1;
+        let newest = &mut self.mount.world.truth.lock()[collection];
+        newest.mtime = self.mtime;
+        for (slot, new) in newest.slots.iter_mut().zip(slots).filter(|(_, new)| *new != KEPT) {
+            *slot = new;
         }
     }
 
@@ -439,6 +449,11 @@ impl Harness {
         let Some(id) = Self::pick(&showing, of) else { return Ok(()) };
         let node = self.node(id)?;
         let loaded = self.reference.objects[id].shows.map(|shows| shows.1);
+        if let (Op::Follow { slots, .. }, Some((collection, _))) =
+            (op, self.reference.objects[id].shows)
+        {
+            self.commit(collection, slots);
+        }
         let done = match op {
             Op::TakeOver { .. } => node.take_over(),
             Op::Follow { at_once: true, .. } if loaded != Some(Served::Unloaded) => {

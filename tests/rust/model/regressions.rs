@@ -181,3 +181,20 @@ fn an_entry_that_moves_from_its_range_to_the_table_is_found() {
     assert!(mount.table.get(first).is_some());
     assert!(mount.table.contains(first + 1));
 }
+
+/// The handle's entry is the collection's own; an object took its place, and was deleted.
+#[test]
+fn a_file_that_was_superseded_and_deleted_goes_when_it_is_closed() {
+    let (mount, nodes) = mount(&[A]);
+    let (top, file) = (mount.walk("0"), mount.walk("0/a"));
+    let fh = mount.open(file).unwrap();
+    nodes[0].take_over().unwrap();
+    commit(&mount, 0, EMPTY);
+    nodes[0].show_newest().unwrap();
+    mount.forget(file, 1);
+    mount.drain();
+    assert_eq!(mount.read(fh, 0, 1000).unwrap().len(), 100);
+    mount.release(fh).unwrap();
+    mount.drain();
+    assert_eq!(mount.table.numbers(), [1, top]);
+}
