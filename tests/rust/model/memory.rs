@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use arvados_fuse::fs::dentries::Dentries;
 use arvados_fuse::fs::node::{
-    Attributes, Bytes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity,
-    Listing, Outcome, Reader,
+    Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
+    Outcome, Reader,
 };
 use arvados_fuse::fs::state::NodeState;
-use arvados_fuse::fs::{Errno, Timestamp};
+use arvados_fuse::fs::{Errno, ReadData, Timestamp};
 use parking_lot::Mutex;
 
 use super::blocks::Content;
@@ -274,11 +274,11 @@ impl FileNode for MemoryNode {
         self.asked("reader")?;
         Ok(None)
     }
-    fn readfrom(&self, offset: u64, size: u32, _num_retries: u32) -> Outcome<Box<dyn Bytes>> {
+    fn readfrom(&self, offset: u64, size: u32, _num_retries: u32) -> Outcome<ReadData> {
         self.asked("readfrom")?;
         match &self.0.kind {
             Kind::File { content, .. } => match content.lock().read(offset, size) {
-                Some(data) => Ok(Box::new(data)),
+                Some(data) => Ok(ReadData::Shared(Box::new(data))),
                 None => Err(Errno::EIO.into()),
             },
             Kind::Directory(_) => Err(Errno::EISDIR.into()),
@@ -299,9 +299,6 @@ impl FileNode for MemoryNode {
 }
 
 impl DirectoryNode<Entry> for MemoryNode {
-    fn tell_names(&self) {
-        self.0.state.tell_names();
-    }
     fn child(&self, name: &str) -> Outcome<Option<Entry>> {
         self.asked("child")?;
         self.while_fresh(|| match self.mounted() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arvados_fuse::fs::cache::InodeCache;
 use arvados_fuse::fs::operations::Utf8;
-use arvados_fuse::fs::{Attr, Caller, Errno, Fh, FileSystem, Ino, SinkFull};
+use arvados_fuse::fs::{Attr, Caller, Errno, Fh, FileSystem, Ino, Read, SinkFull};
 
 use super::blocks::Version;
 use super::memory::MemoryNode;
@@ -79,11 +79,14 @@ impl Mount {
 
     /// Reads, and waits for the answer.
     pub fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
+        let start = match self.ask(|fs| fs.read(Ino(0), fh, offset, size))? {
+            Read::Now(data) => return Ok(data.bytes().to_vec()),
+            Read::Later(start) => start,
+        };
         let (answer, answered) = mpsc::sync_channel(1);
-        let reply = Box::new(move |result: Result<&[u8], Errno>| {
-            let _ = answer.send(result.map(<[u8]>::to_vec));
-        });
-        self.ask(|fs| fs.read(Ino(0), fh, offset, size, reply));
+        start(Box::new(move |result| {
+            let _ = answer.send(result.map(|data| data.bytes().to_vec()));
+        }));
         // Once one was not answered, others need not be waited for as long while that shrinks.
         static LATE: AtomicBool = AtomicBool::new(false);
         let patience = if LATE.load(SeqCst) { 1 } else { 60 };

@@ -283,6 +283,14 @@ impl Upcalls for Above {
         self.0.notices.lock().push(Notice::Inode(ino.0));
     }
 
+    // It asks again when the name is next used.
+    fn expire_entry(&self, parent: Ino, name: &[u8]) {
+        self.invalidate_entry(parent, name);
+    }
+
+    // Which inodes nothing uses, the generated requests say.
+    fn prune(&self, _inos: Vec<Ino>) {}
+
     fn invalidate_entry(&self, parent: Ino, name: &[u8]) {
         let name = String::from_utf8(name.to_vec()).expect("names are text");
         self.0.notices.lock().push(Notice::Name(parent.0, name));
