@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 # our core (RELEASED_MODULES=1).
 SUBJECT := $(if $(PEER),peer,$(if $(RELEASED_MODULES),released-modules,ours))
 
-.PHONY: help setup build build-release demo test test-rust test-python test-upstream test-sdk lint wheel sdist bench bench-core bench-compare clean
+.PHONY: help setup build build-release demo test test-rust model test-python test-upstream test-sdk lint wheel sdist bench bench-core bench-compare clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -43,6 +43,9 @@ test: lint wheel build test-python test-upstream test-sdk ## Run all tests
 test-rust: setup ## Test the core (a part of lint)
 	@echo "== testing the core"
 	cargo test -q --no-default-features
+
+model: setup ## Compare the file system with a plain model (N=1000000 operations, SEED=...)
+	MODEL_N=$(or $(N),200000) $(if $(SEED),MODEL_SEED=$(SEED)) cargo test -q --no-default-features --test model -- --nocapture
 
 test-python: setup
 	@echo "== building the programs of the benchmark"

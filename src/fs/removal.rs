@@ -190,3 +190,6 @@ impl<N: Send + 'static> Removal<N> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
