@@ -18,6 +18,7 @@
 //! - `harness`: runs operations on both and compares; at the end nothing may be left over
 //! - `random`: as many operations as wanted, from one thread
 //! - `threads`: the same from four, compared when all are quiet
+//! - `tables`: what of the inode table, its cache and the handles no request leads to
 //! - `failures`: each request with an entry that fails at each possible call
 //! - `regressions`: what the random tests found, by name
 //!
@@ -47,5 +48,6 @@ mod model {
     mod failures;
     mod random;
     mod regressions;
+    mod tables;
     mod threads;
 }

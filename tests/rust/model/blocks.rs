@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use arvados_fuse::collection::Tree;
@@ -158,11 +159,15 @@ impl Version {
 pub fn keep() -> Arc<KeepClient> {
     static KEEP: OnceLock<Arc<KeepClient>> = OnceLock::new();
     let client = KEEP.get_or_init(|| {
-        let dir = std::env::temp_dir().join(format!("model-blocks-{}", std::process::id()));
+        // The same in every run: they may share it.
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("model-blocks");
         std::fs::create_dir_all(&dir).expect("a folder for blocks");
         for block in (0..BLOCKS).filter(|block| *block != LOST) {
             let data = bytes(block);
-            std::fs::write(dir.join(Md5::of(&data).to_string()), data).expect("a block");
+            let path = dir.join(Md5::of(&data).to_string());
+            let begun = path.with_extension(std::process::id().to_string());
+            std::fs::write(&begun, data).expect("a block");
+            std::fs::rename(&begun, &path).expect("a block");
         }
         KeepClient::new(
             Config {

@@ -64,6 +64,9 @@ impl Host for MemoryHost {
 /// Entries of a collection as objects, by path.
 type Objects = BTreeMap<String, MemoryNode>;
 
+/// Makes the object of a path and node, and says which number it is to have.
+type Make<'m> = dyn Fn(&str, NodeId) -> (MemoryNode, Option<u64>) + 'm;
+
 fn made(objects: Objects) -> Vec<(String, u64)> {
     objects.into_iter().map(|(path, node)| (path, node.0.key)).collect()
 }
@@ -245,7 +248,7 @@ impl MemoryNode {
         tree: &Tree,
         dir: NodeId,
         objects: &mut Objects,
-        make: &dyn Fn(&str, NodeId) -> (MemoryNode, Option<u64>),
+        make: &Make<'_>,
     ) -> Outcome<()> {
         for id in tree.children(dir) {
             let path = tree.path(id);

@@ -112,9 +112,9 @@ pub fn op() -> impl Strategy<Value = Op> {
         12 => (pick(), pick(), rarely(9))
             .prop_map(|(dir, name, anywhere)| Op::Lookup { dir, name, anywhere }),
         3 => pick().prop_map(|of| Op::Getattr { of }),
-        5 => (pick(), any::<bool>()).prop_map(|(of, all)| Op::Forget { of, all }),
-        5 => pick().prop_map(|file| Op::Open { file }),
-        6 => (pick(), 0..400_u16, 0..300_u16)
+        3 => (pick(), any::<bool>()).prop_map(|(of, all)| Op::Forget { of, all }),
+        8 => pick().prop_map(|file| Op::Open { file }),
+        14 => (pick(), 0..300_u16, 0..300_u16)
             .prop_map(|(handle, offset, size)| Op::Read { handle, offset, size }),
         4 => pick().prop_map(|of| Op::Opendir { of }),
         7 => (pick(), any::<bool>(), 0..6_u8, proptest::option::weighted(0.3, pick()))
@@ -127,7 +127,7 @@ pub fn op() -> impl Strategy<Value = Op> {
             |(dir, name, to, new_name, asked)| Op::Rename { dir, name, to, new_name, asked }
         ),
         1 => (pick(), slots()).prop_map(|(collection, slots)| Op::Commit { collection, slots }),
-        4 => (pick(), any::<bool>(), slots())
+        6 => (pick(), any::<bool>(), slots())
             .prop_map(|(of, at_once, slots)| Op::Follow { of, at_once, slots }),
         1 => pick().prop_map(|of| Op::TakeOver { of }),
         2 => rarely(40).prop_map(|held| Op::Evict { given_back: !held }),

@@ -6,7 +6,7 @@
 //! operation also everything that is counted, and what the kernel still believes.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use arvados_fuse::fs::node::Identity;
@@ -573,10 +573,14 @@ impl Harness {
         equal("what is left", self.mount.table.numbers(), vec![1])?;
         equal("what is counted", counts(&Entry::Host(self.mount.root.clone())), (1, 0))?;
         // A read that was just answered may still be on its way out of the Keep client's thread.
-        let patience = Instant::now() + Duration::from_millis(400);
+        // Once that was waited for in vain, it is not waited for as long while the failure shrinks.
+        static LATE: AtomicBool = AtomicBool::new(false);
+        let millis = if LATE.load(SeqCst) { 200 } else { 30_000 };
+        let patience = Instant::now() + Duration::from_millis(millis);
         let mounted = std::mem::take(&mut *self.mount.world.mounted.lock());
         while mounted.iter().any(|mounted| mounted.strong_count() > 0) {
             if Instant::now() > patience {
+                LATE.store(true, SeqCst);
                 return wrong("a collection in memory", "left", "none");
             }
             std::thread::yield_now();
