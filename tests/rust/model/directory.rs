@@ -228,14 +228,15 @@ impl MemoryNode {
                 };
                 (node, Some(snapshot.ino(id)))
             })?;
+            // From here on the objects are found, which are in the table; what is superseded has nothing.
+            shows.superseded.store(true, SeqCst);
+            *shows.mounted.lock() = None;
             for (ino, refs, uses) in mounted.supersede() {
                 if let Some(Entry::Host(node)) = table.get(ino) {
                     node.0.state.add_ref(i64::from(refs));
                     node.0.state.add_use(i64::from(uses));
                 }
             }
-            *shows.mounted.lock() = None;
-            shows.superseded.store(true, SeqCst);
             mounted.forget_ranges(&table);
             self.0.world.tell(Event::TakenOver { dir: self.0.key, made: made(objects) });
             self.counted_anew()

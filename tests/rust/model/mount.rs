@@ -42,6 +42,7 @@ impl Mount {
         root.0.state.set_parent(Some(Ino::ROOT.0));
         table.add(&super::world::Entry::Host(root.clone())).expect("a root");
         let served = Arc::new(Served::new(Arc::clone(&table), Box::new(Utf8)));
+        let _ = world.served.set(Arc::downgrade(&served));
         served.enable_write.store(true, SeqCst);
         Mount { world, table, served, root }
     }

@@ -15,15 +15,18 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread::ThreadId;
 use std::time::Duration;
 
+use arvados_fuse::collection::NodeId;
 use arvados_fuse::fs::any_node::AnyNode;
+use arvados_fuse::fs::handles::Handle;
 use arvados_fuse::fs::inodes::{Inodes, Upcalls};
-use arvados_fuse::fs::node::Outcome;
+use arvados_fuse::fs::node::{Identity, Outcome};
 use arvados_fuse::fs::operations::Operations;
-use arvados_fuse::fs::{Errno, Halt, Ino, Timestamp};
+use arvados_fuse::fs::{Errno, Fh, Halt, Ino, Timestamp};
 use parking_lot::{Condvar, Mutex};
 
-use super::blocks::Version;
+use super::blocks::{Content, Version};
 use super::directory::{MemoryHost, Mounted};
+use super::memory::MemoryNode;
 
 /// An entry of the file systems under test.
 pub type Entry = AnyNode<MemoryHost>;
@@ -126,6 +129,7 @@ thread_local! {
 #[derive(Default)]
 pub struct World {
     pub table: OnceLock<Weak<Table>>,
+    pub served: OnceLock<Weak<Served>>,
     pub hook: Hook,
     /// The lock of the layer above.
     pub above: Reentrant,
@@ -162,7 +166,7 @@ impl World {
     }
 
     /// An entry of the layer above is asked `what`.
-    pub fn upcall(&self, what: &'static str) -> Outcome<()> {
+    pub fn upcall(self: &Arc<Self>, what: &'static str) -> Outcome<()> {
         let meanwhile = {
             let mut meanwhile = self.hook.meanwhile.lock();
             meanwhile.take_if(|(call, _)| *call == what)
@@ -192,7 +196,7 @@ impl World {
 
     /// Does what the layer above may do at any time, and what takes every lock of the file system for
     /// writing: where one is held, this stands still.
-    fn probe(&self) {
+    fn probe(self: &Arc<Self>) {
         let table = self.table();
         for ino in table.numbers() {
             let _ = table.get(ino);
@@ -200,10 +204,28 @@ impl World {
         let first = table.reserve(1);
         table.add_range(first, 1, Arc::new(Nothing(first)));
         table.drop_deserted(first);
-        let _ = table.find_by_uuid("none");
-        let _ = table.cache().inodes();
-        if let Some(node) = table.get(Ino::ROOT.0) {
-            table.insert(Ino::ROOT.0, node);
+        // Not in an eviction, which would go on for as long as there is an addition in it.
+        if !table.cache().over_cap() {
+            let node = Entry::Host(MemoryNode::file(self, Content::default(), 0, false));
+            table.add(&node).expect("no upcall fails within another");
+            table.touch(&node).expect("nor here");
+            node.set_parent_inode(None).expect("nor here");
+            table.remove(&node).expect("nor here");
+        }
+        for mounted in self.mounted.lock().iter().filter_map(Weak::upgrade) {
+            let snapshot = mounted.snapshot();
+            if snapshot.tree().len() > 1 {
+                // It is in its collection: there is no orphan of that number to be forgotten.
+                mounted.entry_of(&snapshot, NodeId(1)).forget();
+            }
+        }
+        if let Some(served) = self.served.get().and_then(Weak::upgrade) {
+            let fh = Fh(u64::MAX >> 1);
+            let root = table.get(Ino::ROOT.0).expect("the root");
+            let handle =
+                Handle::File { node: root, parent: None, for_writing: false, reader: None };
+            served.handles.insert(fh, handle);
+            served.handles.forget(fh);
         }
     }
 
