@@ -107,6 +107,8 @@ pub fn tree_memory(directory: &Bound<'_, PyAny>) -> PyResult<usize> {
 pub fn drop_tree(directory: &Bound<'_, PyAny>) -> PyResult<()> {
     let (core, table) = (core(directory)?, table(directory)?);
     if let Some(mounted) = core.collection() {
+        // Whoever looks from here on has the contents loaded again.
+        core.state.mark_stale(true);
         core.set_collection(None);
         mounted.unmount(&table);
     }
@@ -135,6 +137,8 @@ pub fn number_in_tree(
 pub fn supersede_tree(directory: &Bound<'_, PyAny>) -> PyResult<()> {
     let (core, table) = (core(directory)?, table(directory)?);
     let Some(mounted) = core.collection() else { return Ok(()) };
+    // From here on the objects are found: what is superseded lists nothing.
+    core.set_collection(None);
     for (ino, refs, uses) in mounted.supersede() {
         if let Some(AnyNode::Host(object)) = table.get(ino)
             && let Some(core) = object.core()
@@ -143,7 +147,6 @@ pub fn supersede_tree(directory: &Bound<'_, PyAny>) -> PyResult<()> {
             core.state.add_use(i64::from(uses));
         }
     }
-    core.set_collection(None);
     mounted.forget_ranges(&table);
     Ok(())
 }

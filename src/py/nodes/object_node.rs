@@ -188,24 +188,26 @@ impl ObjectNode {
             // What a mounted collection lacks is not there, but for the names that are not its own.
             let final_miss = core.own(Name::GetItem) && core.own(Name::Contains)
                 || mounted.is_some_and(|mounted| !mounted.is_reserved(name));
-            if found.is_some() || final_miss {
+            // Contents that are dropped are marked stale before: that is no miss.
+            let still = || self.answering(&[Name::GetItem, Name::Contains]).is_some();
+            if found.is_some() || final_miss && still() {
                 return Some(found);
             }
         }
         None
     }
     fn items_here(&self) -> Option<Box<dyn Listing<AnyNode>>> {
-        if let Some(core) = self.answering(&[Name::Items])
-            && core.state.listing_complete.load(Relaxed)
-        {
-            if let Some(mounted) = core.collection() {
-                return Some(mounted.listing(mounted.snapshot(), NodeId::ROOT));
-            }
-            if let Some(table) = core.entries() {
-                return Some(Box::new(table.snapshot()));
-            }
+        let core = self.answering(&[Name::Items])?;
+        if !core.state.listing_complete.load(Relaxed) {
+            return None;
         }
-        None
+        let listing: Box<dyn Listing<AnyNode>> = match core.collection() {
+            Some(mounted) => mounted.listing(mounted.snapshot(), NodeId::ROOT),
+            None => Box::new(core.entries()?.snapshot()),
+        };
+        // Contents that are dropped are marked stale before: what was listed may be what was left.
+        self.answering(&[Name::Items])?;
+        Some(listing)
     }
 }
 
