@@ -9,6 +9,9 @@
 //! exactly right. Of collection 1 and of what the layer above adds and removes, each answer has to be
 //! one that some order explains: what was looked up stays, what is read is what some version has. When
 //! all are quiet, everything counted has to add up, and the newest versions have to be shown.
+//!
+//! A seed repeats what each thread asks, not how the threads take turns: what is found here becomes a
+//! regression test by having one do the other's part in an upcall (`World::meanwhile`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
