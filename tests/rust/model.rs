@@ -15,7 +15,8 @@
 //! - `reference`: the plain model: what there is, and what each answer has to be
 //! - `kernel`: what a kernel knows: lookups counted, names and handles
 //! - `generators`: random operations, made to shrink
-//! - `harness`: runs operations on both and compares; at the end nothing may be left over
+//! - `harness`: runs operations on both, and compares each answer
+//! - `checks`: what has to hold after each operation; at the end nothing may be left over
 //! - `random`: as many operations as wanted, from one thread
 //! - `threads`: the same from four, compared when all are quiet
 //! - `tables`: what of the inode table, its cache and the handles no request leads to
@@ -36,6 +37,7 @@
 
 mod model {
     pub mod blocks;
+    pub mod checks;
     pub mod directory;
     pub mod generators;
     pub mod harness;

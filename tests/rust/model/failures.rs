@@ -9,6 +9,7 @@
 //! can be, and whatever was to be removed is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::sync::atomic::Ordering::SeqCst;
 
 use arvados_fuse::fs::node::Identity;
@@ -109,7 +110,7 @@ impl Census {
                 return Err(format!("{path}: {:?}, was {:?}", count(self), count(before)));
             }
         }
-        let same = |what, ours: &dyn PartialEqDebug, was: &dyn PartialEqDebug, is: bool| {
+        let same = |what, ours: &dyn Debug, was: &dyn Debug, is: bool| {
             if is { Ok(()) } else { Err(format!("{what}: {ours:?}, was {was:?}")) }
         };
         let handles = self.handles == before.handles;
@@ -127,9 +128,6 @@ impl Census {
         self.counts.values().map(|(refs, uses, _)| refs + uses).sum()
     }
 }
-
-trait PartialEqDebug: std::fmt::Debug {}
-impl<T: std::fmt::Debug> PartialEqDebug for T {}
 
 /// What the kernel does after a request that failed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -194,7 +192,6 @@ fn fail_each<C>(
     let calls = clean.world.fail_at(0);
     clean.drain();
     let after = clean.census();
-    let mut failed_at = Vec::new();
     for at in 1..=calls {
         let (mount, context) = prepared();
         let before = mount.census();
@@ -204,7 +201,6 @@ fn fail_each<C>(
         mount.world.fail_at(0);
         mount.drain();
         let at = format!("call {at}, {what}");
-        failed_at.push(what);
         let middle = mount.census();
         // What cannot be counted back by the entry itself stays counted.
         if what.starts_with("dec_") {
@@ -225,7 +221,6 @@ fn fail_each<C>(
         assert!(again == right || again == Err(Errno::ENOENT), "{at}: {again:?}, not {right:?}");
         assert_eq!(mount.census(), after, "{at}");
     }
-    assert!(calls == 0 || !failed_at.is_empty());
 }
 
 /// For each kind of file: of the layer above, served from a tree, served from an object.

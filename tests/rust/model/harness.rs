@@ -2,14 +2,10 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! Runs operations on the file system and on the reference, and compares each answer; after each
-//! operation also everything that is counted, and what the kernel still believes.
+//! Runs operations on the file system and on the reference, and compares each answer.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering::SeqCst;
 
-use arvados_fuse::fs::node::Identity;
 use arvados_fuse::fs::{Attr, Errno, Fh, Ino};
 
 use super::blocks::{CONTENTS, Content, PATHS, Version};
@@ -34,8 +30,8 @@ pub enum Above {
     CallsBack,
 }
 
-struct Handle {
-    fh: Fh,
+pub(super) struct Handle {
+    pub(super) fh: Fh,
     id: Id,
     /// What a directory listed when it was opened, `.` and `..` first.
     listing: Option<Vec<(String, Id)>>,
@@ -48,13 +44,13 @@ struct Handle {
 /// See the [module](self).
 pub struct Harness {
     pub mount: Mount,
-    reference: Reference,
-    kernel: Kernel,
-    handles: Vec<Handle>,
+    pub(super) reference: Reference,
+    pub(super) kernel: Kernel,
+    pub(super) handles: Vec<Handle>,
     mtime: i128,
 }
 
-fn wrong<T: std::fmt::Debug, U: std::fmt::Debug>(
+pub(super) fn wrong<T: std::fmt::Debug, U: std::fmt::Debug>(
     what: &str,
     is: T,
     right: U,
@@ -62,7 +58,11 @@ fn wrong<T: std::fmt::Debug, U: std::fmt::Debug>(
     Err(format!("{what}: {is:?}, not {right:?}"))
 }
 
-fn equal<T: std::fmt::Debug + PartialEq>(what: &str, is: T, right: T) -> Result<(), String> {
+pub(super) fn equal<T: std::fmt::Debug + PartialEq>(
+    what: &str,
+    is: T,
+    right: T,
+) -> Result<(), String> {
     if is == right { Ok(()) } else { wrong(what, is, right) }
 }
 
@@ -124,7 +124,7 @@ impl Harness {
     }
 
     /// What the kernel knows.
-    fn known(&self, is: impl Fn(&Reference, Id) -> bool) -> Vec<Id> {
+    pub(super) fn known(&self, is: impl Fn(&Reference, Id) -> bool) -> Vec<Id> {
         let known = |id: &Id| self.reference.objects[*id].refs > 0 && is(&self.reference, *id);
         (0..self.reference.objects.len()).filter(known).collect()
     }
@@ -140,7 +140,7 @@ impl Harness {
         }
     }
 
-    fn follow_events(&mut self) -> Result<(), String> {
+    pub(super) fn follow_events(&mut self) -> Result<(), String> {
         let events = std::mem::take(&mut *self.mount.world.events.lock());
         events.iter().try_for_each(|event| self.reference.apply(event))
     }
@@ -249,7 +249,7 @@ impl Harness {
         }
     }
 
-    fn forget(&mut self, id: Id, count: u64) {
+    pub(super) fn forget(&mut self, id: Id, count: u64) {
         let ino = self.ino(id);
         self.mount.forget(ino, count);
         self.reference.objects[id].refs -= count;
@@ -367,7 +367,7 @@ impl Harness {
         Ok(())
     }
 
-    fn release(&mut self, handle: &Handle) -> Result<(), String> {
+    pub(super) fn release(&mut self, handle: &Handle) -> Result<(), String> {
         let answer = self.mount.release(handle.fh);
         for id in &handle.uses {
             self.reference.objects[*id].uses -= 1;
@@ -477,7 +477,7 @@ impl Harness {
         }
     }
 
-    fn evict(&mut self) -> Result<(), String> {
+    pub(super) fn evict(&mut self) -> Result<(), String> {
         self.mount.table.cache().set_cap(0);
         self.mount.table.cap_cache();
         self.mount.drain();
@@ -491,102 +491,5 @@ impl Harness {
             }
         }
         Ok(())
-    }
-
-    /// Everything that was put off is done; then all that is counted has to be right.
-    fn settle(&mut self) -> Result<(), String> {
-        self.mount.drain();
-        self.follow_events()?;
-        self.reference.sweep();
-        let notices = std::mem::take(&mut *self.mount.world.notices.lock());
-        notices.iter().for_each(|notice| self.kernel.told(notice));
-        equal("reports", std::mem::take(&mut *self.mount.world.reports.lock()), Vec::new())?;
-        self.kernel.check(&self.reference)?;
-        self.check_counts()?;
-        self.check_cache()
-    }
-
-    fn check_counts(&self) -> Result<(), String> {
-        let table = &self.mount.table;
-        let there = self.reference.objects.iter().filter(|object| !object.gone).count();
-        let numbers = table.numbers();
-        for ino in &numbers {
-            let entry = table.get(*ino).ok_or_else(|| format!("{ino} is listed, not found"))?;
-            let is = counts(&entry);
-            match self.reference.of_ino(*ino).map(|id| &self.reference.objects[id]) {
-                Some(object) => {
-                    equal(&format!("inode {ino} is gone"), object.gone, false)?;
-                    let right =
-                        (i64::try_from(object.refs).unwrap(), i64::try_from(object.uses).unwrap());
-                    equal(&format!("references and uses of inode {ino}"), is, right)?;
-                }
-                None => equal(&format!("references of inode {ino}"), is.0, 0)?,
-            }
-        }
-        equal("entries in the table", numbers.len(), there)?;
-        let mut open: Vec<u64> = self.handles.iter().map(|handle| handle.fh.0).collect();
-        open.sort_unstable();
-        equal("handles", self.mount.served.handles.numbers(), open)
-    }
-
-    fn check_cache(&self) -> Result<(), String> {
-        let cache = self.mount.table.cache();
-        let counted = |ino: &u64| cache.counted(*ino).unwrap_or(0);
-        equal("total", cache.total(), cache.inodes().iter().map(counted).sum())?;
-        let objects = &self.reference.objects;
-        for collection in 0..usize::from(COLLECTIONS) {
-            let found = self.mount.table.find_by_uuid(&format!("collection {collection}"));
-            let showing = (objects.iter())
-                .filter(|object| !object.gone)
-                .filter(|object| object.shows.is_some_and(|(shown, _)| shown == collection));
-            equal("found by uuid", found.len(), showing.count())?;
-        }
-        let loaded = (objects.iter())
-            .filter(|object| object.shows.is_some_and(|(_, served)| served != Served::Unloaded))
-            .filter_map(|object| object.ino);
-        let cached: BTreeSet<u64> = cache.inodes().into_iter().collect();
-        for ino in loaded {
-            equal(&format!("inode {ino} is cached"), cached.contains(&ino), true)?;
-        }
-        Ok(())
-    }
-
-    /// The kernel lets go of everything, and the layer above removes everything.
-    fn finish(mut self) -> Result<(), String> {
-        while let Some(handle) = self.handles.pop() {
-            self.release(&handle)?;
-            self.settle()?;
-        }
-        for id in self.known(|_, id| id != ROOT) {
-            self.forget(id, self.reference.objects[id].refs);
-            self.settle()?;
-        }
-        self.forget(ROOT, self.reference.objects[ROOT].refs - 1);
-        self.evict()?;
-        self.settle()?;
-        equal("bytes in the cache", self.mount.table.cache().total(), 0)?;
-        for name in GIVEN {
-            self.mount.root.remove(name).map_err(|halt| format!("{halt:?}"))?;
-            self.reference.remove(ROOT, name);
-            self.settle()?;
-        }
-        equal("what is left", self.mount.table.numbers(), vec![1])?;
-        equal("what is counted", counts(&Entry::Host(self.mount.root.clone())), (1, 0))?;
-        // A read that was just answered may still be on its way out of the Keep client's thread.
-        // Once that was waited for in vain, it is not waited for as long while the failure shrinks.
-        static LATE: AtomicBool = AtomicBool::new(false);
-        let millis = if LATE.load(SeqCst) { 200 } else { 30_000 };
-        let patience = Instant::now() + Duration::from_millis(millis);
-        let mounted = std::mem::take(&mut *self.mount.world.mounted.lock());
-        while mounted.iter().any(|mounted| mounted.strong_count() > 0) {
-            if Instant::now() > patience {
-                LATE.store(true, SeqCst);
-                return wrong("a collection in memory", "left", "none");
-            }
-            std::thread::yield_now();
-        }
-        equal("entries in the cache", self.mount.table.cache().len(), 0)?;
-        let inode = Entry::Host(self.mount.root).inode();
-        equal("the root's number", inode.ok().flatten(), Some(1))
     }
 }
