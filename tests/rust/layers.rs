@@ -5,81 +5,211 @@
 //! Holds the source tree to the layers of docs/architecture.md: each library has one user, and
 //! no layer names one above it.
 
+#[path = "layers/paths.rs"]
+mod paths;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn sources(dir: &Path, into: &mut Vec<PathBuf>) {
+use paths::{Modules, Named, read};
+
+/// Each layer, and those that it may not name.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("lib", &[]),
+    ("py", &[]),
+    ("fuse", &["py"]),
+    ("fs", &["py", "fuse"]),
+    ("collection", &["py", "fuse", "fs"]),
+    ("keep", &["py", "fuse", "fs", "collection"]),
+    ("manifest", &["py", "fuse", "fs", "collection"]),
+    ("report", &["py", "fuse", "fs", "collection", "keep", "manifest", "types"]),
+    ("types", &["py", "fuse", "fs", "collection", "keep", "manifest"]),
+];
+
+/// Each library that has one layer for its user.
+const LIBRARIES: &[(&str, &str)] = &[("pyo3", "py"), ("pyo3_log", "py"), ("fuser", "fuse")];
+
+/// A source file: the module that it is, and its text.
+struct File {
+    module: Vec<String>,
+    text: String,
+}
+
+impl File {
+    fn new(module: &str, text: &str) -> Self {
+        let module = module.split("::").filter(|m| !m.is_empty()).map(str::to_owned).collect();
+        File { module, text: text.to_owned() }
+    }
+
+    /// The layer: the module below the root, or `lib` for the root itself.
+    fn layer(&self) -> &str {
+        self.module.first().map_or("lib", String::as_str)
+    }
+
+    fn fault(&self, line: usize, what: &str) -> String {
+        format!("{}:{line}: {what}", self.module.join("::"))
+    }
+}
+
+fn modules(files: &[File]) -> Modules {
+    files.iter().map(|file| file.module.clone()).filter(|module| !module.is_empty()).collect()
+}
+
+fn find(dir: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("src is readable") {
         let path = entry.expect("entry is readable").path();
         if path.is_dir() {
-            sources(&path, into);
+            find(&path, into);
         } else if path.extension().is_some_and(|e| e == "rs") {
             into.push(path);
         }
     }
 }
 
-/// The layer of a file: the first component under src, without `.rs`.
-fn layer(path: &Path) -> String {
-    let inside = path.strip_prefix(src()).expect("under src");
-    let first = inside.iter().next().expect("not empty").to_string_lossy();
-    first.trim_end_matches(".rs").to_string()
+/// Every file of src.
+fn sources() -> Vec<File> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut paths = Vec::new();
+    find(&src, &mut paths);
+    assert!(paths.len() > 50, "found too few sources to judge");
+    let read = |path: &PathBuf| {
+        let inside = path.strip_prefix(&src).expect("under src").with_extension("");
+        let module = inside.to_string_lossy().replace('/', "::");
+        let module = if module == "lib" { "" } else { &module };
+        File::new(module, &fs::read_to_string(path).expect("utf-8"))
+    };
+    paths.iter().map(read).collect()
 }
 
-fn src() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
-}
-
-/// Code lines (comments left out) of every source file, with where they stand.
-fn code_lines() -> Vec<(PathBuf, usize, String)> {
-    let mut files = Vec::new();
-    sources(&src(), &mut files);
-    assert!(files.len() > 5, "found too few sources to judge");
-    let mut lines = Vec::new();
+/// Every path that a file names, for `judge`, which answers what is wrong with it.
+fn judge(files: &[File], judge: impl Fn(&File, &Named) -> Option<String>) -> Vec<String> {
+    let modules = modules(files);
+    let mut faults = Vec::new();
     for file in files {
-        for (number, line) in fs::read_to_string(&file).expect("utf-8").lines().enumerate() {
-            let code = line.split("//").next().unwrap_or("").to_string();
-            lines.push((file.clone(), number + 1, code));
+        for named in read(&file.module, &file.text, &modules).named {
+            faults.extend(judge(file, &named).map(|what| file.fault(named.line, &what)));
         }
     }
-    lines
+    faults
+}
+
+fn library_faults(files: &[File]) -> Vec<String> {
+    judge(files, |file, named| {
+        let first = named.path.first()?;
+        let (library, layer) = LIBRARIES.iter().find(|(library, _)| first == library)?;
+        let elsewhere = !named.inside && file.layer() != *layer;
+        elsewhere.then(|| format!("{library} is used outside {layer}"))
+    })
+}
+
+fn layer_faults(files: &[File]) -> Vec<String> {
+    judge(files, |file, named| {
+        let above = LAYERS.iter().find(|(layer, _)| *layer == file.layer());
+        let Some((layer, above)) = above else {
+            return Some(format!("{} is in no layer", file.layer()));
+        };
+        let target = named.path.first().filter(|_| named.inside)?;
+        above.contains(&target.as_str()).then(|| format!("{layer} names {target}"))
+    })
+}
+
+#[track_caller]
+fn assert_none(faults: &[String]) {
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
 fn each_binding_library_has_one_layer() {
-    for (file, number, code) in code_lines() {
-        let layer = layer(&file);
-        if code.contains("pyo3") {
-            assert_eq!(layer, "py", "{}:{number} uses pyo3", file.display());
-        }
-        if code.contains("fuser::") {
-            assert_eq!(layer, "fuse", "{}:{number} uses fuser", file.display());
-        }
-    }
+    assert_none(&library_faults(&sources()));
 }
 
 #[test]
 fn no_layer_names_one_above_it() {
-    let above = [
-        ("fuse", vec!["py"]),
-        ("fs", vec!["py", "fuse"]),
-        ("collection", vec!["py", "fuse", "fs"]),
-        ("keep", vec!["py", "fuse", "fs", "collection"]),
-        ("manifest", vec!["py", "fuse", "fs", "collection"]),
-        ("report", vec!["py", "fuse", "fs", "collection", "keep", "manifest", "types"]),
-        ("types", vec!["py", "fuse", "fs", "collection", "keep", "manifest"]),
-    ];
-    for (file, number, code) in code_lines() {
-        for (lower, uppers) in &above {
-            if layer(&file) == *lower {
-                for upper in uppers {
-                    assert!(
-                        !code.contains(&format!("crate::{upper}")),
-                        "{}:{number}: {lower} names {upper}",
-                        file.display()
-                    );
-                }
-            }
+    assert_none(&layer_faults(&sources()));
+}
+
+/// The checker has to see each of these.
+mod seen {
+    use super::{File, layer_faults, library_faults};
+
+    /// A file of `fs` beside empty modules of the other layers.
+    fn in_fs(text: &str) -> Vec<File> {
+        vec![
+            File::new("fs::inodes", text),
+            File::new("fs", "pub mod inodes;"),
+            File::new("py", "pub mod gil;"),
+            File::new("py::gil", ""),
+            File::new("fuse", ""),
+            File::new("keep", ""),
+        ]
+    }
+
+    #[test]
+    fn an_arrow_that_points_up_however_it_is_written() {
+        for text in [
+            "use crate::py::gil;",
+            "use crate::py;",
+            "use crate::{py};",
+            "use crate::{keep, py as python};",
+            "use crate::{keep, fuse::{session::{self as s, Session}}};",
+            "use crate::fuse::*;",
+            "use super::super::py::gil::attach;",
+            "use crate as root; use root::py;",
+            "pub(crate) use crate::py::gil as g;",
+            "fn f() { crate::py::gil::attach(); }",
+            "fn f() { super::super::py::gil::attach(); }",
+            "fn f(_: &crate::fuse::Session) {}",
+            "fn f() -> Vec<Option<crate::fuse::Session>> { vec![] }",
+            "impl crate::fuse::Notify for X {}",
+            "struct X<T: crate::fuse::Notify>(T);",
+            "fn f() { let crate::fuse::Kind::A = x else { return }; }",
+            "fn f() { assert!(crate::py::gil::held()); }",
+            "macro_rules! m { () => { $crate::py::gil::attach() } }",
+            "#[derive(crate::py::Class)] struct X;",
+            "#[cfg(test)] mod tests { use super::super::super::py; }",
+            "#[cfg(test)] mod tests { fn f() { use crate::{fuse}; } }",
+        ] {
+            assert!(!layer_faults(&in_fs(text)).is_empty(), "not seen: {text}");
         }
+    }
+
+    #[test]
+    fn nothing_where_nothing_points_up() {
+        for text in [
+            "use crate::keep::{self as k, KeepClient};",
+            "use crate::fs::{self as f};",
+            "use super::inodes; use std::fuse::py;",
+            "// use crate::py;\n/// [`crate::py`] and [`super::super::py`]\nfn f() {}",
+            "fn f() { log::info!(\"crate::py {}\", 1); let py = 1; g(py); }",
+            "pub(in crate::py) fn f() {}",
+        ] {
+            assert_eq!(layer_faults(&in_fs(text)), Vec::<String>::new(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_module_that_is_in_no_layer() {
+        let files = [File::new("metrics", "use std::fmt;")];
+        assert_eq!(layer_faults(&files), ["metrics:1: metrics is in no layer"]);
+    }
+
+    #[test]
+    fn a_library_outside_its_layer() {
+        for text in [
+            "use pyo3::prelude::*;",
+            "use ::pyo3;",
+            "use {pyo3 as p};",
+            "fn f(_: pyo3::Python<'_>) {}",
+            "#[pyo3(name = \"x\")] fn f() {}",
+            "#[pyo3::pyfunction] fn f() {}",
+            "fn f() { pyo3_log::init(); }",
+            "fn f() { fuser::mount2(); }",
+            "fn f() { dbg!(fuser::MountOption::RO); }",
+        ] {
+            assert!(!library_faults(&in_fs(text)).is_empty(), "not seen: {text}");
+        }
+        let at_home =
+            [File::new("fuse::session", "use fuser::Session;"), File::new("py", "use pyo3::Py;")];
+        assert_eq!(library_faults(&at_home), Vec::<String>::new());
     }
 }
