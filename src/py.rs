@@ -8,13 +8,17 @@
 //! data classes) and `arvados_fuse` (nodes, inode table, operations).
 
 pub mod clock;
+pub mod exceptions;
 pub mod gil;
 pub mod inodes;
 pub mod keep;
 pub mod llfuse;
 pub mod manifest;
+pub mod modules;
 pub mod nodes;
 pub mod operations;
+pub mod request;
+pub mod session;
 
 use pyo3::prelude::*;
 
@@ -29,5 +33,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     manifest::register(m)?;
     nodes::register(m)?;
     inodes::register(m)?;
-    operations::register(m)
+    operations::register(m)?;
+    exceptions::register(m)?;
+    session::register(m)
 }

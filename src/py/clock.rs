@@ -14,8 +14,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use super::gil::with_python;
-use crate::fs::{Outcome, Timestamp};
+use crate::fs::Timestamp;
 
 static ORIGINAL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static MODULE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -70,16 +69,10 @@ pub fn period(seconds: f64) -> Duration {
     }
 }
 
-/// As [`now`], for a request.
-///
-/// # Errors
-/// What a replacement raises.
-pub fn read() -> Outcome<Timestamp> {
-    if REPLACED.load(Ordering::Relaxed) {
-        with_python(now).map(Timestamp::from_secs_f64)
-    } else {
-        Ok(Timestamp::now())
-    }
+/// Whether `time.time` was not the original when that was last looked at.
+#[must_use]
+pub fn is_replaced() -> bool {
+    REPLACED.load(Ordering::Relaxed)
 }
 
 /// Looks whether `time.time` is the original; threads without the GIL go by the answer.

@@ -2,28 +2,19 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! Which threads may call Python, and when they enter it.
+//! The GIL: threads that Python did not start, and which threads may call Python.
 //!
-//! A FUSE worker answers a request on its own until a node needs Python: then it takes `llfuse.lock`
-//! and the GIL, and keeps both until the request is answered ([`RequestScope`]). A thread that came from
-//! Python, or that took both for longer, is in an [`UpcallScope`]. Anywhere else [`with_python`]
-//! refuses: waiting for the GIL where a lock may be held is how processes stand still.
-//!
-//! A request is never run again from its start. What it has done before it enters Python it has done
-//! without Python's having asked to see it.
+//! A thread that came from Python, or that took `llfuse.lock` and the GIL, says so with an
+//! [`UpcallScope`]. What runs anywhere else asks [`may_call_python`] before it waits for the GIL: to wait
+//! where a lock may be held is how processes stand still.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell};
 
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::llfuse::lock;
-use crate::fs::{Halt, Outcome};
-
 thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
-    static REQUEST: RefCell<Option<Entering>> = const { RefCell::new(None) };
     static KEPT: OnceCell<KeptState> = const { OnceCell::new() };
 }
 
@@ -81,10 +72,6 @@ pub struct UpcallScope(());
 impl UpcallScope {
     /// The token is proof that the thread is attached.
     pub fn enter(_py: Python<'_>) -> Self {
-        Self::new()
-    }
-
-    fn new() -> Self {
         DEPTH.set(DEPTH.get() + 1);
         UpcallScope(())
     }
@@ -96,55 +83,19 @@ impl Drop for UpcallScope {
     }
 }
 
-/// How far a request has come with Python.
-enum Entering {
-    NotYet,
-    /// Held until the request ends.
-    Entered(#[expect(dead_code, reason = "it is there to be dropped")] Entered),
-}
-
-/// A request under way in this thread, which enters Python when a node first needs it and stays there
-/// until this is dropped.
-pub struct RequestScope(());
-
-impl RequestScope {
-    /// Begins a request. Requests do not nest: what Python calls meanwhile is a part of this one.
-    #[must_use]
-    pub fn begin() -> Self {
-        REQUEST.set(Some(Entering::NotYet));
-        RequestScope(())
-    }
-}
-
-impl Drop for RequestScope {
-    fn drop(&mut self) {
-        drop(REQUEST.take());
-    }
-}
-
-/// `llfuse.lock`, the GIL, and the mark that Python may be called; let go of in the reverse order.
-struct Entered {
-    _scope: UpcallScope,
-    _gil: Gil,
-    _lock: Option<lock::Held>,
-}
-
-impl Entered {
-    /// The calling thread must not hold the GIL: the lock comes before it.
-    fn new() -> PyResult<Self> {
-        let lock = lock::take();
-        let gil = Gil::take();
-        let scope = UpcallScope::new();
-        Python::attach(super::clock::look)?;
-        Ok(Entered { _scope: scope, _gil: gil, _lock: lock })
-    }
+/// Whether this thread may call Python now: it is in an [`UpcallScope`].
+#[must_use]
+pub fn may_call_python() -> bool {
+    DEPTH.get() > 0
 }
 
 /// The GIL, between one attachment of pyo3's and the next.
-struct Gil(ffi::PyGILState_STATE);
+pub struct Gil(ffi::PyGILState_STATE);
 
 impl Gil {
-    fn take() -> Self {
+    /// Takes it.
+    #[must_use]
+    pub fn take() -> Self {
         // SAFETY: may be called at any time, from any thread, while the interpreter lives: a thread
         // that serves requests ends before it. Released in `drop`, in the same thread (this is neither
         // Send nor given out), after every attachment made in between.
@@ -165,55 +116,5 @@ impl Drop for Gil {
         unsafe {
             ffi::PyGILState_Release(self.0);
         }
-    }
-}
-
-/// Calls Python, where this thread may; a request enters it by that.
-///
-/// # Errors
-/// The exception that was raised; RuntimeError in a thread that is neither in a request nor in an
-/// [`UpcallScope`].
-pub fn with_python<T>(body: impl FnOnce(Python<'_>) -> PyResult<T>) -> Outcome<T> {
-    if DEPTH.get() > 0 {
-        return Python::attach(body).map_err(raised);
-    }
-    if REQUEST.with_borrow(Option::is_none) {
-        let error =
-            PyRuntimeError::new_err("Python was asked for in a thread that may not call it");
-        return Err(raised(error));
-    }
-    let entered = Entered::new().map_err(raised)?;
-    // The borrow ends here: what Python calls may look for the request again.
-    REQUEST.set(Some(Entering::Entered(entered)));
-    Python::attach(body).map_err(raised)
-}
-
-/// A Python exception on its way through the core.
-#[must_use]
-pub fn raised(error: PyErr) -> Halt {
-    Halt::Upcall(Box::new(error))
-}
-
-/// Runs a piece of the core for a caller in Python; what halts it becomes an exception there.
-///
-/// # Errors
-/// The exception that was raised on the way, or `FUSEError` with the errno.
-pub fn for_python<T>(py: Python<'_>, body: impl FnOnce() -> Outcome<T>) -> PyResult<T> {
-    super::clock::look(py)?;
-    let scope = UpcallScope::enter(py);
-    let outcome = body();
-    drop(scope);
-    outcome.map_err(exception)
-}
-
-/// The exception that a halt stands for.
-#[must_use]
-pub fn exception(halt: Halt) -> PyErr {
-    match halt {
-        Halt::Errno(errno) => super::llfuse::errors::fuse_error(errno),
-        Halt::Upcall(error) => match error.downcast::<PyErr>() {
-            Ok(error) => *error,
-            Err(_) => PyRuntimeError::new_err("unknown error in the core"),
-        },
     }
 }

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use crate::keep::{
     CacheConfig, Config, KeepClient, Service, ServiceType, Services, ServicesError, Timeouts,
 };
-use crate::py::inodes::upcalls::line_of;
+use crate::py::exceptions::line_of;
 
 /// Asks Python for the list of services.
 struct FromPython {

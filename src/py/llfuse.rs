@@ -17,7 +17,6 @@ pub mod notify;
 pub mod posix;
 pub mod process;
 pub mod python_fs;
-pub mod session;
 pub mod signals;
 
 use pyo3::prelude::*;
@@ -39,11 +38,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(notify::invalidate_entry_py, m)?)?;
     m.add_function(wrap_pyfunction!(notify::notify_store_py, m)?)?;
     m.add_function(wrap_pyfunction!(lock::holds_lock, m)?)?;
-    m.add_function(wrap_pyfunction!(session::init, m)?)?;
-    m.add_function(wrap_pyfunction!(session::main, m)?)?;
-    m.add_function(wrap_pyfunction!(session::close, m)?)?;
-    m.add_function(wrap_pyfunction!(session::stop, m)?)?;
-    m.add_function(wrap_pyfunction!(session::unmount, m)?)?;
     m.add_function(wrap_pyfunction!(process::catch_signals, m)?)?;
     m.add_function(wrap_pyfunction!(process::command_follows, m)?)?;
     m.add_function(wrap_pyfunction!(process::exit_now, m)?)?;

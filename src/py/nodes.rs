@@ -21,6 +21,7 @@ pub mod node;
 pub mod object_node;
 pub mod of_2017;
 pub mod overrides;
+pub mod table;
 
 use pyo3::prelude::*;
 

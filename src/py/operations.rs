@@ -10,7 +10,6 @@
 
 pub mod counters;
 pub mod dispatcher;
-pub mod exceptions;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -23,12 +22,12 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
 
-use super::gil::for_python;
 use super::inodes::table::Inodes;
 use super::llfuse::attributes::{from_attr, to_set_attr};
 use super::llfuse::errors::fuse_error;
 use super::llfuse::lock;
 use super::nodes::any_node::AnyNode;
+use super::request::{for_python, with_python};
 use crate::fs::handles::{Handle, Listed};
 use crate::fs::metrics::Op;
 use crate::fs::node::Read;
@@ -42,7 +41,6 @@ use crate::fs::{Attr, Errno, Fh, FileSystem, Ino, Outcome};
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Operations>()?;
     m.add_class::<counters::Counter>()?;
-    m.add_function(wrap_pyfunction!(exceptions::errno_of_exception, m)?)?;
     Ok(())
 }
 
@@ -76,7 +74,7 @@ impl Codec for PythonCodec {
 }
 
 fn convert<T>(body: impl FnOnce(Python<'_>) -> PyResult<T>) -> Outcome<T> {
-    super::gil::with_python(|py| match body(py) {
+    with_python(|py| match body(py) {
         Err(error) if error.is_instance_of::<pyo3::exceptions::PyUnicodeError>(py) => Ok(None),
         result => result.map(Some),
     })?

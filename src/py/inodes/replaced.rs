@@ -17,8 +17,8 @@ use pyo3::types::PyWeakrefReference;
 use super::cache::InodeCache;
 use crate::fs::cache::Replaced;
 use crate::fs::node::Outcome;
-use crate::py::gil::with_python;
 use crate::py::nodes::any_node::AnyNode;
+use crate::py::request::with_python;
 
 #[derive(Clone, Copy)]
 enum Name {

@@ -13,14 +13,16 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyIterator, PyList, PyString, PyTuple};
 
 use super::cache::InodeCache;
-use super::upcalls::{Python3, log_exception};
+use super::upcalls::Python3;
 use crate::fs::Ino;
 use crate::fs::inodes::Inodes as Table;
 use crate::fs::node::{Counted, Identity};
-use crate::py::gil::{exception, for_python};
+use crate::py::exceptions::log_exception;
 use crate::py::llfuse::{lock, notify};
 use crate::py::nodes::any_node::{AnyNode, object_list};
 use crate::py::nodes::node::Node as NodeClass;
+use crate::py::nodes::table::TableRef;
+use crate::py::request::{exception, for_python};
 
 struct Settings {
     cache: Option<Py<InodeCache>>,
@@ -129,6 +131,11 @@ impl Inodes {
     fn set_fsns(&self, value: Option<Py<PyAny>>) {
         let old = std::mem::replace(&mut self.settings.lock().fsns, value);
         drop(old);
+    }
+    /// The table itself, for the core's directories.
+    #[getter]
+    fn _core_table(&self) -> TableRef {
+        TableRef { table: Arc::clone(&self.core) }
     }
     /// Iterator that hands out inode numbers; each `next()` takes one.
     #[getter]

@@ -4,16 +4,14 @@
 
 //! How the core's own threads call Python about inode entries.
 
-use pyo3::call::PyCallArgs;
-use pyo3::conversion::FromPyObjectOwned;
 use pyo3::prelude::*;
 
 use crate::fs::inodes::Upcalls;
 use crate::fs::{Errno, Halt, Ino};
-use crate::py::gil::{UpcallScope, exception};
+use crate::py::exceptions::{errno_of, log_exception};
+use crate::py::gil::UpcallScope;
 use crate::py::llfuse::{lock, notify};
-use crate::py::nodes::overrides::loaded_class;
-use crate::py::operations::exceptions;
+use crate::py::request::exception;
 
 /// Python, as the inode table calls it: under `llfuse.lock` and the GIL, one call at a time.
 pub struct Python3;
@@ -52,49 +50,11 @@ impl Upcalls for Python3 {
     fn errno_of(&self, halt: Halt) -> Errno {
         match halt {
             Halt::Errno(errno) => errno,
-            halt => Python::attach(|py| exceptions::errno_of(py, exception(halt))),
+            halt => Python::attach(|py| errno_of(py, exception(halt))),
         }
     }
 
     fn report(&self, what: &str, halt: Halt) {
         Python::attach(|py| log_exception(py, what, exception(halt)));
-    }
-}
-
-/// What the log is to say of an exception that tells of a server or the network; None for any other.
-pub fn line_of(py: Python<'_>, error: &PyErr) -> Option<String> {
-    ask(py, "line_of", (error.value(py),)).flatten()
-}
-
-/// Logs in one line, `what` before it, what a server or the network did; false where neither is to
-/// blame.
-pub fn report_server_failure(py: Python<'_>, what: &str, error: &PyErr) -> bool {
-    ask(py, "report_server_failure", (error.value(py), what)).unwrap_or(false)
-}
-
-/// What `arvados_fuse.apierrors` says of an exception, if it is loaded.
-fn ask<'py, T: FromPyObjectOwned<'py>>(
-    py: Python<'py>,
-    function: &str,
-    args: impl PyCallArgs<'py>,
-) -> Option<T> {
-    let function = loaded_class(py, "arvados_fuse.apierrors", function).ok().flatten()?;
-    function.call1(args).ok()?.extract().ok()
-}
-
-/// Writes an exception and its traceback to the log of `arvados.arvados_fuse`; a line alone where it
-/// tells of a server or the network.
-pub fn log_exception(py: Python<'_>, what: &str, error: PyErr) {
-    if report_server_failure(py, what, &error) {
-        return;
-    }
-    let logged = py.import("logging").and_then(|logging| {
-        let logger = logging.call_method1("getLogger", ("arvados.arvados_fuse",))?;
-        let details = pyo3::types::PyDict::new(py);
-        details.set_item("exc_info", error.clone_ref(py).into_value(py))?;
-        logger.call_method("error", (what,), Some(&details))
-    });
-    if logged.is_err() {
-        log::error!("{what}: {error}");
     }
 }

@@ -2,15 +2,14 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! `llfuse.FUSEError`, and which errno an exception in a handler becomes.
+//! `llfuse.FUSEError`, and the errnos that exceptions carry.
 
-use pyo3::exceptions::{PyNotImplementedError, PyOSError, PyRuntimeError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use crate::fs::Errno;
-use crate::py::inodes::upcalls::log_exception;
 
 /// The kernel takes smaller ones for errnos.
 const MAX_ERRNO: i32 = 4096;
@@ -57,23 +56,4 @@ pub fn os_errno(py: Python<'_>, error: &PyErr) -> Option<Errno> {
     }
     let number = error.value(py).getattr("errno").and_then(|n| n.extract::<i32>()).ok()?;
     (1..MAX_ERRNO).contains(&number).then(|| Errno::from_raw(number))
-}
-
-/// The errno of an exception that a handler of any llfuse file system raised: its own for a
-/// `FUSEError` or an `OSError`, ENOSYS for `NotImplementedError`; anything else is a defect of
-/// the file system, logged with its traceback, and EIO. The mount lives on in every case.
-pub fn errno_of(py: Python<'_>, operation: &str, error: PyErr) -> Errno {
-    if let Some(errno) = fuse_errno(py, &error) {
-        return errno;
-    }
-    if error.is_instance_of::<PyOSError>(py)
-        && let Some(errno) = os_errno(py, &error)
-    {
-        return errno;
-    }
-    if error.is_instance_of::<PyNotImplementedError>(py) {
-        return Errno::ENOSYS;
-    }
-    log_exception(py, &format!("the handler of {operation} raised an exception"), error);
-    Errno::EIO
 }

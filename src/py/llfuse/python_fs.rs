@@ -10,7 +10,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyTuple};
 
 use super::attributes::{RequestContext, from_set_attr, to_attr, to_statfs};
-use super::errors::{errno_of, fuse_errno, fuse_error};
+use super::errors::{fuse_errno, fuse_error};
 use super::lock;
 use crate::fs::{
     Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, ReadData, Result,
@@ -21,14 +21,20 @@ use crate::py::gil::UpcallScope;
 /// Extended attribute of the root: setting it logs the stack of every Python thread.
 const STACKTRACE: &[u8] = b"fuse_stacktrace";
 
+/// Tells the errno of an exception that the handler of that name raised, and logs what is to be logged.
+pub type ErrnoOf = fn(Python<'_>, &str, PyErr) -> Errno;
+
 /// A file system whose handlers are methods of a Python object.
-pub struct PythonFs(Py<PyAny>);
+pub struct PythonFs {
+    operations: Py<PyAny>,
+    errno_of: ErrnoOf,
+}
 
 impl PythonFs {
     /// Calls the methods of `operations`.
     #[must_use]
-    pub fn new(operations: Py<PyAny>) -> Self {
-        PythonFs(operations)
+    pub fn new(operations: Py<PyAny>, errno_of: ErrnoOf) -> Self {
+        PythonFs { operations, errno_of }
     }
 
     /// Runs `body` under the lock; an exception becomes an errno.
@@ -39,7 +45,8 @@ impl PythonFs {
     ) -> Result<T> {
         lock::with_llfuse_lock(|py| {
             let _scope = UpcallScope::enter(py);
-            body(self.0.bind(py)).map_err(|error| errno_of(py, operation, error))
+            let answer = body(self.operations.bind(py));
+            answer.map_err(|error| (self.errno_of)(py, operation, error))
         })
     }
 

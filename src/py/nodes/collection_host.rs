@@ -22,10 +22,10 @@ use crate::fs::inodes::Inodes;
 use crate::fs::state::NodeState;
 use crate::fs::{Outcome, Timestamp};
 use crate::keep::KeepClient;
-use crate::py::clock;
-use crate::py::gil::{UpcallScope, attach_for_good, with_python};
-use crate::py::inodes::upcalls::log_exception;
+use crate::py::exceptions::log_exception;
+use crate::py::gil::{UpcallScope, attach_for_good};
 use crate::py::llfuse::lock;
+use crate::py::request::{self, with_python};
 
 /// A collection that a Python directory shows.
 pub type PythonCollection = MountedCollection<PythonHost>;
@@ -103,7 +103,7 @@ impl Host for PythonHost {
     type Node = ObjectNode;
 
     fn now(&self) -> Outcome<Timestamp> {
-        clock::read()
+        request::now()
     }
 
     fn look(&self) -> Outcome<()> {

@@ -15,12 +15,12 @@ use pyo3::prelude::*;
 use super::any_node::AnyNode;
 use super::directory::DirectoryNode;
 use super::node::core_of;
+use super::table::table_of;
 use crate::fs::Ino;
 use crate::fs::collection::Known;
 use crate::fs::node::{Counted, Identity};
-use crate::py::gil::for_python;
-use crate::py::inodes::table::Inodes;
 use crate::py::llfuse::notify;
+use crate::py::request::for_python;
 
 /// Lists what the kernel knows below `directory`, what is in a directory before the directory;
 /// with `all`, also what is in directories that are refreshed by themselves.
@@ -101,13 +101,13 @@ pub fn give_back(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
     let Some(ino) = core.state.inode().filter(|_| core.state.has_ref()) else { return Ok(()) };
     let mut known = Vec::new();
     known_below(directory.as_any(), true, &mut known)?;
-    if let Ok(inodes) = directory.getattr("inodes")?.cast::<Inodes>() {
+    if let Some(table) = table_of(directory.as_any())? {
         let mut directories: HashSet<u64> =
             known.iter().filter(|known| known.dir).map(|known| known.ino).collect();
         directories.insert(ino);
         let there: HashSet<(u64, &str)> =
             known.iter().map(|known| (known.parent, &*known.name)).collect();
-        for (parent, name) in inodes.get().core.absent.take(&directories) {
+        for (parent, name) in table.absent.take(&directories) {
             // Made since then, it may have somebody in it.
             if !there.contains(&(parent, &*name)) {
                 notify::invalidate_entry(Ino(parent), &encode(directory, &name)?);

@@ -14,11 +14,11 @@ use pyo3::prelude::*;
 use super::any_node::AnyNode;
 use super::collection_host::{Keep, PythonCollection, PythonHost};
 use super::node::{NodeCore, core_of};
+use super::table::table_of;
 use crate::collection::{NodeId, Tree};
 use crate::fs::Timestamp;
 use crate::fs::collection::Settings;
 use crate::fs::inodes::Inodes as Table;
-use crate::py::inodes::table::Inodes;
 use crate::py::keep::KeepReader;
 
 fn core(directory: &Bound<'_, PyAny>) -> PyResult<Arc<NodeCore>> {
@@ -26,11 +26,8 @@ fn core(directory: &Bound<'_, PyAny>) -> PyResult<Arc<NodeCore>> {
 }
 
 fn table(directory: &Bound<'_, PyAny>) -> PyResult<Arc<Table<AnyNode>>> {
-    let inodes = directory.getattr("inodes")?;
-    match inodes.cast::<Inodes>() {
-        Ok(inodes) => Ok(Arc::clone(&inodes.get().core)),
-        Err(_) => Err(PyTypeError::new_err("inodes must be an arvados_fuse.Inodes")),
-    }
+    let table = table_of(directory)?;
+    table.ok_or_else(|| PyTypeError::new_err("inodes must be an arvados_fuse.Inodes"))
 }
 
 fn parse(py: Python<'_>, manifest_text: &str) -> PyResult<Tree> {

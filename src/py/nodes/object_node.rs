@@ -21,7 +21,7 @@ use pyo3::types::{PyByteArray, PyBytes};
 use super::any_node::AnyNode;
 use super::node::{NodeCore, core_of};
 use super::of_2017::{TIMEOUT_OF_2017, flag, has_ref, keeps_dead};
-use super::overrides::{Name, loaded_class};
+use super::overrides::Name;
 use crate::collection::NodeId;
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
@@ -29,9 +29,10 @@ use crate::fs::node::{
 };
 use crate::fs::state::{NodeState, UNKNOWN_PARENT};
 use crate::fs::{Bytes, ReadData, Timestamp};
-use crate::py::clock::{self, period};
-use crate::py::gil::with_python;
+use crate::py::clock::period;
 use crate::py::llfuse::lock;
+use crate::py::modules::loaded;
+use crate::py::request::{self, with_python};
 
 struct Held {
     object: Py<PyAny>,
@@ -124,7 +125,7 @@ fn is_instance(
     module: &str,
     class: &str,
 ) -> PyResult<bool> {
-    match loaded_class(py, module, class)? {
+    match loaded(py, module, class)? {
         Some(class) => object.is_instance(&class),
         None => Ok(false),
     }
@@ -328,7 +329,7 @@ impl Attributes for ObjectNode {
 
 impl Freshness for ObjectNode {
     fn accessed(&self) -> Outcome<()> {
-        let now = clock::read()?;
+        let now = request::now()?;
         match self.own(&[Name::AtimeValue, Name::SetAttr]) {
             Some(state) => {
                 state.atime.store(now);

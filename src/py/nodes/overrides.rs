@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::PyType;
+
+use crate::py::modules::loaded;
 
 macro_rules! names {
     ($($name:ident = $text:literal),* $(,)?) => {
@@ -156,21 +158,8 @@ fn is_core(class: &Bound<'_, PyAny>) -> PyResult<bool> {
         || class.is(py.get_type::<PyAny>()))
 }
 
-/// The class `name` of a module of ours, if that module is loaded.
-pub fn loaded_class<'py>(
-    py: Python<'py>,
-    module: &str,
-    name: &str,
-) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let modules = py.import("sys")?.getattr("modules")?.cast_into::<PyDict>()?;
-    match modules.get_item(module)? {
-        Some(module) => module.getattr_opt(name),
-        None => Ok(None),
-    }
-}
-
 fn is_collection_file(py: Python<'_>, class: &Bound<'_, PyType>) -> PyResult<bool> {
-    match loaded_class(py, "arvados_fuse.fusefile", "FuseArvadosFile")? {
+    match loaded(py, "arvados_fuse.fusefile", "FuseArvadosFile")? {
         Some(file) => class.is_subclass(&file),
         None => Ok(false),
     }

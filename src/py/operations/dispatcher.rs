@@ -18,9 +18,10 @@ use crate::fs::operations::Operations as Core;
 use crate::fs::{
     Attr, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, Result, SetAttr, StatFs,
 };
-use crate::py::gil::RequestScope;
+use crate::py::exceptions::errno_of_any;
 use crate::py::llfuse::python_fs::PythonFs;
 use crate::py::nodes::any_node::AnyNode;
+use crate::py::request::RequestScope;
 
 /// An `Operations` object while it is mounted.
 pub struct Dispatcher {
@@ -36,7 +37,7 @@ impl Dispatcher {
         core: Arc<Core<AnyNode>>,
         overrides: Arc<Overrides>,
     ) -> Self {
-        Dispatcher { core, overrides, python: PythonFs::new(ops.clone().unbind()) }
+        Dispatcher { core, overrides, python: PythonFs::new(ops.clone().unbind(), errno_of_any) }
     }
 
     fn any_overridden(&self, ops: &[Op]) -> bool {

@@ -18,15 +18,16 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::notify::Sender;
-use super::python_fs::PythonFs;
-use super::signals::{self, Handlers, Phase, Wakeup};
-use super::{last_resort, lock};
+use super::exceptions::errno_of_any;
+use super::llfuse::notify::Sender;
+use super::llfuse::python_fs::PythonFs;
+use super::llfuse::signals::{self, Handlers, Phase, Wakeup};
+use super::llfuse::{last_resort, lock, logging};
+use super::operations;
 use crate::fs::FileSystem;
 use crate::fuse::mount::{Mount, MountPoint, Place, Watcher};
 use crate::fuse::options::Options;
 use crate::fuse::session::{Session, Stopper};
-use crate::py::operations;
 
 /// Largest write that handlers in Python are given, in bytes: what libfuse 2 has room for.
 const MAX_WRITE: u32 = 128 << 10;
@@ -132,7 +133,7 @@ pub fn init(
     make_way()?;
     let mut options = Options::parse(words.iter().map(String::as_str)).map_err(failed)?;
     if options.debug {
-        super::logging::set_log_level("debug")?;
+        logging::set_log_level("debug")?;
     }
     let fs = match operations::file_system_of(ops)? {
         Some(fs) => {
@@ -142,7 +143,7 @@ pub fn init(
         }
         None => {
             options.max_write = Some(options.max_write.unwrap_or(MAX_WRITE).min(MAX_WRITE));
-            Arc::new(PythonFs::new(ops.clone().unbind()))
+            Arc::new(PythonFs::new(ops.clone().unbind(), errno_of_any))
         }
     };
     let mut mount = py.detach(|| mount_guarded(&path, &options)).map_err(failed)?;
@@ -342,4 +343,16 @@ pub fn close(py: Python<'_>, unmount: bool) -> PyResult<()> {
     drop((closed.ready, closed.left, stopper.and_then(|s| s.take_connection())));
     py.detach(|| drop(closed.watcher));
     Ok(())
+}
+
+/// Adds the functions of this part to the extension module.
+///
+/// # Errors
+/// Where Python refuses.
+pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(init, m)?)?;
+    m.add_function(wrap_pyfunction!(main, m)?)?;
+    m.add_function(wrap_pyfunction!(close, m)?)?;
+    m.add_function(wrap_pyfunction!(stop, m)?)?;
+    m.add_function(wrap_pyfunction!(unmount, m)?)
 }
