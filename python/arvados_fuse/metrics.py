@@ -9,7 +9,7 @@ from typing import Any
 from llfuse import _core
 from prometheus_client import Summary
 
-from .timed import TIMES
+from .call_times import TIMES
 from .watched import WatchedType
 
 

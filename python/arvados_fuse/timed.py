@@ -8,13 +8,11 @@ The Prometheus library takes 8 ms and 1.5 MiB, and most mounts are never asked f
 """
 
 import functools
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-#: What is counted, by the name that the metric labels it with.
-TIMES: dict[str, "Timed"] = {}
+from .call_times import TIMES, CallTimes
 
 
 class Timed:
@@ -22,11 +20,9 @@ class Timed:
 
     def __init__(self, op: str | None = None) -> None:
         self._op = op
-        self._lock = threading.Lock()
-        self._count = 0
-        self._seconds = 0.0
+        self._times = CallTimes()
         if op is not None:
-            TIMES[op] = self
+            TIMES[op] = self._times
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         from .metrics import fuse_time
@@ -43,18 +39,8 @@ class Timed:
                 try:
                     return function(*args, **kwargs)
                 finally:
-                    seconds = time.perf_counter() - begin
-                    with self._lock:
-                        self._count += 1
-                        self._seconds += seconds
+                    self._times.add(time.perf_counter() - begin)
 
             return timed
 
         return decorate
-
-    def take(self) -> tuple[int, float]:
-        """Return how many calls there were since this was last asked, and their seconds."""
-        with self._lock:
-            taken = (self._count, self._seconds)
-            self._count, self._seconds = 0, 0.0
-        return taken
