@@ -6,6 +6,19 @@
 //!
 //! One extension module, `llfuse._core`, serves both packages: `llfuse` (the loop, its lock, its
 //! data classes) and `arvados_fuse` (nodes, inode table, operations).
+//!
+//! Its modules stand on floors. Each names only what is on a floor below, none are in a circle, and
+//! this one, which registers them all, is named by none (`tests/rust/layers.rs`). From the top:
+//!
+//! - [`session`] serves an `Operations` object, or any other written against llfuse.
+//! - [`operations`] decides which requests Python is called for.
+//! - [`inodes`]: the inode table and cache.
+//! - [`nodes`]: what is an inode entry, and what the core answers for it.
+//! - [`keep`], [`manifest`]: blocks and manifests in Python's hands.
+//! - [`exceptions`]: errnos of exceptions, and what the log says of them. [`request`]: how a request enters
+//!   Python.
+//! - [`llfuse`]: the API, which knows nothing of Arvados. [`overrides`]: what a program overrides.
+//! - [`clock`], [`gil`], [`modules`].
 
 pub mod clock;
 pub mod exceptions;
@@ -17,6 +30,7 @@ pub mod manifest;
 pub mod modules;
 pub mod nodes;
 pub mod operations;
+pub mod overrides;
 pub mod request;
 pub mod session;
 

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import ciso8601
 from llfuse import _core
 
+from .watched import WatchedType
+
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -55,19 +57,7 @@ def check_update(orig_func: _Method) -> _Method:
     return check_update_wrapper  # type: ignore[return-value]
 
 
-class NodeType(type):
-    """Metaclass of inode entries: tells the core when a method is replaced on a class."""
-
-    def __setattr__(cls, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        _core.class_changed(cls)
-
-    def __delattr__(cls, name: str) -> None:
-        super().__delattr__(name)
-        _core.class_changed(cls)
-
-
-class FreshBase(_core.Node, metaclass=NodeType):
+class FreshBase(_core.Node, metaclass=WatchedType):
     """Base of every inode entry: when it is stale, who uses it, what it weighs.
 
     Attributes: `inode` and `parent_inode` (numbers or None), `use_count` (uses from inside),

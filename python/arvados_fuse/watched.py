@@ -11,29 +11,29 @@ is made and again when an attribute of its class, or of the object, is assigned 
 import weakref
 from typing import Any
 
+from llfuse import _core
+
 
 class WatchedType(type):
-    """Metaclass: objects look again when an attribute of their class changes."""
+    """Metaclass of whatever the core asks for its overrides: tells the core when an attribute of a class
+    changes.
+    """
 
+    #: Objects that were told to watch, for as long as they live.
     live: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
     def __setattr__(cls, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        cls._changed()
+        _core.class_changed(cls)
 
     def __delattr__(cls, name: str) -> None:
         super().__delattr__(name)
-        cls._changed()
-
-    def _changed(cls) -> None:
-        for watched in list(WatchedType.live):
-            if isinstance(watched, cls):
-                watched._look_for_overrides()
+        _core.class_changed(cls)
 
 
 class Watched:
-    """Mixin: an object that was told to `_watch` looks again when a class of its changes, or an attribute
-    of its own that `_watched` names.
+    """Mixin: an object that was told to `_watch` looks again when an attribute of its own changes that
+    `_watched` names.
     """
 
     def _watch(self) -> None:

@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 /// # Errors
 /// Where Python refuses.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    replaced::ship(m.py().get_type::<cache::InodeCache>().unbind());
     m.add("DEFAULT_CAP", cache::DEFAULT_CAP)?;
     m.add_class::<cache::InodeCache>()?;
     m.add_class::<cache::EvictCandidates>()?;

@@ -30,6 +30,9 @@ use pyo3::prelude::*;
 /// # Errors
 /// Where Python refuses.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    let py = m.py();
+    let others = [py.get_type::<file::FileNode>(), py.get_type::<directory::DirectoryNode>()];
+    overrides::ship(py, py.get_type::<node::Node>().unbind(), others.map(Bound::unbind));
     m.add_class::<node::Node>()?;
     m.add_class::<file::FileNode>()?;
     m.add_class::<directory::DirectoryNode>()?;

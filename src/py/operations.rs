@@ -10,23 +10,25 @@
 
 pub mod counters;
 pub mod dispatcher;
+pub mod handlers;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple, PyType};
 
+use self::handlers::{HANDLERS, Handler};
 use super::inodes::table::Inodes;
 use super::llfuse::attributes::{from_attr, to_set_attr};
 use super::llfuse::errors::fuse_error;
 use super::llfuse::lock;
 use super::nodes::any_node::AnyNode;
+use super::overrides::ObjectNames;
 use super::request::{for_python, with_python};
 use crate::fs::handles::{Handle, Listed};
 use crate::fs::metrics::Op;
@@ -43,20 +45,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<counters::Counter>()?;
     Ok(())
 }
-
-/// Names of the requests whose handlers were replaced, as bits.
-#[derive(Debug, Default)]
-pub struct Overrides(AtomicU64);
-
-impl Overrides {
-    /// Whether the handler of that request has to be called in Python.
-    pub fn has(&self, op: Op) -> bool {
-        self.0.load(Ordering::Relaxed) & (1 << op as u64) != 0
-    }
-}
-
-/// Functions of the shipped class, by the name of the request they answer.
-static SHIPPED: Mutex<Vec<(Op, Py<PyAny>)>> = Mutex::new(Vec::new());
 
 /// File names in any encoding of Python's codec registry.
 struct PythonCodec(String);
@@ -93,7 +81,7 @@ type Described = (Py<PyAny>, Option<Py<PyAny>>, bool, Option<Vec<(String, Py<PyA
 #[pyclass(subclass, frozen, weakref, dict, module = "llfuse._core")]
 pub struct Operations {
     mounted: OnceLock<Mounted>,
-    overrides: Arc<Overrides>,
+    overrides: Arc<ObjectNames>,
 }
 
 impl Operations {
@@ -167,52 +155,27 @@ impl Operations {
     /// lead to one of them, the core answers itself.
     #[classmethod]
     fn _declare_shipped(cls: &Bound<'_, PyType>) -> PyResult<()> {
-        let dict = cls.getattr("__dict__")?;
-        let mut shipped = Vec::new();
-        for op in Op::ALL {
-            if dict.contains(op.name())? {
-                shipped.push((*op, dict.get_item(op.name())?.unbind()));
-            }
-        }
-        let old = std::mem::replace(&mut *SHIPPED.lock(), shipped);
-        drop(old);
-        Ok(())
+        HANDLERS.ship_functions(cls)
     }
 
     /// Looks which handlers of this object are not the shipped ones.
     fn _look_for_overrides(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let shipped: Vec<(Op, Py<PyAny>)> =
-            SHIPPED.lock().iter().map(|(op, function)| (*op, function.clone_ref(py))).collect();
-        let own = slf.getattr("__dict__")?;
-        let mro = slf.get_type().getattr("__mro__")?;
-        let mut bits = 0;
-        for (op, function) in shipped {
-            let mut replaced = own.contains(op.name())?;
-            for class in mro.try_iter()? {
-                let dict = class?.getattr("__dict__")?;
-                if dict.contains(op.name())? {
-                    replaced |= !dict.get_item(op.name())?.is(&function);
-                    break;
-                }
-            }
-            if replaced {
-                bits |= 1_u64 << op as u64;
-            }
-        }
-        slf.get().overrides.0.store(bits, Ordering::Relaxed);
-        Ok(())
+        slf.get().overrides.look(&HANDLERS, slf.as_any())
     }
 
     /// Names of the handlers that the kernel's requests call in Python because they were
     /// overridden or replaced.
     #[getter]
     fn _overridden(&self) -> Vec<&'static str> {
-        Op::ALL.iter().filter(|op| self.overrides.has(**op)).map(|op| op.name()).collect()
+        Op::ALL
+            .iter()
+            .filter(|op| self.overrides.overridden(Handler(**op)))
+            .map(|op| op.name())
+            .collect()
     }
 
     fn _is_overridden(&self, name: &str) -> bool {
-        op_named(name).is_some_and(|op| self.overrides.has(op))
+        op_named(name).is_some_and(|op| self.overrides.overridden(Handler(op)))
     }
 
     /// Takes how often, and for how many seconds in all, requests of that name were answered

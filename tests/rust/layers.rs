@@ -3,8 +3,10 @@
 // SPDX-License-Identifier: AGPL-3.0-only
 
 //! Holds the source tree to the layers of docs/architecture.md: each library has one user, and
-//! no layer names one above it.
+//! no layer names one above it; the same for the floors of src/py.
 
+#[path = "layers/floors.rs"]
+mod floors;
 #[path = "layers/paths.rs"]
 mod paths;
 

@@ -39,8 +39,8 @@ impl InodeCache {
     /// Where the object cannot be looked into.
     pub fn heed_overrides(cache: &Bound<'_, Self>) -> PyResult<()> {
         let this = cache.get();
-        this.overrides.look(cache)?;
-        this.core.replace(Box::new(this.overrides.of(cache)?));
+        this.overrides.look(cache.as_any())?;
+        this.core.replace(Box::new(this.overrides.of(cache.as_any())?));
         Ok(())
     }
 }
@@ -94,7 +94,7 @@ impl InodeCache {
 
     /// Looks which methods of this cache are not the core's.
     fn _look_for_overrides(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.get().overrides.look(slf)
+        slf.get().overrides.look(slf.as_any())
     }
 
     /// The limit, in bytes.

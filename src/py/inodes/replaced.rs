@@ -9,15 +9,14 @@
 //! be evicted, unless `evict_candidates` is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use pyo3::prelude::*;
-use pyo3::types::PyWeakrefReference;
+use pyo3::types::{PyType, PyWeakrefReference};
 
-use super::cache::InodeCache;
 use crate::fs::cache::Replaced;
 use crate::fs::node::Outcome;
 use crate::py::nodes::any_node::AnyNode;
+use crate::py::overrides::{self, Kind, ObjectNames};
 use crate::py::request::with_python;
 
 #[derive(Clone, Copy)]
@@ -31,83 +30,52 @@ enum Name {
     CapCache,
 }
 
-impl Name {
-    const ALL: [Name; 7] = [
-        Name::Touch,
-        Name::Update,
-        Name::Manage,
-        Name::Unmanage,
-        Name::Clear,
-        Name::Candidates,
-        Name::CapCache,
-    ];
+/// As Python spells them, in the order of [`Name`].
+const NAMES: [&str; 7] =
+    ["touch", "update_cache_size", "manage", "unmanage", "clear", "evict_candidates", "cap_cache"];
 
-    fn text(self) -> &'static str {
-        match self {
-            Name::Touch => "touch",
-            Name::Update => "update_cache_size",
-            Name::Manage => "manage",
-            Name::Unmanage => "unmanage",
-            Name::Clear => "clear",
-            Name::Candidates => "evict_candidates",
-            Name::CapCache => "cap_cache",
-        }
+static KIND: Kind = Kind::new(&NAMES);
+
+impl overrides::Name for Name {
+    fn kind() -> &'static Kind {
+        &KIND
     }
-
-    fn bit(self) -> u8 {
-        1 << self as u8
+    fn place(self) -> usize {
+        self as usize
     }
 }
 
-/// Which methods are overridden, as bits.
+/// Says which class defines what the core means.
+pub fn ship(cache: Py<PyType>) {
+    KIND.ship_classes([cache]);
+}
+
+/// Which methods of a cache are overridden.
 #[derive(Clone, Default)]
-pub struct Overrides(Arc<AtomicU8>);
+pub struct Overrides(Arc<ObjectNames>);
 
 impl Overrides {
-    fn has(&self, name: Name) -> bool {
-        self.0.load(Ordering::Relaxed) & name.bit() != 0
-    }
-
     /// Looks at the object and at its classes.
     ///
     /// # Errors
     /// Where they cannot be looked into.
-    pub fn look(&self, cache: &Bound<'_, InodeCache>) -> PyResult<()> {
-        let shipped = cache.py().get_type::<InodeCache>();
-        let mut bits = 0;
-        for name in Name::ALL {
-            let mut overridden = match cache.getattr_opt("__dict__")? {
-                Some(own) => own.contains(name.text())?,
-                None => false,
-            };
-            for class in cache.get_type().getattr("__mro__")?.try_iter()? {
-                let class = class?;
-                if class.getattr("__dict__")?.contains(name.text())? {
-                    overridden |= !class.is(&shipped);
-                    break;
-                }
-            }
-            if overridden {
-                bits |= name.bit();
-            }
-        }
-        self.0.store(bits, Ordering::Relaxed);
-        Ok(())
+    pub fn look(&self, cache: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.0.look(&KIND, cache)
     }
 
     /// What the inode table asks. It does not keep the object alive.
     ///
     /// # Errors
     /// Where there can be no weak reference to the object.
-    pub fn of(&self, cache: &Bound<'_, InodeCache>) -> PyResult<Overridden> {
+    pub fn of(&self, cache: &Bound<'_, PyAny>) -> PyResult<Overridden> {
         let cache = PyWeakrefReference::new(cache)?.unbind();
-        Ok(Overridden { overrides: self.clone(), cache })
+        Ok(Overridden { overrides: Arc::clone(&self.0), cache })
     }
 }
 
 /// The overridden methods of one cache.
 pub struct Overridden {
-    overrides: Overrides,
+    overrides: Arc<ObjectNames>,
     cache: Py<PyWeakrefReference>,
 }
 
@@ -119,12 +87,12 @@ impl Overridden {
         node: Option<&AnyNode>,
         then: impl FnOnce(&Bound<'_, PyAny>) -> PyResult<T>,
     ) -> Option<Outcome<T>> {
-        self.overrides.has(name).then(|| {
+        self.overrides.overridden(name).then(|| {
             with_python(|py| {
                 let cache = self.cache.bind(py).call0()?;
                 then(&match node {
-                    Some(node) => cache.call_method1(name.text(), (node.object(py)?,))?,
-                    None => cache.call_method0(name.text())?,
+                    Some(node) => cache.call_method1(NAMES[name as usize], (node.object(py)?,))?,
+                    None => cache.call_method0(NAMES[name as usize])?,
                 })
             })
         })
@@ -154,7 +122,7 @@ impl Replaced<AnyNode> for Overridden {
     }
 
     fn evicts(&self) -> bool {
-        self.overrides.has(Name::Candidates) || self.overrides.has(Name::CapCache)
+        self.overrides.overridden(Name::Candidates) || self.overrides.overridden(Name::CapCache)
     }
 
     fn evict(&self, remove: &mut dyn FnMut(&AnyNode) -> bool) -> Outcome<bool> {

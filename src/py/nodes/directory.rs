@@ -301,23 +301,23 @@ impl DirectoryNode {
         same: &Bound<'_, PyAny>,
         new_entry: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        merge::merge(slf, items, r#fn, same, new_entry)
+        merge::merge(slf.as_any(), items, r#fn, same, new_entry)
     }
 
     /// Deletes every entry; they are made again at the next look.
     fn clear(slf: &Bound<'_, Self>) -> PyResult<()> {
-        merge::clear(slf)
+        merge::clear(slf.as_any())
     }
 
     /// Has the kernel give back this directory and what is in it, as far as nothing uses it.
     fn kernel_invalidate(slf: &Bound<'_, Self>) -> PyResult<()> {
-        kernel::give_back(slf)
+        kernel::give_back(slf.as_any())
     }
 
     /// Has the kernel ask again for what it knows of this directory and of what is refreshed along
     /// with it. Every directory stays where it is for whoever is in it.
     fn _ask_again(slf: &Bound<'_, Self>) -> PyResult<()> {
-        kernel::ask_again(slf)
+        kernel::ask_again(slf.as_any())
     }
 
     /// Files in the directory that are not in its table: pairs of name and entry.

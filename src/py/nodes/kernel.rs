@@ -13,7 +13,6 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use super::any_node::AnyNode;
-use super::directory::DirectoryNode;
 use super::node::core_of;
 use super::table::table_of;
 use crate::fs::Ino;
@@ -50,10 +49,7 @@ fn known_below(directory: &Bound<'_, PyAny>, all: bool, known: &mut Vec<Known>) 
             && let Some(core) = object.core()
             && (all || core.never_refreshed())
         {
-            let object = object.object(py);
-            if object.bind(py).is_instance_of::<DirectoryNode>() {
-                known_below(object.bind(py), all, known)?;
-            }
+            known_below(object.object(py).bind(py), all, known)?;
         }
         known.push(Known { ino, parent, name: name.into(), dir });
     }
@@ -61,7 +57,7 @@ fn known_below(directory: &Bound<'_, PyAny>, all: bool, known: &mut Vec<Known>) 
 }
 
 /// The directory that `directory` is in, by its number, and the name that it has there.
-fn place(directory: &Bound<'_, DirectoryNode>) -> PyResult<Option<(Ino, String)>> {
+fn place(directory: &Bound<'_, PyAny>) -> PyResult<Option<(Ino, String)>> {
     let Some(parent_inode) = directory.getattr_opt("parent_inode")? else {
         return Ok(None);
     };
@@ -72,7 +68,7 @@ fn place(directory: &Bound<'_, DirectoryNode>) -> PyResult<Option<(Ino, String)>
     let parent = inodes.get_item(&parent_inode)?;
     // Not through the parent's own methods: they might refresh it.
     let name = match core_of(&parent).and_then(|core| core.entries()) {
-        Some(table) => table.name_of(|node| node.is(directory.as_any())).map(String::from),
+        Some(table) => table.name_of(|node| node.is(directory)).map(String::from),
         None => {
             let mut found = None;
             for pair in parent.getattr("_entries")?.call_method0("items")?.try_iter()? {
@@ -88,7 +84,7 @@ fn place(directory: &Bound<'_, DirectoryNode>) -> PyResult<Option<(Ino, String)>
     name.map(|name| Ok((Ino(parent_inode.extract()?), name))).transpose()
 }
 
-fn encode(directory: &Bound<'_, DirectoryNode>, name: &str) -> PyResult<Vec<u8>> {
+fn encode(directory: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<u8>> {
     directory.getattr("inodes")?.call_method1("_encode", (name,))?.extract()
 }
 
@@ -96,12 +92,12 @@ fn encode(directory: &Bound<'_, DirectoryNode>, name: &str) -> PyResult<Vec<u8>>
 ///
 /// # Errors
 /// What the inode table raises.
-pub fn give_back(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
-    let Some(core) = core_of(directory.as_any()) else { return Ok(()) };
+pub fn give_back(directory: &Bound<'_, PyAny>) -> PyResult<()> {
+    let Some(core) = core_of(directory) else { return Ok(()) };
     let Some(ino) = core.state.inode().filter(|_| core.state.has_ref()) else { return Ok(()) };
     let mut known = Vec::new();
-    known_below(directory.as_any(), true, &mut known)?;
-    if let Some(table) = table_of(directory.as_any())? {
+    known_below(directory, true, &mut known)?;
+    if let Some(table) = table_of(directory)? {
         let mut directories: HashSet<u64> =
             known.iter().filter(|known| known.dir).map(|known| known.ino).collect();
         directories.insert(ino);
@@ -128,12 +124,12 @@ pub fn give_back(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
 ///
 /// # Errors
 /// What the inode table raises.
-pub fn ask_again(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
+pub fn ask_again(directory: &Bound<'_, PyAny>) -> PyResult<()> {
     if let Some((parent, name)) = place(directory)? {
         notify::expire_entry(parent, &encode(directory, &name)?, false);
     }
     let mut known = Vec::new();
-    known_below(directory.as_any(), false, &mut known)?;
+    known_below(directory, false, &mut known)?;
     // From above, as a path is walked.
     for known in known.into_iter().rev() {
         notify::expire_entry(Ino(known.parent), &encode(directory, &known.name)?, !known.dir);

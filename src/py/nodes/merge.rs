@@ -11,24 +11,23 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use super::any_node::AnyNode;
-use super::directory::DirectoryNode;
 use super::node::{NodeCore, core_of};
 use crate::fs::dentries::Dentries;
 use crate::fs::told::Told;
 use crate::py::clock;
 
-fn core(directory: &Bound<'_, DirectoryNode>) -> PyResult<Arc<NodeCore>> {
-    core_of(directory.as_any()).ok_or_else(|| PyTypeError::new_err("not a directory"))
+fn core(directory: &Bound<'_, PyAny>) -> PyResult<Arc<NodeCore>> {
+    core_of(directory).ok_or_else(|| PyTypeError::new_err("not a directory"))
 }
 
-fn table(directory: &Bound<'_, DirectoryNode>) -> PyResult<Arc<Dentries<AnyNode>>> {
+fn table(directory: &Bound<'_, PyAny>) -> PyResult<Arc<Dentries<AnyNode>>> {
     core(directory)?.entries().ok_or_else(|| PyTypeError::new_err("not a directory"))
 }
 
 static LEFT_OUT: LazyLock<Told> = LazyLock::new(Told::default);
 
 /// Logs, once, what became of a name in a listing.
-fn tell(directory: &Bound<'_, DirectoryNode>, name: &str, what: &str) {
+fn tell(directory: &Bound<'_, PyAny>, name: &str, what: &str) {
     let uuid = directory.call_method0("uuid").and_then(|uuid| uuid.extract::<String>());
     let uuid = uuid.unwrap_or_default();
     if LEFT_OUT.is_new((&uuid, name, what)) {
@@ -40,10 +39,7 @@ fn tell(directory: &Bound<'_, DirectoryNode>, name: &str, what: &str) {
 
 /// The name of a file that an item is shown as; None for one that is not shown. What is no text (a lone
 /// surrogate, a number) can be no name: it is left out, so that the others are shown.
-fn file_name(
-    directory: &Bound<'_, DirectoryNode>,
-    dirty: &Bound<'_, PyAny>,
-) -> PyResult<Option<String>> {
+fn file_name(directory: &Bound<'_, PyAny>, dirty: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
     if dirty.is_none() {
         return Ok(None);
     }
@@ -61,7 +57,7 @@ fn file_name(
 /// # Errors
 /// What the callables and the inode table raise.
 pub fn merge(
-    directory: &Bound<'_, DirectoryNode>,
+    directory: &Bound<'_, PyAny>,
     items: &Bound<'_, PyAny>,
     name_of: &Bound<'_, PyAny>,
     same: &Bound<'_, PyAny>,
@@ -129,7 +125,7 @@ pub fn merge(
 ///
 /// # Errors
 /// What the entries and the inode table raise.
-pub fn clear(directory: &Bound<'_, DirectoryNode>) -> PyResult<()> {
+pub fn clear(directory: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = directory.py();
     let old = table(directory)?.replace(Vec::new());
     if old.is_empty() {

@@ -15,11 +15,12 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 use super::any_node::AnyNode;
 use super::collection_host::PythonCollection;
 use super::of_2017::refers;
-use super::overrides::{ClassInfo, InstanceNames, Name, class_info};
+use super::overrides::{Name, class_names};
 use crate::fs::Timestamp;
 use crate::fs::dentries::Dentries;
 use crate::fs::state::{NodeState, UNKNOWN_PARENT};
 use crate::py::clock::{self, period};
+use crate::py::overrides::{ClassNames, InstanceNames};
 
 /// A directory's entries; the table is replaced as a whole when Python assigns `_entries`.
 pub type Table = RwLock<Arc<Dentries<AnyNode>>>;
@@ -34,7 +35,7 @@ pub struct NodeCore {
     pub table: Option<Box<Table>>,
     /// For the directory of a collection that is served from its tree.
     collection: RwLock<Option<Arc<PythonCollection>>>,
-    class: Arc<ClassInfo>,
+    class: &'static ClassNames,
     instance: InstanceNames,
 }
 
@@ -49,13 +50,20 @@ impl NodeCore {
             cache_uuid: Mutex::default(),
             table: directory.then(Box::default),
             collection: RwLock::default(),
-            class: class_info(class)?,
+            class: class_names(class)?,
             instance: InstanceNames::default(),
         }))
     }
 
+    /// An attribute was assigned or deleted: is it in the object's own dictionary?
     fn look(&self, object: &Bound<'_, PyAny>, name: &Bound<'_, PyString>) -> PyResult<()> {
-        self.instance.look(&self.class, object, &name.to_string_lossy())
+        let Some(name) = Name::spelt(&name.to_string_lossy()) else { return Ok(()) };
+        // What the core keeps itself does not come to the dictionary; asking for that would make one,
+        // for every node.
+        if name.is_value() && self.class.own(name) {
+            return Ok(());
+        }
+        self.instance.look(object, name)
     }
 
     /// Whether the name means, for this node, exactly what the core means by it.
@@ -70,7 +78,7 @@ impl NodeCore {
 
     /// Whether the node is a file of a collection.
     pub fn collection_file(&self) -> bool {
-        self.class.collection_file()
+        self.class.is_marked()
     }
 
     /// The entries table as it is now; none for a file.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use super::Overrides;
+use super::handlers::Handler;
 use crate::fs::metrics::Op;
 use crate::fs::operations::Operations as Core;
 use crate::fs::{
@@ -21,12 +21,13 @@ use crate::fs::{
 use crate::py::exceptions::errno_of_any;
 use crate::py::llfuse::python_fs::PythonFs;
 use crate::py::nodes::any_node::AnyNode;
+use crate::py::overrides::ObjectNames;
 use crate::py::request::RequestScope;
 
 /// An `Operations` object while it is mounted.
 pub struct Dispatcher {
     core: Arc<Core<AnyNode>>,
-    overrides: Arc<Overrides>,
+    overrides: Arc<ObjectNames>,
     python: PythonFs,
 }
 
@@ -35,13 +36,17 @@ impl Dispatcher {
     pub fn new(
         ops: &Bound<'_, PyAny>,
         core: Arc<Core<AnyNode>>,
-        overrides: Arc<Overrides>,
+        overrides: Arc<ObjectNames>,
     ) -> Self {
         Dispatcher { core, overrides, python: PythonFs::new(ops.clone().unbind(), errno_of_any) }
     }
 
+    fn is_overridden(&self, op: Op) -> bool {
+        self.overrides.overridden(Handler(op))
+    }
+
     fn any_overridden(&self, ops: &[Op]) -> bool {
-        ops.iter().any(|op| self.overrides.has(*op))
+        ops.iter().any(|op| self.is_overridden(*op))
     }
 
     /// The core, to answer the request that `_request` begins.
@@ -79,7 +84,7 @@ impl FileSystem for Dispatcher {
     }
 
     fn forget(&self, batch: &[(Ino, u64)]) {
-        if self.overrides.has(Op::Forget) {
+        if self.is_overridden(Op::Forget) {
             return self.python.forget(batch);
         }
         // One request for each: others may have Python's lock in between.
@@ -89,7 +94,7 @@ impl FileSystem for Dispatcher {
     }
 
     fn getattr(&self, caller: &Caller, ino: Ino) -> Result<Attr> {
-        if self.overrides.has(Op::Getattr) {
+        if self.is_overridden(Op::Getattr) {
             return self.python.getattr(caller, ino);
         }
         self.core(&RequestScope::begin()).getattr(caller, ino)
@@ -128,21 +133,21 @@ impl FileSystem for Dispatcher {
     }
 
     fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
-        if self.overrides.has(Op::Unlink) {
+        if self.is_overridden(Op::Unlink) {
             return self.python.unlink(caller, parent, name);
         }
         self.core(&RequestScope::begin()).unlink(caller, parent, name)
     }
 
     fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
-        if self.overrides.has(Op::Rmdir) {
+        if self.is_overridden(Op::Rmdir) {
             return self.python.rmdir(caller, parent, name);
         }
         self.core(&RequestScope::begin()).rmdir(caller, parent, name)
     }
 
     fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr> {
-        if self.overrides.has(Op::Symlink) {
+        if self.is_overridden(Op::Symlink) {
             return self.python.symlink(caller, parent, name, target);
         }
         self.core(&RequestScope::begin()).symlink(caller, parent, name, target)
@@ -156,65 +161,65 @@ impl FileSystem for Dispatcher {
         new_parent: Ino,
         new_name: &[u8],
     ) -> Result<()> {
-        if self.overrides.has(Op::Rename) {
+        if self.is_overridden(Op::Rename) {
             return self.python.rename(caller, parent, name, new_parent, new_name);
         }
         self.core(&RequestScope::begin()).rename(caller, parent, name, new_parent, new_name)
     }
 
     fn link(&self, caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
-        if self.overrides.has(Op::Link) {
+        if self.is_overridden(Op::Link) {
             return self.python.link(caller, ino, new_parent, new_name);
         }
         self.core(&RequestScope::begin()).link(caller, ino, new_parent, new_name)
     }
 
     fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
-        if self.overrides.has(Op::Open) {
+        if self.is_overridden(Op::Open) {
             return self.python.open(caller, ino, flags);
         }
         let opened = self.core(&RequestScope::begin()).open(caller, ino, flags)?;
-        let no_flush = opened.no_flush && !self.overrides.has(Op::Flush);
+        let no_flush = opened.no_flush && !self.is_overridden(Op::Flush);
         Ok(Opened { no_flush, ..opened })
     }
 
     fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
-        if self.overrides.has(Op::Read) {
+        if self.is_overridden(Op::Read) {
             return self.python.read(ino, fh, offset, size);
         }
         self.core(&RequestScope::begin()).read(ino, fh, offset, size)
     }
 
     fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
-        if self.overrides.has(Op::Write) {
+        if self.is_overridden(Op::Write) {
             return self.python.write(ino, fh, offset, data);
         }
         self.core(&RequestScope::begin()).write(ino, fh, offset, data)
     }
 
     fn flush(&self, ino: Ino, fh: Fh) -> Result<()> {
-        if self.overrides.has(Op::Flush) {
+        if self.is_overridden(Op::Flush) {
             return self.python.flush(ino, fh);
         }
         self.core(&RequestScope::begin()).flush(ino, fh)
     }
 
     fn release(&self, ino: Ino, fh: Fh) -> Result<()> {
-        if self.overrides.has(Op::Release) {
+        if self.is_overridden(Op::Release) {
             return self.python.release(ino, fh);
         }
         self.core(&RequestScope::begin()).release(ino, fh)
     }
 
     fn fsync(&self, ino: Ino, fh: Fh, datasync: bool) -> Result<()> {
-        if self.overrides.has(Op::Fsync) {
+        if self.is_overridden(Op::Fsync) {
             return self.python.fsync(ino, fh, datasync);
         }
         self.core(&RequestScope::begin()).fsync(ino, fh, datasync)
     }
 
     fn opendir(&self, caller: &Caller, ino: Ino) -> Result<Opened> {
-        if self.overrides.has(Op::Opendir) {
+        if self.is_overridden(Op::Opendir) {
             return self.python.opendir(caller, ino);
         }
         self.core(&RequestScope::begin()).opendir(caller, ino)
@@ -242,14 +247,14 @@ impl FileSystem for Dispatcher {
     }
 
     fn fsyncdir(&self, ino: Ino, fh: Fh, datasync: bool) -> Result<()> {
-        if self.overrides.has(Op::Fsyncdir) {
+        if self.is_overridden(Op::Fsyncdir) {
             return self.python.fsyncdir(ino, fh, datasync);
         }
         self.core(&RequestScope::begin()).fsyncdir(ino, fh, datasync)
     }
 
     fn statfs(&self, caller: &Caller) -> Result<StatFs> {
-        if self.overrides.has(Op::Statfs) {
+        if self.is_overridden(Op::Statfs) {
             return self.python.statfs(caller);
         }
         self.core(&RequestScope::begin()).statfs(caller)
@@ -263,35 +268,35 @@ impl FileSystem for Dispatcher {
         value: &[u8],
         flags: i32,
     ) -> Result<()> {
-        if self.overrides.has(Op::Setxattr) || name == b"fuse_stacktrace" {
+        if self.is_overridden(Op::Setxattr) || name == b"fuse_stacktrace" {
             return self.python.setxattr(caller, ino, name, value, flags);
         }
         self.core(&RequestScope::begin()).setxattr(caller, ino, name, value, flags)
     }
 
     fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        if self.overrides.has(Op::Getxattr) {
+        if self.is_overridden(Op::Getxattr) {
             return self.python.getxattr(caller, ino, name);
         }
         Err(Errno::ENOSYS)
     }
 
     fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        if self.overrides.has(Op::Listxattr) {
+        if self.is_overridden(Op::Listxattr) {
             return self.python.listxattr(caller, ino);
         }
         Err(Errno::ENOSYS)
     }
 
     fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
-        if self.overrides.has(Op::Removexattr) {
+        if self.is_overridden(Op::Removexattr) {
             return self.python.removexattr(caller, ino, name);
         }
         self.core(&RequestScope::begin()).removexattr(caller, ino, name)
     }
 
     fn access(&self, caller: &Caller, ino: Ino, mask: i32) -> Result<()> {
-        if self.overrides.has(Op::Access) {
+        if self.is_overridden(Op::Access) {
             return self.python.access(caller, ino, mask);
         }
         self.core(&RequestScope::begin()).access(caller, ino, mask)
