@@ -6,6 +6,7 @@
 //!
 //! All of it is readable without a lock, so that a request about a fresh entry waits for nobody.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -14,6 +15,38 @@ use super::attr::Timestamp;
 
 /// Stands for a directory that is not known: an entry that nobody gave a parent was not deleted.
 pub const UNKNOWN_PARENT: u64 = u64::MAX;
+
+/// The rule of freshness: contents must be refreshed before they are shown where they were marked stale,
+/// or where they poll and the time since the last refresh is over. What is not needed is not asked.
+///
+/// # Errors
+/// What asking fails with.
+pub fn is_stale<E>(
+    marked: impl FnOnce() -> Result<bool, E>,
+    polls: impl FnOnce() -> Result<bool, E>,
+    overdue: impl FnOnce() -> Result<bool, E>,
+) -> Result<bool, E> {
+    Ok(marked()? || (polls()? && overdue()?))
+}
+
+/// For how long contents count as fresh: what is left until they are due where they poll, otherwise the
+/// whole of `poll_time` each time.
+///
+/// # Errors
+/// What asking fails with.
+pub fn fresh_for<T, E>(
+    poll_time: T,
+    polls: impl FnOnce() -> Result<bool, E>,
+    left: impl FnOnce(T) -> Result<T, E>,
+) -> Result<T, E> {
+    if polls()? { left(poll_time) } else { Ok(poll_time) }
+}
+
+fn sure<T>(answer: Result<T, Infallible>) -> T {
+    match answer {
+        Ok(answer) => answer,
+    }
+}
 
 /// The life of one inode entry.
 #[derive(Debug)]
@@ -115,7 +148,12 @@ impl NodeState {
     /// Whether the contents must be refreshed before they are shown.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.marked_stale() || (self.poll.load(Ordering::Relaxed) && self.due() < self.atime.load())
+        let overdue = || Ok(self.due() < self.atime.load());
+        sure(is_stale(
+            || Ok(self.marked_stale()),
+            || Ok(self.poll.load(Ordering::Relaxed)),
+            overdue,
+        ))
     }
 
     /// For how much longer, from the last access on, the contents count as fresh.
@@ -127,11 +165,8 @@ impl NodeState {
     /// For how long from `now` on the contents count as fresh.
     #[must_use]
     pub fn fresh_for(&self, now: Timestamp) -> Duration {
-        if self.poll.load(Ordering::Relaxed) {
-            self.due().saturating_since(now)
-        } else {
-            self.poll_time.load()
-        }
+        let left = |_| Ok(self.due().saturating_since(now));
+        sure(fresh_for(self.poll_time.load(), || Ok(self.poll.load(Ordering::Relaxed)), left))
     }
 
     /// Whether something inside uses the entry.

@@ -18,7 +18,7 @@ use super::of_2017::refers;
 use super::overrides::{Name, class_names};
 use crate::fs::Timestamp;
 use crate::fs::dentries::Dentries;
-use crate::fs::state::{NodeState, UNKNOWN_PARENT};
+use crate::fs::state::{self, NodeState, UNKNOWN_PARENT};
 use crate::py::clock::{self, period};
 use crate::py::overrides::{ClassNames, InstanceNames};
 
@@ -100,6 +100,11 @@ impl NodeCore {
     /// Whether refreshing does nothing: then staleness does not matter.
     pub fn never_refreshed(&self) -> bool {
         self.own(Name::Checkupdate) && self.own(Name::Update)
+    }
+
+    /// Whether the contents must be refreshed, where that is a matter of the state alone.
+    pub fn staleness(&self) -> Option<bool> {
+        self.natural_staleness().then(|| self.state.is_stale())
     }
 
     /// Whether staleness is a matter of the state alone.
@@ -313,18 +318,15 @@ impl Node {
 
     /// Whether the contents must be refreshed: marked so, or polling and older than `_poll_time`.
     pub fn stale(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        let core = &slf.get().core;
-        if core.natural_staleness() {
-            return Ok(core.state.is_stale());
+        if let Some(stale) = slf.get().core.staleness() {
+            return Ok(stale);
         }
-        if slf.getattr("_stale")?.is_truthy()? {
-            return Ok(true);
-        }
-        if slf.getattr("_poll")?.is_truthy()? {
+        let truth = |name| slf.getattr(name)?.is_truthy();
+        let overdue = || {
             let due = slf.getattr("_last_update")?.add(slf.getattr("_poll_time")?)?;
-            return due.lt(slf.getattr("_atime")?);
-        }
-        Ok(false)
+            due.lt(slf.getattr("_atime")?)
+        };
+        state::is_stale(|| truth("_stale"), || truth("_poll"), overdue)
     }
 
     /// The contents are up to date as of now.
@@ -414,12 +416,12 @@ impl Node {
             return Ok(core.state.time_to_next_poll().as_secs_f64());
         }
         let poll_time: f64 = slf.getattr("_poll_time")?.extract()?;
-        if !slf.getattr("_poll")?.is_truthy()? {
-            return Ok(poll_time);
-        }
-        let last: f64 = slf.getattr("_last_update")?.extract()?;
-        let atime: f64 = slf.getattr("_atime")?.extract()?;
-        Ok((last + poll_time - atime).max(0.0))
+        let left = |poll_time: f64| {
+            let last: f64 = slf.getattr("_last_update")?.extract()?;
+            let atime: f64 = slf.getattr("_atime")?.extract()?;
+            Ok((last + poll_time - atime).max(0.0))
+        };
+        state::fresh_for(poll_time, || slf.getattr("_poll")?.is_truthy(), left)
     }
 
     /// Refreshes the contents from their source.

@@ -114,7 +114,7 @@ impl ObjectNode {
         let core = self.0.core.as_ref()?;
         let ours =
             core.own(Name::EntriesTable) && shipped.iter().all(|name| core.own_or_shipped(*name));
-        let fresh = || core.natural_staleness() && !core.state.is_stale();
+        let fresh = || core.staleness() == Some(false);
         (ours && (core.never_refreshed() || fresh())).then_some(core)
     }
 }
@@ -346,10 +346,10 @@ impl Freshness for ObjectNode {
         }
     }
     fn stale(&self) -> Outcome<bool> {
-        match &self.0.core {
-            Some(core) if core.natural_staleness() => Ok(core.state.is_stale()),
+        match self.0.core.as_ref().and_then(|core| core.staleness()) {
+            Some(stale) => Ok(stale),
             // An entry of 2017 that has no such method is never refreshed by itself.
-            _ => self.call(|o| match o.getattr_opt("stale")? {
+            None => self.call(|o| match o.getattr_opt("stale")? {
                 Some(method) => method.call0()?.is_truthy(),
                 None => Ok(false),
             }),
@@ -363,7 +363,7 @@ impl Freshness for ObjectNode {
                 core.state.mark_stale(false);
                 return Ok(());
             }
-            if core.natural_staleness() && !core.state.is_stale() {
+            if core.staleness() == Some(false) {
                 return Ok(());
             }
         }
