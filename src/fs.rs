@@ -32,7 +32,7 @@ pub mod state;
 pub mod told;
 
 pub use attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs, Timestamp};
-pub use errno::Errno;
+pub use errno::{Errno, Refusal};
 pub use filesystem::{DirSink, FileSystem, KernelNotifier, Opened, Result, SinkFull};
 pub use node::{Halt, Node, Outcome, Read};
 pub use read_data::{Bytes, ReadData};

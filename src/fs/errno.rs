@@ -2,7 +2,7 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! The number that a failed request answers with.
+//! The number that a failed request answers with, and the table of why the core fails.
 
 use std::fmt;
 
@@ -94,9 +94,86 @@ impl From<std::io::Error> for Errno {
     }
 }
 
+macro_rules! refusals {
+    ($($(#[doc = $text:literal])* $name:ident = $errno:ident),* $(,)?) => {
+        /// Why the file system itself fails a request: the one table of its errnos.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Refusal { $($(#[doc = $text])* $name),* }
+
+        impl Refusal {
+            /// Every one.
+            pub const ALL: &'static [Refusal] = &[$(Refusal::$name),*];
+
+            /// What the request is answered with.
+            #[must_use]
+            pub const fn errno(self) -> Errno {
+                match self { $(Refusal::$name => Errno::$errno),* }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// No inode has that number, or no entry that name.
+    NotFound = ENOENT,
+    /// It is there, but what it needs (its number, its directory, its collection) is gone.
+    Lost = EIO,
+    /// The blocks of a file could not be read: what the servers did is in the log.
+    Unreadable = EIO,
+    /// No handle is open by that number.
+    BadHandle = EBADF,
+    /// A directory, where only a file will do.
+    IsDirectory = EISDIR,
+    /// Something else, where only a directory will do.
+    NotDirectory = ENOTDIR,
+    /// A name of more than 255 bytes.
+    NameTooLong = ENAMETOOLONG,
+    /// A name that the mount's encoding cannot express.
+    NotText = EILSEQ,
+    /// The collection has names that no file system can show.
+    OddNames = EINVAL,
+    /// Nothing can be changed through this mount.
+    ReadOnly = EROFS,
+    /// This file or directory cannot be changed so.
+    NotPermitted = EPERM,
+    /// Keep has nothing of the kind.
+    NotSupported = ENOTSUP,
+    /// A request that is not answered at all; the kernel does not ask again.
+    NotImplemented = ENOSYS,
+}
+
+impl From<Refusal> for Errno {
+    fn from(refusal: Refusal) -> Self {
+        refusal.errno()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Errno;
+    use super::{Errno, Refusal};
+
+    #[test]
+    fn every_refusal_has_the_errno_that_programs_know() {
+        use Refusal::*;
+        let expected = |refusal| match refusal {
+            NotFound => libc::ENOENT,
+            Lost | Unreadable => libc::EIO,
+            BadHandle => libc::EBADF,
+            IsDirectory => libc::EISDIR,
+            NotDirectory => libc::ENOTDIR,
+            NameTooLong => libc::ENAMETOOLONG,
+            NotText => libc::EILSEQ,
+            OddNames => libc::EINVAL,
+            ReadOnly => libc::EROFS,
+            NotPermitted => libc::EPERM,
+            NotSupported => libc::ENOTSUP,
+            NotImplemented => libc::ENOSYS,
+        };
+        assert_eq!(Refusal::ALL.len(), 13);
+        for refusal in Refusal::ALL {
+            assert_eq!(refusal.errno().raw(), expected(*refusal), "{refusal:?}");
+        }
+    }
 
     #[test]
     fn numbers_that_the_kernel_refuses_become_eio() {

@@ -9,7 +9,7 @@
 //! Handlers are called from several threads at once and hold no lock of the caller's.
 
 use super::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
-use super::errno::Errno;
+use super::errno::{Errno, Refusal};
 use super::node::Read;
 
 /// What a handler answers with.
@@ -85,21 +85,21 @@ pub trait FileSystem: Send + Sync + 'static {
     }
     /// Find `name` in `parent`; counts one kernel reference on the inode found.
     fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// The kernel drops references: pairs of inode and count.
     fn forget(&self, batch: &[(Ino, u64)]) {}
     /// Attributes of an inode.
     fn getattr(&self, caller: &Caller, ino: Ino) -> Result<Attr> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Change attributes; answers the ones that hold afterwards.
     fn setattr(&self, caller: &Caller, ino: Ino, set: &SetAttr, fh: Option<Fh>) -> Result<Attr> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Target of a symbolic link.
     fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Make a node that is not a directory or link; counts one kernel reference.
     fn mknod(
@@ -110,23 +110,23 @@ pub trait FileSystem: Send + Sync + 'static {
         mode: u32,
         rdev: u32,
     ) -> Result<Attr> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Make a directory; counts one kernel reference.
     fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Attr> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Remove a file.
     fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Remove an empty directory.
     fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Make a symbolic link; counts one kernel reference.
     fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Rename, replacing what is there.
     fn rename(
@@ -137,61 +137,61 @@ pub trait FileSystem: Send + Sync + 'static {
         new_parent: Ino,
         new_name: &[u8],
     ) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Make a hard link; counts one kernel reference.
     fn link(&self, caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Open a file. `flags` are those of open(2).
     fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Read up to `size` bytes at `offset`; fewer only at the end of the file. What has to be waited
     /// for is answered later, from another thread.
     fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Write `data` at `offset`; answers the bytes written.
     fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// A descriptor of the handle was closed.
     fn flush(&self, ino: Ino, fh: Fh) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// The last descriptor of the handle was closed.
     fn release(&self, ino: Ino, fh: Fh) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Make what was written durable.
     fn fsync(&self, ino: Ino, fh: Fh, datasync: bool) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Open a directory for listing.
     fn opendir(&self, caller: &Caller, ino: Ino) -> Result<Opened> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// List a directory from `offset` on (0 at first). Counts no kernel reference.
     fn readdir(&self, ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// List a directory with attributes. Counts one kernel reference on each entry that the sink
     /// took, except `.` and `..`.
     fn readdirplus(&self, ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// The directory was closed.
     fn releasedir(&self, ino: Ino, fh: Fh) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Make changes to a directory durable.
     fn fsyncdir(&self, ino: Ino, fh: Fh, datasync: bool) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Size and free space.
     fn statfs(&self, caller: &Caller) -> Result<StatFs> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Set an extended attribute. `flags`: 0, `XATTR_CREATE` or `XATTR_REPLACE`.
     fn setxattr(
@@ -202,23 +202,23 @@ pub trait FileSystem: Send + Sync + 'static {
         value: &[u8],
         flags: i32,
     ) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Value of an extended attribute.
     fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Names of the extended attributes.
     fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Remove an extended attribute.
     fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// May the caller access the inode? `mask` as in access(2).
     fn access(&self, caller: &Caller, ino: Ino, mask: i32) -> Result<()> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
     /// Make a file and open it; counts one kernel reference.
     fn create(
@@ -229,6 +229,6 @@ pub trait FileSystem: Send + Sync + 'static {
         mode: u32,
         flags: i32,
     ) -> Result<(Attr, Opened)> {
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
 }

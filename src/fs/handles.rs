@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::RwLock;
 
 use super::attr::Fh;
-use super::errno::Errno;
+use super::errno::Refusal;
 use super::node::{Listing, Node, Outcome, Reader};
 
 /// What a file handle stands for. It keeps its entries in use, so that they are not cleared.
@@ -186,7 +186,7 @@ impl<N: Node> Handles<N> {
     /// # Errors
     /// `EBADF` where none is open.
     pub fn get(&self, fh: Fh) -> Outcome<Arc<Handle<N>>> {
-        self.find(fh).ok_or_else(|| Errno::EBADF.into())
+        self.find(fh).ok_or_else(|| Refusal::BadHandle.into())
     }
 
     /// The handle of that number, if one is open.

@@ -21,7 +21,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::attr::Timestamp;
-use super::errno::Errno;
+use super::errno::{Errno, Refusal};
 use super::read_data::ReadData;
 
 /// Why a request stopped short.
@@ -33,9 +33,23 @@ pub enum Halt {
     Upcall(Box<dyn Any + Send>),
 }
 
+impl From<Refusal> for Halt {
+    fn from(refusal: Refusal) -> Self {
+        Halt::Errno(refusal.errno())
+    }
+}
+
 impl From<Errno> for Halt {
     fn from(errno: Errno) -> Self {
         Halt::Errno(errno)
+    }
+}
+
+impl Halt {
+    /// Whether the request failed as by that.
+    #[must_use]
+    pub fn is(&self, refusal: Refusal) -> bool {
+        matches!(self, Halt::Errno(errno) if *errno == refusal.errno())
     }
 }
 
@@ -215,11 +229,11 @@ pub trait FileNode {
     fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData>;
     /// Writes at `offset`; answers the bytes written.
     fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
-        Err(Errno::EPERM.into())
+        Err(Refusal::NotPermitted.into())
     }
     /// Cuts or extends to `size` bytes; answers the size afterwards.
     fn truncate(&self, size: u64) -> Outcome<u64> {
-        Err(Errno::EPERM.into())
+        Err(Refusal::NotPermitted.into())
     }
     /// Saves what was changed; of a directory, what was changed in it.
     fn flush(&self) -> Outcome<()> {
@@ -237,23 +251,23 @@ pub trait DirectoryNode<N> {
     fn items(&self) -> Outcome<Box<dyn Listing<N>>>;
     /// Makes an empty file.
     fn create(&self, name: &str) -> Outcome<()> {
-        Err(Errno::EPERM.into())
+        Err(Refusal::NotPermitted.into())
     }
     /// Makes a directory.
     fn mkdir(&self, name: &str) -> Outcome<()> {
-        Err(Errno::EPERM.into())
+        Err(Refusal::NotPermitted.into())
     }
     /// Removes a file.
     fn unlink(&self, name: &str) -> Outcome<()> {
-        Err(Errno::EPERM.into())
+        Err(Refusal::NotPermitted.into())
     }
     /// Removes a directory.
     fn rmdir(&self, name: &str) -> Outcome<()> {
-        Err(Errno::EPERM.into())
+        Err(Refusal::NotPermitted.into())
     }
     /// Moves `old` of directory `source` to `new` in this one.
     fn rename(&self, old: &str, new: &str, source: &N) -> Outcome<()> {
-        Err(Errno::EPERM.into())
+        Err(Refusal::NotPermitted.into())
     }
 }
 

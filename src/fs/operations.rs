@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::attr::{Attr, Fh, Ino, SetAttr, StatFs};
-use super::errno::Errno;
+use super::errno::Refusal;
 use super::handles::{Handle, Handles, every};
 use super::inodes::Inodes;
 use super::metrics::Metrics;
@@ -52,7 +52,7 @@ pub struct Utf8;
 
 impl Codec for Utf8 {
     fn decode<'n>(&self, name: &'n [u8]) -> Outcome<Cow<'n, str>> {
-        std::str::from_utf8(name).map(Cow::Borrowed).map_err(|_| Errno::EILSEQ.into())
+        std::str::from_utf8(name).map(Cow::Borrowed).map_err(|_| Refusal::NotText.into())
     }
 
     fn encode<'n>(&self, name: &'n str) -> Outcome<Cow<'n, [u8]>> {
@@ -132,13 +132,13 @@ impl<N: Node> Operations<N> {
     /// `ENAMETOOLONG`; `EILSEQ` where the bytes are no text in the mount's encoding.
     fn decode<'n>(&self, name: &'n [u8]) -> Outcome<Cow<'n, str>> {
         if name.len() > NAME_MAX {
-            return Err(Errno::ENAMETOOLONG.into());
+            return Err(Refusal::NameTooLong.into());
         }
         self.codec.decode(name)
     }
 
     fn node(&self, ino: Ino) -> Outcome<N> {
-        self.inodes.get(ino.0).ok_or_else(|| Errno::ENOENT.into())
+        self.inodes.get(ino.0).ok_or_else(|| Refusal::NotFound.into())
     }
 
     fn parent_of(&self, node: &N) -> Outcome<Option<N>> {
@@ -150,7 +150,11 @@ impl<N: Node> Operations<N> {
     }
 
     fn may_write(&self) -> Outcome<()> {
-        if self.enable_write.load(Ordering::Relaxed) { Ok(()) } else { Err(Errno::EROFS.into()) }
+        if self.enable_write.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err(Refusal::ReadOnly.into())
+        }
     }
 
     /// Attributes of an inode.
@@ -247,7 +251,7 @@ impl<N: Node> Operations<N> {
             && node.is_collection_file()
         {
             if !node.writable()? {
-                return Err(Errno::EPERM.into());
+                return Err(Refusal::NotPermitted.into());
             }
             attr.size = node.truncate(size)?;
             attr.blocks = attr.size / 512 + 1;
@@ -262,7 +266,7 @@ impl<N: Node> Operations<N> {
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
         let name = match self.decode(name) {
             // No name of ours has such bytes.
-            Err(Halt::Errno(Errno::EILSEQ)) => return Err(Errno::ENOENT.into()),
+            Err(halt) if halt.is(Refusal::NotText) => return Err(Refusal::NotFound.into()),
             name => name?,
         };
         for _ in 0..LOOKS {
@@ -274,12 +278,12 @@ impl<N: Node> Operations<N> {
                 Ok(_) | Err(_) => {}
             }
         }
-        Err(Errno::ENOENT.into())
+        Err(Refusal::NotFound.into())
     }
 
     /// Whether the answer says that an entry which was found just now is not there any more.
     fn is_gone(&self, ino: Ino, halt: &Halt) -> bool {
-        matches!(halt, Halt::Errno(Errno::ENOENT)) && !self.inodes.contains(ino.0)
+        halt.is(Refusal::NotFound) && !self.inodes.contains(ino.0)
     }
 
     fn find(&self, parent: Ino, name: &str) -> Outcome<(Ino, N)> {
@@ -289,18 +293,18 @@ impl<N: Node> Operations<N> {
         let directory = self.node(parent)?;
         self.inodes.touch(&directory)?;
         if name == ".." {
-            let ino = directory.parent_inode()?.ok_or(Errno::ENOENT)?;
+            let ino = directory.parent_inode()?.ok_or(Refusal::NotFound)?;
             return Ok((Ino(ino), self.node(Ino(ino))?));
         }
         if !directory.is_dir() {
-            return Err(Errno::ENOENT.into());
+            return Err(Refusal::NotFound.into());
         }
         self.freshen(&directory)?;
         let Some(node) = directory.child(name)? else {
             self.inodes.absent.note(parent.0, name);
-            return Err(Errno::ENOENT.into());
+            return Err(Refusal::NotFound.into());
         };
-        let ino = node.inode()?.ok_or(Errno::ENOENT)?;
+        let ino = node.inode()?.ok_or(Refusal::NotFound)?;
         Ok((Ino(ino), node))
     }
 
@@ -340,13 +344,13 @@ impl<N: Node> Operations<N> {
     pub fn open(&self, ino: Ino, flags: i32) -> Outcome<Fh> {
         let node = self.node(ino)?;
         if node.is_dir() {
-            return Err(Errno::EISDIR.into());
+            return Err(Refusal::IsDirectory.into());
         }
         let for_writing = flags & (libc::O_WRONLY | libc::O_RDWR) != 0;
         if for_writing {
             self.may_write()?;
             if !node.writable()? {
-                return Err(Errno::EPERM.into());
+                return Err(Refusal::NotPermitted.into());
             }
         }
         if node.stale()? {

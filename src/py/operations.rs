@@ -34,7 +34,7 @@ use crate::fs::handles::{Handle, Listed};
 use crate::fs::metrics::Op;
 use crate::fs::node::Read;
 use crate::fs::operations::{Codec, Operations as Core, Utf8};
-use crate::fs::{Attr, Errno, Fh, FileSystem, Ino, Outcome};
+use crate::fs::{Attr, Fh, FileSystem, Ino, Outcome, Refusal};
 
 /// Adds the classes and functions of this part to the extension module.
 ///
@@ -66,7 +66,7 @@ fn convert<T>(body: impl FnOnce(Python<'_>) -> PyResult<T>) -> Outcome<T> {
         Err(error) if error.is_instance_of::<pyo3::exceptions::PyUnicodeError>(py) => Ok(None),
         result => result.map(Some),
     })?
-    .ok_or_else(|| Errno::EILSEQ.into())
+    .ok_or_else(|| Refusal::NotText.into())
 }
 
 struct Mounted {
@@ -373,7 +373,7 @@ impl Operations {
                     // Nobody may be waiting any more: then there is nobody to tell.
                     let _ = done.send(result);
                 }));
-                let wait = move || arrived.recv().unwrap_or(Err(Errno::EIO));
+                let wait = move || arrived.recv().unwrap_or(Err(Refusal::Unreadable.errno()));
                 lock::released(py, wait)?.map_err(fuse_error)?
             }
         };
@@ -488,7 +488,7 @@ impl Operations {
 
     /// Answers a request for what Keep cannot express.
     fn _unsupported(&self, py: Python<'_>) -> PyResult<()> {
-        self.run(py, |core| core.unsupported(Errno::EPERM))
+        self.run(py, |core| core.unsupported(Refusal::NotPermitted))
     }
 }
 

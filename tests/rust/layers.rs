@@ -120,6 +120,22 @@ fn assert_none(faults: &[String]) {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// The core has one table of errnos: what else of it names one by itself.
+fn errno_faults(files: &[File]) -> Vec<String> {
+    judge(files, |file, named| {
+        let [.., class, errno] = named.path.as_slice() else { return None };
+        let is_errno = class == "Errno" && errno.starts_with('E') && errno.len() > 2;
+        let is_test = file.module.last().is_some_and(|module| module == "tests");
+        let elsewhere = file.layer() == "fs" && file.module != ["fs", "errno"] && !is_test;
+        (is_errno && elsewhere).then(|| format!("names {errno} outside of the table"))
+    })
+}
+
+#[test]
+fn the_core_has_one_table_of_errnos() {
+    assert_none(&errno_faults(&sources()));
+}
+
 #[test]
 fn each_binding_library_has_one_layer() {
     assert_none(&library_faults(&sources()));
@@ -132,7 +148,7 @@ fn no_layer_names_one_above_it() {
 
 /// The checker has to see each of these.
 mod seen {
-    use super::{File, layer_faults, library_faults};
+    use super::{File, errno_faults, layer_faults, library_faults};
 
     /// A file of `fs` beside empty modules of the other layers.
     fn in_fs(text: &str) -> Vec<File> {
@@ -187,6 +203,20 @@ mod seen {
         ] {
             assert_eq!(layer_faults(&in_fs(text)), Vec::<String>::new(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_errno_that_is_not_from_the_table() {
+        for text in [
+            "fn f() -> Result<()> { Err(Errno::EIO.into()) }",
+            "fn f() { if let Err(crate::fs::Errno::ENOENT) = g() {} }",
+            "use crate::fs::errno::Errno as E; fn f() { E::EPERM; }",
+            "fn f() { debug_assert_eq!(g(), Errno::EBADF); }",
+        ] {
+            assert_eq!(errno_faults(&in_fs(text)).len(), 1, "{text}");
+        }
+        let text = "use super::errno::Errno; fn f() { Errno::from_raw(1); Halt::Errno(e); }";
+        assert_eq!(errno_faults(&in_fs(text)), Vec::<String>::new());
     }
 
     #[test]

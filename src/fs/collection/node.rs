@@ -17,7 +17,7 @@ use super::snapshot::Snapshot;
 use super::{Host, MountedCollection, Resolved, add};
 use crate::collection::NodeId;
 use crate::fs::any_node::AnyNode;
-use crate::fs::errno::Errno;
+use crate::fs::errno::Refusal;
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
     Outcome, Reader,
@@ -136,7 +136,7 @@ impl<H: Host> CollectionNode<H> {
         match self.resolve() {
             Resolved::Here(snapshot, id) => Ok(Here(snapshot, id)),
             Resolved::Successor(node) => Ok(Successor(node)),
-            Resolved::Gone => Err(Errno::ENOENT.into()),
+            Resolved::Gone => Err(Refusal::NotFound.into()),
         }
     }
 
@@ -149,7 +149,7 @@ impl<H: Host> CollectionNode<H> {
         match self.resolve() {
             Resolved::Successor(node) => Ok(node),
             // It left the collection: there is nothing that could be changed.
-            _ => Err(Errno::EIO.into()),
+            _ => Err(Refusal::Lost.into()),
         }
     }
 

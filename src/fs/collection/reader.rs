@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use super::snapshot::Snapshot;
 use super::{CollectionNode, Host, Resolved};
 use crate::collection::{BlockId, NodeId, Piece, Tree};
-use crate::fs::errno::Errno;
+use crate::fs::errno::Refusal;
 use crate::fs::node::{Deliver, Outcome, Read, Reader};
 use crate::fs::read_data::{BlockSlice, PooledBuffer, ReadData};
 use crate::keep::{Block, Failure, KeepClient, KeepError, Priority, ReadAhead, Stale};
@@ -90,7 +90,7 @@ impl<H: Host> Reader for FileReader<H> {
         let (snapshot, file) = match self.entry.resolve() {
             Resolved::Here(snapshot, file) => (snapshot, file),
             Resolved::Successor(_) => return Ok(None),
-            Resolved::Gone => return Err(Errno::ENOENT.into()),
+            Resolved::Gone => return Err(Refusal::NotFound.into()),
         };
         let tree = snapshot.tree();
         let len = tree.size(file).saturating_sub(offset).min(u64::from(size));
@@ -194,7 +194,7 @@ impl<H: Host> ReadRequest<H> {
     fn fetch(mut self, deliver: Deliver) {
         // Looked up anew: meanwhile there may be a newer version, or newer signatures.
         let Resolved::Here(snapshot, file) = self.entry.resolve() else {
-            return deliver(Err(Errno::EIO));
+            return deliver(Err(Refusal::Unreadable.errno()));
         };
         self.attempts -= 1;
         let tree = Arc::clone(snapshot.tree());
@@ -237,7 +237,7 @@ impl<H: Host> ReadRequest<H> {
                 Err(Stale) => {
                     let what = "a block's file in the cache is changed again and again";
                     report(log::Level::Error, &format!("{}: {what}", phrases::UNHANDLED));
-                    return deliver(Err(Errno::EIO));
+                    return deliver(Err(Refusal::Unreadable.errno()));
                 }
             },
             Err(error) => error,
@@ -246,7 +246,7 @@ impl<H: Host> ReadRequest<H> {
             || (expired && error.failure() == Failure::NotFound);
         if !refused || self.renewed || self.attempts == 0 {
             error.report();
-            return deliver(Err(Errno::EIO));
+            return deliver(Err(Refusal::Unreadable.errno()));
         }
         self.renewed = true;
         let collection = Arc::clone(self.entry.collection());
@@ -255,7 +255,7 @@ impl<H: Host> ReadRequest<H> {
                 self.fetch(deliver);
             } else {
                 error.report();
-                deliver(Err(Errno::EIO));
+                deliver(Err(Refusal::Unreadable.errno()));
             }
         }));
     }

@@ -11,7 +11,7 @@ use super::{Host, MountedCollection, Settings};
 use crate::collection::{NodeId, Tree};
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::{Ino, Timestamp};
-use crate::fs::errno::Errno;
+use crate::fs::errno::Refusal;
 use crate::fs::inodes::Inodes;
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
@@ -43,7 +43,7 @@ impl Host for Standalone {
     }
 
     fn take_over(&self) -> Outcome<()> {
-        Err(Errno::EROFS.into())
+        Err(Refusal::ReadOnly.into())
     }
 
     fn successor(&self, _ino: u64) -> Option<RootDirectory> {
@@ -87,7 +87,7 @@ impl RootDirectory {
         table: &Arc<Inodes<AnyNode<Standalone>>>,
     ) -> Outcome<Self> {
         if tree.has_odd_names() {
-            return Err(Errno::EINVAL.into());
+            return Err(Refusal::OddNames.into());
         }
         let state = Arc::new(NodeState::new(mtime));
         state.mtime.store(mtime);
@@ -126,7 +126,7 @@ impl RootDirectory {
     }
 
     fn mounted(&self) -> Outcome<&Arc<MountedCollection<Standalone>>> {
-        self.collection().ok_or_else(|| Errno::EIO.into())
+        self.collection().ok_or_else(|| Refusal::Lost.into())
     }
 }
 
@@ -282,11 +282,11 @@ impl Cacheable for RootDirectory {
 
 impl FileNode for RootDirectory {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
-        Err(Errno::EISDIR.into())
+        Err(Refusal::IsDirectory.into())
     }
 
     fn readfrom(&self, _offset: u64, _size: u32, _num_retries: u32) -> Outcome<ReadData> {
-        Err(Errno::EISDIR.into())
+        Err(Refusal::IsDirectory.into())
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Fh, Handle, Ino, Node, Operations, Outcome};
 use crate::fs::attr::Attr;
-use crate::fs::errno::Errno;
+use crate::fs::errno::Refusal;
 
 impl<N: Node> Operations<N> {
     /// The directory, where something may be changed in it.
@@ -20,10 +20,10 @@ impl<N: Node> Operations<N> {
         self.may_write()?;
         let node = self.node(parent)?;
         if !node.is_dir() {
-            return Err(Errno::ENOTDIR.into());
+            return Err(Refusal::NotDirectory.into());
         }
         if !node.writable()? {
-            return Err(Errno::EPERM.into());
+            return Err(Refusal::NotPermitted.into());
         }
         Ok(node)
     }
@@ -37,7 +37,7 @@ impl<N: Node> Operations<N> {
         let handle = self.handles.get(fh)?;
         let node = handle.node();
         if !node.writable()? {
-            return Err(Errno::EPERM.into());
+            return Err(Refusal::NotPermitted.into());
         }
         self.inodes.touch(node)?;
         let written = node.writeto(offset, data, self.retries())?;
@@ -75,7 +75,7 @@ impl<N: Node> Operations<N> {
     pub fn mknod(&self, parent: Ino, name: &[u8], mode: u32) -> Outcome<Attr> {
         if mode & libc::S_IFMT != libc::S_IFREG {
             self.may_write()?;
-            return Err(Errno::ENOTSUP.into());
+            return Err(Refusal::NotSupported.into());
         }
         let (_, node) = self.made(parent, name, |directory, name| directory.create(name))?;
         self.referenced_attr(&node)
@@ -100,15 +100,15 @@ impl<N: Node> Operations<N> {
         let directory = self.writable_directory(parent)?;
         make(&directory, &name)?;
         // The directory adds the entry itself, told by its collection or found in its project.
-        let node = directory.child(&name)?.ok_or(Errno::EIO)?;
+        let node = directory.child(&name)?.ok_or(Refusal::Lost)?;
         self.inodes.touch(&directory)?;
         Ok((directory, node))
     }
 
     fn referenced_attr(&self, node: &N) -> Outcome<Attr> {
-        let ino = node.inode()?.ok_or(Errno::EIO)?;
+        let ino = node.inode()?.ok_or(Refusal::Lost)?;
         let attr = self.attr_of(Ino(ino), node)?;
-        if self.inodes.reference(ino, node)? { Ok(attr) } else { Err(Errno::EIO.into()) }
+        if self.inodes.reference(ino, node)? { Ok(attr) } else { Err(Refusal::Lost.into()) }
     }
 
     /// Removes a file.
@@ -149,9 +149,9 @@ impl<N: Node> Operations<N> {
     /// What Keep cannot express: refused, by a read-only mount as such.
     ///
     /// # Errors
-    /// Always: `EROFS` or `unsupported`.
-    pub fn unsupported<T>(&self, unsupported: Errno) -> Outcome<T> {
+    /// Always: `EROFS` or what `refusal` is.
+    pub fn unsupported<T>(&self, refusal: Refusal) -> Outcome<T> {
         self.may_write()?;
-        Err(unsupported.into())
+        Err(refusal.into())
     }
 }

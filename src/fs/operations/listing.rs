@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 
-use super::{Fh, Halt, Handle, Ino, NAME_MAX, Node, Operations, Outcome};
-use crate::fs::errno::Errno;
+use super::{Fh, Handle, Ino, NAME_MAX, Node, Operations, Outcome};
+use crate::fs::errno::Refusal;
 use crate::fs::filesystem::DirSink;
 use crate::fs::handles::Listed;
 
@@ -19,11 +19,11 @@ impl<N: Node> Operations<N> {
     pub fn opendir(&self, ino: Ino) -> Outcome<Fh> {
         let node = self.node(ino)?;
         if !node.is_dir() {
-            return Err(Errno::ENOTDIR.into());
+            return Err(Refusal::NotDirectory.into());
         }
         let Some(parent) = self.parent_of(&node)? else {
             log::warn!("opendir of inode {ino}, whose parent is not in the table");
-            return Err(Errno::EIO.into());
+            return Err(Refusal::Lost.into());
         };
         self.freshen(&node)?;
         node.inc_use()?;
@@ -50,7 +50,7 @@ impl<N: Node> Operations<N> {
     ) -> Outcome<()> {
         let handle = self.handles.get(fh)?;
         if !handle.node().is_dir() {
-            return Err(Errno::ENOTDIR.into());
+            return Err(Refusal::NotDirectory.into());
         }
         for at in offset.. {
             let Some(listed) = handle.listed(at) else { break };
@@ -71,7 +71,7 @@ impl<N: Node> Operations<N> {
         let problem = match self.codec.encode(name) {
             Ok(encoded) if encoded.len() <= NAME_MAX => return Ok(Some(encoded)),
             Ok(_) => "it is longer than 255 bytes",
-            Err(Halt::Errno(Errno::EILSEQ)) => "the mount's encoding has no such characters",
+            Err(halt) if halt.is(Refusal::NotText) => "the mount's encoding has no such characters",
             Err(halt) => return Err(halt),
         };
         if self.left_out.is_new((ino.0, name)) {

@@ -6,7 +6,7 @@
 
 use super::Operations;
 use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
-use crate::fs::errno::Errno;
+use crate::fs::errno::Refusal;
 use crate::fs::filesystem::{DirSink, FileSystem, Opened, Result};
 use crate::fs::metrics::Op;
 use crate::fs::node::{Halt, Node, Outcome, Read};
@@ -88,7 +88,7 @@ impl<N: Node> FileSystem for Operations<N> {
         _name: &[u8],
         _target: &[u8],
     ) -> Result<Attr> {
-        self.answer(Op::Symlink, || self.unsupported(Errno::EPERM))
+        self.answer(Op::Symlink, || self.unsupported(Refusal::NotPermitted))
     }
 
     fn rename(
@@ -103,7 +103,7 @@ impl<N: Node> FileSystem for Operations<N> {
     }
 
     fn link(&self, _caller: &Caller, _ino: Ino, _parent: Ino, _name: &[u8]) -> Result<Attr> {
-        self.answer(Op::Link, || self.unsupported(Errno::EPERM))
+        self.answer(Op::Link, || self.unsupported(Refusal::NotPermitted))
     }
 
     fn open(&self, _caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
@@ -164,11 +164,11 @@ impl<N: Node> FileSystem for Operations<N> {
         _value: &[u8],
         _flags: i32,
     ) -> Result<()> {
-        self.answer(Op::Setxattr, || self.unsupported(Errno::ENOTSUP))
+        self.answer(Op::Setxattr, || self.unsupported(Refusal::NotSupported))
     }
 
     fn removexattr(&self, _caller: &Caller, _ino: Ino, _name: &[u8]) -> Result<()> {
-        self.answer(Op::Removexattr, || self.unsupported(Errno::ENOTSUP))
+        self.answer(Op::Removexattr, || self.unsupported(Refusal::NotSupported))
     }
 
     fn access(&self, _caller: &Caller, _ino: Ino, mask: i32) -> Result<()> {

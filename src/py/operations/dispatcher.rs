@@ -16,7 +16,7 @@ use super::handlers::Handler;
 use crate::fs::metrics::Op;
 use crate::fs::operations::Operations as Core;
 use crate::fs::{
-    Attr, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, Result, SetAttr, StatFs,
+    Attr, Caller, DirSink, Fh, FileSystem, Ino, Opened, Read, Refusal, Result, SetAttr, StatFs,
 };
 use crate::py::exceptions::errno_of_any;
 use crate::py::llfuse::python_fs::PythonFs;
@@ -278,14 +278,14 @@ impl FileSystem for Dispatcher {
         if self.is_overridden(Op::Getxattr) {
             return self.python.getxattr(caller, ino, name);
         }
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
 
     fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Vec<Vec<u8>>> {
         if self.is_overridden(Op::Listxattr) {
             return self.python.listxattr(caller, ino);
         }
-        Err(Errno::ENOSYS)
+        Err(Refusal::NotImplemented.errno())
     }
 
     fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
