@@ -36,12 +36,14 @@ def _module(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # For a package, whose modules look it up here.
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
 _fixtures = _module("upstream_fixtures", _HERE / "fixtures.py")
-_control = _module("localcluster_control", _ROOT / "python/arvados_fuse/localcluster/control.py")
+_control = _module("localcluster", _ROOT / "python/arvados_fuse/localcluster/__init__.py")
 
 #: Host and port of the API, once `run()` was called.
 my_api_host: str | None = None
