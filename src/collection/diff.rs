@@ -12,6 +12,19 @@ use super::tree::{Kind, NodeId, Tree};
 
 /// How a new tree's nodes relate to an old one's. Nodes stand for one another if their paths and
 /// kinds are the same; the roots always do.
+///
+/// ```
+/// use arvados_fuse::collection::{Tree, diff};
+///
+/// let block = "acbd18db4cc2f85cedef654fccc4a4d8+3";
+/// let old = Tree::parse(&format!(". {block} 0:3:kept 0:1:gone 0:1:grown\n"))?;
+/// let new = Tree::parse(&format!(". {block} 0:3:kept 0:2:grown\n"))?;
+/// let diff = diff(&old, &new);
+/// assert!(diff.is_same(new.find("kept").expect("there")));
+/// assert!(diff.changed().contains(&new.find("grown").expect("there")));
+/// assert_eq!(diff.removed(), [old.find("gone").expect("there")]);
+/// # Ok::<(), arvados_fuse::manifest::ManifestError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diff {
     /// By new node: the old one, or `NONE`.

@@ -36,6 +36,22 @@ pub enum Kind {
 /// The content of a collection. Share it as `Arc<Tree>`.
 ///
 /// Methods that take a [`NodeId`] or a `BlockId` panic if it is not of this tree.
+///
+/// ```
+/// use arvados_fuse::collection::{NodeId, Tree};
+///
+/// let text = ". acbd18db4cc2f85cedef654fccc4a4d8+3 0:3:foo\n./d d41d8cd98f00b204e9800998ecf8427e+0 0:0:e\n";
+/// let tree = Tree::parse(text)?;
+/// let names: Vec<_> = tree.children(NodeId::ROOT).map(|id| tree.name(id)).collect();
+/// assert_eq!(names, ["d", "foo"]);
+///
+/// let foo = tree.find("foo").expect("in the manifest");
+/// assert_eq!((tree.is_dir(foo), tree.size(foo)), (false, 3));
+/// // The bytes 1 and 2 of the file are these of its block.
+/// let pieces: Vec<_> = tree.plan(foo, 1, 2).map(|piece| (piece.offset, piece.len)).collect();
+/// assert_eq!(pieces, [(1, 2)]);
+/// # Ok::<(), arvados_fuse::manifest::ManifestError>(())
+/// ```
 pub struct Tree {
     /// All names, in the order of the nodes.
     pub(super) names: Box<str>,

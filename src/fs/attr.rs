@@ -45,6 +45,17 @@ pub struct Caller {
 }
 
 /// Nanoseconds since 1970-01-01T00:00:00Z; negative before.
+///
+/// ```
+/// use arvados_fuse::fs::Timestamp;
+/// use std::time::Duration;
+///
+/// let changed = Timestamp::from_secs_f64(1.5);
+/// assert_eq!(changed, Timestamp(1_500_000_000));
+/// let stale = changed.saturating_add(Duration::from_secs(60));
+/// assert_eq!(stale.saturating_since(changed), Duration::from_secs(60));
+/// assert_eq!(changed.saturating_since(stale), Duration::ZERO);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub i128);
 

@@ -43,6 +43,18 @@ struct Managed<N> {
 }
 
 /// Entries that hold contents, in order of last use, and the sum of their sizes in bytes.
+///
+/// ```
+/// use arvados_fuse::fs::any_node::AnyNode;
+/// use arvados_fuse::fs::cache::InodeCache;
+/// use arvados_fuse::fs::collection::root::Standalone;
+///
+/// let cache: InodeCache<AnyNode<Standalone>> = InodeCache::new(256 << 20, 4);
+/// assert!(cache.is_empty() && cache.satisfied());
+/// // Zero bytes: from now on all but the four used last may be evicted.
+/// cache.set_cap(0);
+/// assert_eq!((cache.total(), cache.over_cap()), (0, false));
+/// ```
 pub struct InodeCache<N> {
     entries: Mutex<LruCache<u64, Managed<N>>>,
     total: AtomicI64,

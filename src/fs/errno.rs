@@ -7,6 +7,15 @@
 use std::fmt;
 
 /// A Linux errno, 1 to 4095 (`MAX_ERRNO` in the kernel's include/linux/err.h).
+///
+/// ```
+/// use arvados_fuse::fs::Errno;
+///
+/// assert_eq!(Errno::ENOENT.to_string(), "ENOENT");
+/// assert_eq!(Errno::from(std::io::Error::from_raw_os_error(2)), Errno::ENOENT);
+/// // The kernel would refuse it, and whoever asked would wait for ever.
+/// assert_eq!(Errno::from_raw(0), Errno::EIO);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Errno(i32);
 

@@ -72,6 +72,24 @@ pub trait KernelNotifier: Send + Sync {
 
 /// A file system as the kernel sees it. Every method has the meaning of the request of the same
 /// name in the kernel's fuse.h; a method left out answers `ENOSYS`, as libfuse does.
+///
+/// ```
+/// use arvados_fuse::fs::{Caller, Errno, FileSystem, Ino, Result};
+///
+/// /// One symbolic link, as the root.
+/// struct Link;
+///
+/// impl FileSystem for Link {
+///     fn readlink(&self, _caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
+///         if ino == Ino::ROOT { Ok(b"target".to_vec()) } else { Err(Errno::ENOENT) }
+///     }
+/// }
+///
+/// let caller = Caller { uid: 0, gid: 0, pid: 1, umask: 0 };
+/// assert_eq!(Link.readlink(&caller, Ino::ROOT), Ok(b"target".to_vec()));
+/// assert_eq!(Link.readlink(&caller, Ino(2)), Err(Errno::ENOENT));
+/// assert_eq!(Link.unlink(&caller, Ino::ROOT, b"name"), Err(Errno::ENOSYS));
+/// ```
 #[allow(unused_variables, clippy::missing_errors_doc)]
 pub trait FileSystem: Send + Sync + 'static {
     /// The session has begun; called once, before any other request.

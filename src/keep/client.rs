@@ -41,6 +41,21 @@ const BLOCKING_THREADS: usize = WRITERS + VERIFIERS + 4;
 const GRACE: Duration = Duration::from_millis(700);
 
 /// Reads blocks, from memory, the disk cache and Keep. See the [module](super).
+///
+/// ```
+/// use arvados_fuse::keep::{Config, Failure, KeepClient, StaticServices};
+/// use arvados_fuse::types::Locator;
+/// use std::sync::Arc;
+///
+/// let services = StaticServices::from_setting("https://keep.example.org").expect("a URL");
+/// let client = KeepClient::new(Config::default(), Arc::new(services));
+/// let foo: Locator = "acbd18db4cc2f85cedef654fccc4a4d8+3".parse().expect("a locator");
+/// // Nothing is at hand yet, and nobody was asked; get_blocking would ask, and wait.
+/// assert!(client.try_get(&foo).is_none());
+/// client.shutdown();
+/// let error = client.get_blocking(&foo).err().expect("it was shut down");
+/// assert_eq!(error.failure(), Failure::ShutDown);
+/// ```
 pub struct KeepClient {
     shared: Arc<Shared>,
     running: Mutex<State>,

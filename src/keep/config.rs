@@ -12,6 +12,16 @@ use std::time::Duration;
 pub const MAX_BLOCK: u64 = 64 << 20;
 
 /// Settings of a [`KeepClient`](super::KeepClient). No `Debug`: it holds the token.
+///
+/// ```
+/// use arvados_fuse::keep::{CacheConfig, Config};
+/// use std::time::Duration;
+///
+/// let cache = CacheConfig { max_bytes: 1 << 30, ..CacheConfig::default() };
+/// let config = Config { token: "v2/...".into(), num_retries: 3, cache, ..Config::default() };
+/// // As in the SDK.
+/// assert_eq!(config.timeouts.connect, Duration::from_secs(2));
+/// ```
 #[derive(Clone)]
 pub struct Config {
     /// API token, sent as `Authorization: Bearer`.

@@ -15,6 +15,18 @@ use super::Md5;
 
 /// Where a block is found: its digest, size and hints. Cloning copies 40 bytes and counts a
 /// reference. Two locators are equal if their hints are, too.
+///
+/// ```
+/// use arvados_fuse::types::{Locator, Md5};
+///
+/// let signature = "0".repeat(40);
+/// let text = format!("acbd18db4cc2f85cedef654fccc4a4d8+3+A{signature}@65f00000");
+/// let locator: Locator = text.parse()?;
+/// assert_eq!((locator.md5(), locator.size()), (Md5::of(b"foo"), 3));
+/// assert_eq!(locator.expires_at(), Some(0x65f0_0000));
+/// assert_eq!(locator.stripped().to_string(), "acbd18db4cc2f85cedef654fccc4a4d8+3");
+/// # Ok::<(), arvados_fuse::types::LocatorError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Locator {
     md5: Md5,

@@ -10,6 +10,14 @@ use std::str::FromStr;
 use super::{Md5, ParseError};
 
 /// A portable data hash: the MD5 of a manifest without signatures, and that manifest's length.
+///
+/// ```
+/// use arvados_fuse::types::Pdh;
+///
+/// let empty = Pdh::of_stripped("");
+/// assert_eq!(empty.to_string(), "d41d8cd98f00b204e9800998ecf8427e+0");
+/// assert_eq!(empty.to_string().parse(), Ok(empty));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pdh {
     /// Digest of the stripped manifest text.

@@ -10,6 +10,14 @@ use std::str::FromStr;
 use super::ParseError;
 
 /// An object's identifier: cluster (5), type (5) and random part (15) of `[0-9a-z]`, with dashes.
+///
+/// ```
+/// use arvados_fuse::types::{Uuid, UuidKind};
+///
+/// let uuid: Uuid = "zzzzz-4zz18-000000000000000".parse()?;
+/// assert_eq!((uuid.cluster(), uuid.kind()), ("zzzzz", UuidKind::Collection));
+/// # Ok::<(), arvados_fuse::types::ParseError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uuid([u8; 27]);
 
