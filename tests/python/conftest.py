@@ -6,6 +6,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Random numbers for a test, which prints the seed: TEST_SEED, or another each time."""
+    seed = int(os.environ.get("TEST_SEED") or random.randrange(1 << 64))
+    print(f"to run this again: TEST_SEED={seed}")
+    return random.Random(seed)
 
 
 @pytest.fixture(scope="session")

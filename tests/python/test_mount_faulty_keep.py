@@ -164,9 +164,12 @@ def test_a_full_disk_only_costs_the_cache(
 
 @pytest.mark.timeout(900)
 def test_random_reads_under_random_faults_are_right_or_fail(
-    fresh_cluster: LocalCluster, arv_mount: Callable, tmp_path: Path, data: bytes
+    fresh_cluster: LocalCluster,
+    arv_mount: Callable,
+    tmp_path: Path,
+    data: bytes,
+    chance: random.Random,
 ) -> None:
-    chance = random.Random(11)
     mount = arv_mount("--retries=1", *uncached(tmp_path))
     path = mount.path / "home" / "c" / "f"
     right = failed = 0
@@ -174,7 +177,7 @@ def test_random_reads_under_random_faults_are_right_or_fail(
         if turn % 500 == 0:
             # Nothing in memory or on disk, some files spoiled, and the next requests failing.
             mount.unmount()
-            for file in cache_files(tmp_path):
+            for file in sorted(cache_files(tmp_path)):
                 if chance.random() < 0.5:
                     chance.choice([flip, truncate, lengthen, Path.unlink])(file)
             mount = arv_mount("--retries=1", *cached(tmp_path))

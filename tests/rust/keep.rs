@@ -4,6 +4,8 @@
 
 //! The Keep client against real HTTP servers on loopback that misbehave in every way we know.
 
+mod seed;
+
 mod keep {
     pub mod support;
 

@@ -5,7 +5,11 @@
 //! Ten thousand random reads while services and the disk misbehave, compared with the truth.
 
 use super::support::{Fault, Scratch, Server, cached, data, locator, services, until};
+use crate::seed::seed;
 use arvados_fuse::keep::KeepClient;
+use arvados_fuse::types::Md5;
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -32,21 +36,45 @@ const FAULTS: [Fault; 14] = [
     Fault::NoLength,
 ];
 
+/// The fault that a service has for the `turn`th request of a block: the same for a seed, in whichever
+/// order threads and services come to their requests.
+fn fault(seed: u64, service: usize, path: &str, turn: u32) -> Fault {
+    let digest = Md5::of(format!("{seed} {service} {path} {turn}").as_bytes()).to_string();
+    let digest = u64::from_str_radix(&digest[..16], 16).expect("hexadecimal");
+    let mut random = fastrand::Rng::with_seed(digest);
+    match random.usize(..100) {
+        // One answer in four is bad; a stall takes the whole read time-out, so fewer of them.
+        0..24 => match FAULTS[random.usize(..FAULTS.len())] {
+            Fault::StallMid if random.usize(..10) > 0 => Fault::WrongBytes,
+            fault => fault,
+        },
+        _ => Fault::None,
+    }
+}
+
+#[test]
+fn faults_come_again_with_their_seed() {
+    let faults =
+        |seed| -> Vec<_> { (0..1000).map(|turn| fault(seed, 1, "/a-block", turn)).collect() };
+    assert_eq!(faults(1), faults(1));
+    assert_ne!(faults(1), faults(2));
+    let bad = faults(1).iter().filter(|fault| **fault != Fault::None).count();
+    assert!((150..350).contains(&bad), "{bad} of 1000");
+}
+
 #[test]
 fn ten_thousand_reads_under_faults_have_no_wrong_byte() {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = seed();
     let truth: Vec<_> = (0..BLOCKS).map(|number| data(number, LEN)).collect();
     let servers = [Server::start(), Server::start(), Server::start()];
-    for server in &servers {
+    for (number, server) in servers.iter().enumerate() {
         truth.iter().for_each(|block| server.add(block));
-        server.behave(|_, _| match fastrand::usize(..100) {
-            // One answer in four is bad; a stall takes the whole read time-out, so fewer of them.
-            0..24 => match FAULTS[fastrand::usize(..FAULTS.len())] {
-                Fault::StallMid if fastrand::usize(..10) > 0 => Fault::WrongBytes,
-                fault => fault,
-            },
-            _ => Fault::None,
+        let turns = Mutex::new(HashMap::new());
+        server.behave(move |seen, _| {
+            let mut turns = turns.lock();
+            let turn = turns.entry(seen.path.clone()).or_insert(0);
+            *turn += 1;
+            fault(seed, number, &seen.path, *turn)
         });
     }
     let dir = Scratch::new("random");
@@ -61,16 +89,17 @@ fn ten_thousand_reads_under_faults_have_no_wrong_byte() {
         (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let spoiler = scope.spawn(|| {
+            let mut random = fastrand::Rng::with_seed(!seed);
             while !done.load(Relaxed) {
-                let path = dir.file(&truth[fastrand::usize(..truth.len())]);
+                let path = dir.file(&truth[random.usize(..truth.len())]);
                 let open = std::fs::OpenOptions::new().read(true).write(true).open(&path);
                 if let Ok(file) = open {
-                    let at = fastrand::u64(..LEN as u64);
-                    let harm = match fastrand::u8(..4) {
+                    let at = random.u64(..LEN as u64);
+                    let harm = match random.u8(..4) {
                         0 => file.set_len(at),
                         1 => file.set_len(0),
                         2 => std::fs::remove_file(&path),
-                        _ => file.write_all_at(&[fastrand::u8(..)], at),
+                        _ => file.write_all_at(&[random.u8(..)], at),
                     };
                     // It may have gone meanwhile.
                     spoiled.fetch_add(usize::from(harm.is_ok()), Relaxed);
