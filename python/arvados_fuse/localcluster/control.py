@@ -40,6 +40,10 @@ class FaultControl:
         """Have no rules, and let go of whoever waits for an answer."""
         self._cluster.hook("faults/clear", {})
 
+    def stalled(self) -> int:
+        """Return how many requests are stalled now."""
+        return self._cluster.hook("faults/stalled", {})
+
 
 class LocalCluster:
     """A local cluster with its data in a folder, run as a subprocess.

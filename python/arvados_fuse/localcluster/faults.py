@@ -46,6 +46,8 @@ class Faults:
         self.rules: list[dict[str, Any]] = []
         self.requests: list[dict[str, Any]] = []
         self.recording = False
+        #: How many requests are stalled now.
+        self.stalled = 0
         self._cleared = asyncio.Event()
 
     def add(self, rule: dict[str, Any]) -> None:
@@ -100,7 +102,11 @@ class Faults:
             await asyncio.sleep(float(value))
             return None
         if action == "stall":
-            await self._cleared.wait()
+            self.stalled += 1
+            try:
+                await self._cleared.wait()
+            finally:
+                self.stalled -= 1
             raise Hangup()
         return rule
 

@@ -37,6 +37,7 @@ class Hooks:
         hooks: dict[str, Callable[[dict], Any]] = {
             "faults/add": lambda body: self._cluster.faults.add(body),
             "faults/clear": lambda body: self._cluster.faults.clear(),
+            "faults/stalled": lambda body: self._cluster.faults.stalled,
             "requests": lambda body: self._cluster.faults.requests,
             "requests/record": lambda body: self._record_requests(body.get("on", True)),
             "ws/close": lambda body: self._cluster.events.close_all(),
