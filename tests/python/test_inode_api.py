@@ -5,13 +5,17 @@
 """`Inodes` and `InodeCache`, as programs and suites of 3.2.1 and of 2017 use them."""
 
 import gc
+import os
 import weakref
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import arvados_fuse
 import llfuse
 import pytest
+from conftest import poll
+from inprocess import add, directory, mounted
 
 
 def entry(size: int, *, in_use: bool = False, ref: bool = False, persisted: bool = True) -> Any:
@@ -124,13 +128,34 @@ def test_finding_by_uuid(inodes: Any) -> None:
     assert inodes.find_by_uuid(None) == []
 
 
-def test_invalidation_takes_entries_and_numbers(inodes: Any) -> None:
-    made = inodes.add_entry(entry(0, ref=True))
-    with mock.patch.object(llfuse, "invalidate_inode"):
-        inodes.invalidate_inode(made)  # 3.2.1
-        inodes.invalidate_inode(2)  # 2017
-        inodes.invalidate_entry(made, "name")
-        inodes.invalidate_entry(2, "name")
+@pytest.mark.parametrize("by", ["entry", "number"])
+def test_invalidation_takes_entries_and_numbers(tmp_path: Path, by: str) -> None:
+    with mounted(tmp_path / "mnt", directory) as operations:
+        root = operations.inodes[llfuse.ROOT_INODE]
+        file = add(operations, root, "f", arvados_fuse.StringFile(root.inode, "text", 0))
+        file._poll_time = 60  # seconds for which the kernel may keep its attributes
+
+        def asked(handler: str) -> int:
+            """Look at the file; return how often the kernel has called a handler."""
+            os.stat(tmp_path / "mnt" / "f")
+            return operations.metric_count_func(handler)()
+
+        # Entries are what 3.2.1 gives, numbers what 2017 gave.
+        calls = {
+            "getattr": lambda: operations.inodes.invalidate_inode(
+                file if by == "entry" else file.inode
+            ),
+            "lookup": lambda: operations.inodes.invalidate_entry(
+                root if by == "entry" else root.inode, "f"
+            ),
+        }
+        for handler, invalidate in calls.items():
+            asked(handler)
+            before = asked(handler)
+            assert asked(handler) == before, "the kernel knows it"
+            with llfuse.lock:
+                invalidate()
+            poll(f"another {handler}", lambda h=handler, n=before: asked(h) > n)
 
 
 def test_clear_finalizes_every_entry(inodes: Any, cache: Any) -> None:

@@ -267,16 +267,16 @@ def test_a_signal_lets_the_requests_under_way_be_answered(tmp_path: Path) -> Non
     process = program(
         path,
         """
-        import time
         def slow(self, *args):
             print("reading", flush=True)
             with llfuse.lock_released:
-                time.sleep(1)
+                sys.stdin.readline()
             return b"answered"
         MemoryFS.read = slow
         llfuse.main(workers=3)
         llfuse.close(unmount=False)
         """,
+        stdin=subprocess.PIPE,
     )
     try:
         poll("mounted", lambda: is_mounted(path))
@@ -297,7 +297,7 @@ def test_a_signal_lets_the_requests_under_way_be_answered(tmp_path: Path) -> Non
         reader.start()
         assert process.stdout is not None and process.stdout.readline() == "reading\n"
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate("\n", timeout=20)
         reader.join(20)
         assert got == [b"answered"]
     finally:
@@ -383,7 +383,7 @@ def test_a_signal_to_a_child_leaves_the_mount_alone(tmp_path: Path) -> None:
     process = program(
         path,
         """
-        import time
+        import signal
         def main():
             llfuse.main(workers=2)
         loop = threading.Thread(target=main)
@@ -392,7 +392,7 @@ def test_a_signal_to_a_child_leaves_the_mount_alone(tmp_path: Path) -> None:
         child = os.fork()
         if not child:
             while True:
-                time.sleep(1)
+                signal.pause()
         print(child, flush=True)
         print(os.waitpid(child, 0)[1], flush=True)
         loop.join()
@@ -542,18 +542,19 @@ def test_an_answer_that_nobody_waits_for_is_nothing_to_log(tmp_path: Path, how: 
     process = program(
         path,
         """
-        import logging, time
+        import logging
         logging.basicConfig(level=logging.INFO)
         def slow(self, *args):
             print("reading", flush=True)
             with llfuse.lock_released:
-                time.sleep(1)
+                sys.stdin.readline()
             print("answering", flush=True)
             return b"late"
         MemoryFS.read = slow
         llfuse.main(workers=3)
         llfuse.close()
         """,
+        stdin=subprocess.PIPE,
     )
     try:
         poll("mounted", lambda: is_mounted(path))
@@ -565,6 +566,9 @@ def test_an_answer_that_nobody_waits_for_is_nothing_to_log(tmp_path: Path, how: 
             reader.kill()
         else:
             abort(minor, tmp_path)
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
         reader.wait(20)
         assert process.stdout.readline() == "answering\n"
         force_unmount(path)

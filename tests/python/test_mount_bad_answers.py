@@ -208,7 +208,7 @@ def test_a_server_that_trickles_ends(tmp_path: Path, cluster: LocalCluster) -> N
                     self.wfile.write(b" ")
                 except OSError:
                     return
-                time.sleep(0.2)
+                time.sleep(0.2)  # the pace of the trickle
 
     with https_server(cluster, tmp_path, Trickle) as port:
         start = time.monotonic()

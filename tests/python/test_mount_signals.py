@@ -101,7 +101,7 @@ def test_while_the_api_stalls_at_the_start(
     number = int(getattr(signal, f"SIG{name}"))
     cluster.faults.add(service="api", action="stall")
     try:
-        for pause in (0.4, 0.8, 1.6):
+        for waiting in (False, True):
             process = subprocess.Popen(
                 [*ARV_MOUNT, "--foreground", str(tmp_path)],
                 env={**os.environ, **cluster.env()},
@@ -110,7 +110,8 @@ def test_while_the_api_stalls_at_the_start(
             )
             try:
                 poll("handlers", lambda pid=process.pid: catches(pid, signal.SIGTERM))
-                time.sleep(pause)
+                if waiting:
+                    poll("a request that waits", cluster.faults.stalled)
                 start = time.monotonic()
                 process.send_signal(number)
                 _, stderr = process.communicate(timeout=20)
@@ -164,6 +165,11 @@ def ends(mount: object, number: int = signal.SIGTERM) -> float:
     return time.monotonic() - start
 
 
+def failed(cluster: LocalCluster, service: str) -> list[dict]:
+    """Return the recorded requests to a service that were answered with 503."""
+    return [r for r in cluster.requests() if (r["service"], r["status"]) == (service, 503)]
+
+
 @pytest.mark.parametrize("fault", ["stall", "503"])
 @pytest.mark.parametrize("service", ["keep", "api"])
 @both
@@ -176,6 +182,7 @@ def test_with_requests_that_wait_for_a_server(
     if fault == "stall":
         fresh_cluster.faults.add(service=service, action="stall")
     else:
+        fresh_cluster.record_requests()
         fresh_cluster.faults.add(service=service, action="status", value=503)
     where = mount.path / "by_id" / uuid / "f" if service == "keep" else mount.path / "home" / "x"
 
@@ -187,7 +194,10 @@ def test_with_requests_that_wait_for_a_server(
         users = [threading.Thread(target=ask, daemon=True) for _ in range(5)]
         for user in users:
             user.start()
-        time.sleep(1)
+        if fault == "stall":
+            poll("a request that waits", fresh_cluster.faults.stalled)
+        else:
+            poll("a request that failed", lambda: failed(fresh_cluster, service))
         assert ends(mount) < BOUND
         assert not is_mounted(mount.path)
         if mount.process:
@@ -219,7 +229,7 @@ def test_with_a_save_that_hangs(
 
         closing = threading.Thread(target=save, daemon=True)
         closing.start()
-        time.sleep(1)
+        poll("a request that waits", fresh_cluster.faults.stalled)
         assert ends(mount) < BOUND
         assert mount.process.returncode == 1
         assert f"could not save {uuid}" in mount.log.read_text()

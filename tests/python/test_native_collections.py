@@ -12,6 +12,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -389,36 +390,48 @@ def test_eviction_and_events_and_promotion_at_once(
     uuid = collection.manifest_locator()
     failures: list[BaseException] = []
     stop = threading.Event()
+    rounds = [0] * 4
 
-    def reader(path: Path) -> None:
+    def reader(path: Path, number: int) -> None:
         try:
             while not stop.is_set():
                 assert contents(path) == TREE
+                rounds[number] += 1
         except BaseException as error:
             failures.append(error)
 
     with shown(tmp_path, fresh_cluster, uuid) as (path, operations, root):
-        threads = [threading.Thread(target=reader, args=(path,)) for _ in range(4)]
+        threads = [threading.Thread(target=reader, args=(path, n)) for n in range(4)]
         for thread in threads:
             thread.start()
         for turn in range(30):
+            before = sum(rounds)
             operations.on_event({"event_type": "update", "object_uuid": uuid})
             if turn % 3 == 1:
                 with llfuse.lock:
                     assert root["a"] is root._entries["a"]
             if turn % 3 == 2:
                 os.listdir(path)
-            time.sleep(0.02)
+            poll("the readers go on", lambda n=before: failures or sum(rounds) > n)
         stop.set()
         for thread in threads:
             thread.join()
     assert not failures, failures[0]
 
 
+def refused(cluster: LocalCluster, locator: str) -> bool:
+    """Return whether the Keep services refuse a block with that signature."""
+    try:
+        cluster.api().keep.head(locator, num_retries=0)
+    except arvados.errors.KeepRequestError:
+        return True
+    return False
+
+
 def test_signatures_that_expired_are_renewed_once_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = os.urandom(200_000).hex()
+    text = random.Random(429).randbytes(200_000).hex()
     with LocalCluster(tmp_path / "cluster", test_hooks=True, blob_signing_ttl=2) as cluster:
         for name, value in cluster.env().items():
             monkeypatch.setenv(name, value)
@@ -426,7 +439,9 @@ def test_signatures_that_expired_are_renewed_once_for_all(
         expected = {f"f{n}": hashlib.md5(f"{n}{text}".encode()).hexdigest() for n in range(4)}
         with shown(tmp_path, cluster, uuid) as (path, _, root):
             files = {name: open(path / name, "rb") for name in expected}
-            time.sleep(4)  # until the signatures have expired: that is what is tested
+            signed = cluster.api().collections().get(uuid=uuid).execute()["manifest_text"].split()
+            # Signed later than what the mount has.
+            poll("the signatures' end", lambda: refused(cluster, signed[1]))
             cluster.record_requests()
             found: dict[str, str] = {}
 
