@@ -2,10 +2,14 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""What the documentation names is there: tests, files, public names."""
+"""What documentation and comments name is there: tests, files, public names; and every test asserts
+something."""
 
 import ast
+import io
 import re
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import arvados_fuse
@@ -13,9 +17,23 @@ import llfuse
 import pytest
 from conftest import ROOT
 
-PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md"])
+PAGES = sorted(
+    [
+        *ROOT.glob("docs/*.md"),
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "tests/README.md",
+    ]
+)
+#: The folders that are ours to write, and files that nobody wrote by hand.
+FOLDERS = ("src", "crates", "python", "tests", "scripts", "benches", "examples", "fuzz", "docs")
+GENERATED = {"Cargo.lock", "tests.txt"}
+MAP = ROOT / "tests" / "README.md"
 COMPAT = ROOT / "docs" / "compat.md"
 NAMED_TEST = re.compile(r"(?<![/\w])(test_\w+\.py)(?:::(\w+))?")
+NAMED_FILE = re.compile(r"(?<![\w/.*<{-])((?:[\w.-]+/)*\w[\w-]*\.(?:rs|py|pyi))\b(?!\w|\(|/)")
+#: File names in comments that are not of this repository: a web site's, and one of fuser.
+NOT_OURS = {"rustup.rs", "time.rs"}
 # What pins a row of a table beside our own tests.
 MAKE_TARGET = re.compile(r"`make ([\w-]+)")
 
@@ -89,3 +107,114 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def sources() -> Iterator[Path]:
+    """Iterate over the files that are written by hand."""
+    for path in ROOT.iterdir():
+        if path.is_file() and path.suffix in (".md", ".toml") or path.name == "Makefile":
+            yield path
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.name not in GENERATED and "__pycache__" not in path.parts:
+                yield path
+
+
+def prose(path: Path) -> str:
+    """Return what a file says to its readers: its comments and strings, or all of it."""
+    text = path.read_text()
+    if path.suffix == ".rs":
+        return "\n".join(line[line.index("//") :] for line in text.splitlines() if "//" in line)
+    if path.suffix == ".py":
+        words = tokenize.generate_tokens(io.StringIO(text).readline)
+        return "\n".join(w.string for w in words if w.type in (tokenize.COMMENT, tokenize.STRING))
+    return text
+
+
+def lost_files(text: str, known: set[str]) -> list[str]:
+    """Return the files that a text names, by their path or the end of it, and that are not known."""
+    return [name for name in NAMED_FILE.findall(text) if name not in known]
+
+
+def test_every_file_that_is_named_exists() -> None:
+    files = list(sources())
+    known = set(NOT_OURS)
+    for path in files:
+        parts = path.relative_to(ROOT).parts
+        known.update("/".join(parts[at:]) for at in range(len(parts)))
+    lost = {
+        str(path.relative_to(ROOT)): names
+        for path in files
+        # This file names what is missing; the released suites' files are not here.
+        if path.suffix in (".md", ".toml", ".rs", ".py", ".pyi", ".sh", "")
+        and path != Path(__file__)
+        and "upstream" not in path.parts
+        and (names := lost_files(prose(path), known))
+    }
+    assert lost == {}
+    assert len(files) > 200, "all are looked at"
+
+
+def test_a_file_that_is_missing_is_found() -> None:
+    known = {"src/fs/node.rs", "fs/node.rs", "node.rs"}
+    assert lost_files("see src/fs/node.rs, `node.rs` and node.rs's end", known) == []
+    assert lost_files("see src/fs/nodes.rs.", known) == ["src/fs/nodes.rs"]
+    assert lost_files("(`gone.py::test`)", known) == ["gone.py"]
+    assert lost_files("docs.rs/fuser and foo.rs() are no files; nor is <name>.rs", known) == []
+
+
+def test_every_test_file_is_in_the_map() -> None:
+    text = MAP.read_text()
+    files = [
+        *(ROOT / "tests" / "python").glob("*.py"),
+        *(ROOT / "tests" / "rust").rglob("*.rs"),
+        *(ROOT / "fuzz" / "fuzz_targets").glob("*.rs"),
+    ]
+    named = {
+        str(path.relative_to(ROOT))
+        for path in files
+        if f"`{path.name}`" in text or f"`{path.parent.name}/{path.name}`" in text
+    }
+    # The reference model is a folder of parts: it is named as one.
+    model = ROOT / "tests" / "rust" / "model"
+    expected = {str(path.relative_to(ROOT)) for path in files if model not in path.parents}
+    assert expected - named == set()
+
+
+#: What tests of other names do the asserting with.
+CHECKS = re.compile(r"assert|raises|fail$|poll$|refused$|check")
+
+
+def asserts(function: ast.FunctionDef) -> bool:
+    """Return whether a test can fail by more than an accident."""
+    for node in ast.walk(function):
+        if isinstance(node, (ast.Assert, ast.Raise)):
+            return True
+        if isinstance(node, ast.Call):
+            if CHECKS.search(ast.unparse(node.func).rpartition(".")[2]):
+                return True
+            if any(word.arg == "check" for word in node.keywords):
+                return True
+    return False
+
+
+def silent_tests(text: str) -> list[str]:
+    """Return the tests of a module that assert nothing."""
+    return [
+        node.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not asserts(node)
+    ]
+
+
+def test_every_test_asserts_something() -> None:
+    silent = {
+        path.name: names
+        for path in sorted((ROOT / "tests" / "python").glob("test_*.py"))
+        if (names := silent_tests(path.read_text()))
+    }
+    assert silent == {}
+
+
+def test_a_test_that_asserts_nothing_is_found() -> None:
+    assert silent_tests("def test_a():\n    f()\ndef test_b():\n    assert f()") == ["test_a"]
