@@ -24,6 +24,7 @@ from llfuse._core import ManifestTree, strip_manifest
 thorough = settings(
     max_examples=400,
     deadline=None,
+    print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
