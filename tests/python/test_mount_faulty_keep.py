@@ -177,7 +177,7 @@ def test_random_reads_under_random_faults_are_right_or_fail(
         if turn % 500 == 0:
             # Nothing in memory or on disk, some files spoiled, and the next requests failing.
             mount.unmount()
-            for file in sorted(cache_files(tmp_path)):
+            for file in cache_files(tmp_path):
                 if chance.random() < 0.5:
                     chance.choice([flip, truncate, lengthen, Path.unlink])(file)
             mount = arv_mount("--retries=1", *cached(tmp_path))
