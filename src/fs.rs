@@ -23,7 +23,6 @@ pub mod errno;
 pub mod filesystem;
 pub mod handles;
 pub mod inodes;
-pub mod metrics;
 pub mod node;
 pub mod operations;
 pub mod read_data;

@@ -7,8 +7,8 @@
 //! The crate is laid out in layers whose arrows point down only: [`py`] (the only user of pyo3)
 //! and [`fuse`] (the only user of fuser) sit side by side on [`fs`], which knows neither. Below are
 //! [`collection`], a collection's tree of files; [`keep`], which reads its blocks; [`manifest`], the
-//! text it is read from; [`types`], the values that all speak of; and [`report`], the log of what
-//! servers did.
+//! text it is read from; [`types`], the values that all speak of; [`report`], the log of what
+//! servers did; and [`metrics`], what is counted.
 //! `docs/architecture.md` is the map; `tests/rust/layers.rs` holds the layers to it.
 
 pub mod collection;
@@ -16,6 +16,7 @@ pub mod fs;
 pub mod fuse;
 pub mod keep;
 pub mod manifest;
+pub mod metrics;
 #[cfg(feature = "python")]
 pub mod py;
 pub mod report;

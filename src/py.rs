@@ -14,7 +14,7 @@
 //! - [`operations`] decides which requests Python is called for.
 //! - [`inodes`]: the inode table and cache.
 //! - [`nodes`]: what is an inode entry, and what the core answers for it.
-//! - [`keep`], [`manifest`]: blocks and manifests in Python's hands.
+//! - [`keep`], [`manifest`], [`metrics`]: blocks, manifests and the registry of metrics in Python's hands.
 //! - [`exceptions`]: errnos of exceptions, and what the log says of them. [`request`]: how a request enters
 //!   Python.
 //! - [`llfuse`]: the API, which knows nothing of Arvados. [`overrides`]: what a program overrides.
@@ -27,6 +27,7 @@ pub mod inodes;
 pub mod keep;
 pub mod llfuse;
 pub mod manifest;
+pub mod metrics;
 pub mod modules;
 pub mod nodes;
 pub mod operations;
@@ -45,6 +46,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     llfuse::register(m)?;
     m.add_class::<keep::KeepReader>()?;
     manifest::register(m)?;
+    metrics::register(m)?;
     nodes::register(m)?;
     inodes::register(m)?;
     operations::register(m)?;

@@ -4,6 +4,7 @@
 
 """Statistics, in the form that crunchstat-summary reads."""
 
+import functools
 import sys
 import time
 from collections import namedtuple
@@ -12,6 +13,8 @@ from typing import Any, NoReturn
 
 #: A figure: its name, and a function that tells it.
 Stat = namedtuple("Stat", ["name", "get"])
+
+_SUMMARY = "arvmount_fuse_operations_seconds"
 
 
 def _figure(name: str, value: Any) -> str:
@@ -60,8 +63,29 @@ class StatWriter:
         self.previous_stats = values
 
 
+class _Operations:
+    """The times of operations, read once for all lines of a report."""
+
+    def __init__(self, ops: Any) -> None:
+        self._ops = ops
+        self.read()
+
+    def read(self) -> None:
+        """Read them."""
+        samples = self._ops.metric_samples()
+        self._values = {(sample.name, sample.labels["op"]): sample.value for sample in samples}
+
+    def count(self, op: str) -> int:
+        """Return how often an operation was carried out."""
+        return int(self._values.get((f"{_SUMMARY}_count", op), 0))
+
+    def seconds(self, op: str) -> float:
+        """Return how many seconds an operation took in all."""
+        return float(self._values.get((f"{_SUMMARY}_sum", op), 0))
+
+
 def _writers(
-    interval: float, keep: Any, ops: Any, write: Callable[[str], object]
+    interval: float, keep: Any, ops: Any, times: _Operations, write: Callable[[str], object]
 ) -> Iterable[StatWriter]:
     groups = {
         "keepcalls": {"put": keep.put_counter.get, "get": keep.get_counter.get},
@@ -72,8 +96,8 @@ def _writers(
     }
     for name in ops.metric_op_names():
         groups["fuseop:" + name] = {
-            "count": ops.metric_count_func(name),
-            "time": ops.metric_sum_func(name),
+            "count": functools.partial(times.count, name),
+            "time": functools.partial(times.seconds, name),
         }
     for prefix, figures in groups.items():
         stats = [Stat(name, get) for name, get in figures.items()]
@@ -84,8 +108,10 @@ def statlogger(
     interval: float, keep: Any, ops: Any, write: Callable[[str], object] = _write_to_stderr
 ) -> NoReturn:
     """Write all figures every `interval` seconds, for ever."""
-    writers = list(_writers(interval, keep, ops, write))
+    times = _Operations(ops)
+    writers = list(_writers(interval, keep, ops, times, write))
     while True:
         time.sleep(interval)
+        times.read()
         for writer in writers:
             writer.update()

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""How long handlers in Python take: counted here, and shown by `metrics` when somebody looks.
+"""How long handlers in Python take: counted in the core's registry, and shown by `metrics`.
 
 The Prometheus library takes 8 ms and 1.5 MiB, and most mounts are never asked for a metric.
 """
@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .call_times import TIMES, CallTimes
+from llfuse import _core
+
+from .timed_operations import OPERATIONS
 
 
 class Timed:
@@ -20,9 +22,8 @@ class Timed:
 
     def __init__(self, op: str | None = None) -> None:
         self._op = op
-        self._times = CallTimes()
         if op is not None:
-            TIMES[op] = self._times
+            OPERATIONS.append(op)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         from .metrics import fuse_time
@@ -30,7 +31,10 @@ class Timed:
         return fuse_time if self._op is None else fuse_time.labels(op=self._op)
 
     def time(self) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        """Return a decorator that counts the calls of a function and their time."""
+        """Return a decorator that counts the calls of a function and their time. A call by which a
+        request of the kernel is answered is not counted again: the request is."""
+        op = self._op
+        assert op is not None
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
             @functools.wraps(function)
@@ -39,7 +43,7 @@ class Timed:
                 try:
                     return function(*args, **kwargs)
                 finally:
-                    self._times.add(time.perf_counter() - begin)
+                    _core.observe(op, time.perf_counter() - begin)
 
             return timed
 

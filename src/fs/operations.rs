@@ -14,16 +14,16 @@ mod serving;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::attr::{Attr, Fh, Ino, SetAttr, StatFs};
 use super::errno::Refusal;
 use super::handles::{Handle, Handles, every};
 use super::inodes::Inodes;
-use super::metrics::Metrics;
 use super::node::{Halt, Node, Outcome, Read};
 use super::told::Told;
+use crate::metrics;
 
 /// How long the kernel may keep what it was told, at most: some 30 years, which its 64 bits of jiffies
 /// hold.
@@ -65,19 +65,6 @@ const STATFS_BLOCK: u32 = 1 << 20;
 const STATFS_BLOCKS: u64 = 1 << 30;
 const STATFS_FILES: u64 = 1 << 31;
 
-/// Bytes and requests that went through; never reset.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Bytes read.
-    pub read: AtomicU64,
-    /// Bytes written.
-    pub write: AtomicU64,
-    /// Read requests.
-    pub read_ops: AtomicU64,
-    /// Write requests.
-    pub write_ops: AtomicU64,
-}
-
 /// A mounted file system: its inode table, its open handles, and what holds for all of it.
 pub struct Operations<N: Node> {
     /// The inode table.
@@ -94,10 +81,8 @@ pub struct Operations<N: Node> {
     pub num_retries: AtomicU32,
     /// The mount is ending: the kernel's last words about inodes no longer matter.
     pub shutting_down: AtomicBool,
-    /// What went through.
-    pub counters: Arc<Counters>,
-    /// What was answered, how often, in what time.
-    pub metrics: Metrics,
+    /// What went through, and what was answered in what time.
+    pub metrics: Arc<metrics::Mount>,
     codec: Box<dyn Codec>,
     /// Names that are left out of listings, and were logged.
     left_out: Told,
@@ -119,8 +104,7 @@ impl<N: Node> Operations<N> {
             enable_write: AtomicBool::new(false),
             num_retries: AtomicU32::new(4),
             shutting_down: AtomicBool::new(false),
-            counters: Arc::default(),
-            metrics: Metrics::default(),
+            metrics: metrics::register(),
             codec,
             left_out: Told::default(),
         }
@@ -395,18 +379,18 @@ impl<N: Node> Operations<N> {
             Some(read) => read,
             None => Read::Now(handle.node().readfrom(offset, size, self.retries())?),
         };
-        self.counters.read_ops.fetch_add(1, Ordering::Relaxed);
+        self.metrics.read_ops.add(1);
         Ok(match read {
             Read::Now(data) => {
-                self.counters.read.fetch_add(data.bytes().len() as u64, Ordering::Relaxed);
+                self.metrics.read.add(data.bytes().len() as u64);
                 Read::Now(data)
             }
             Read::Later(start) => {
-                let counters = Arc::clone(&self.counters);
+                let metrics = Arc::clone(&self.metrics);
                 Read::Later(Box::new(move |deliver| {
                     start(Box::new(move |result| {
                         if let Ok(data) = &result {
-                            counters.read.fetch_add(data.bytes().len() as u64, Ordering::Relaxed);
+                            metrics.read.add(data.bytes().len() as u64);
                         }
                         deliver(result);
                     }));

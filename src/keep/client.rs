@@ -15,7 +15,6 @@
 use super::block::Block;
 use super::cache::Cache;
 use super::config::Config;
-use super::counters::Counters;
 use super::error::{Failure, KeepError};
 use super::fetch::Fetcher;
 use super::flight::{Boarding, Flights, Priority, Ticket, Waiter, call, deliver};
@@ -23,6 +22,7 @@ use super::hashing::HashPool;
 use super::http::Http;
 use super::service::Services;
 use super::storage::{Storage, VERIFIERS, WRITERS};
+use crate::metrics;
 use crate::types::{Locator, Md5};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ struct Shared {
     services: Arc<dyn Services>,
     cache: Arc<Cache>,
     flights: Arc<Flights>,
-    counters: Arc<Counters>,
+    metrics: Arc<metrics::Keep>,
     stop: Arc<AtomicBool>,
 }
 
@@ -95,7 +95,7 @@ impl KeepClient {
             config,
             services,
             flights: Arc::default(),
-            counters: Arc::default(),
+            metrics: metrics::register(),
             stop: Arc::default(),
         };
         Arc::new(KeepClient { shared: Arc::new(shared), running: Mutex::new(State::New) })
@@ -105,7 +105,7 @@ impl KeepClient {
     /// get and a hit.
     pub fn at_hand(&self, md5: Md5, size: u32) -> Option<Block> {
         let block = self.shared.at_hand(md5, size)?;
-        self.shared.counters.hit();
+        self.shared.metrics.hit();
         Some(block)
     }
 
@@ -121,9 +121,9 @@ impl KeepClient {
         match shared.flights.board(locator, priority, Some(waiter), || {
             shared.at_hand(locator.md5(), locator.size())
         }) {
-            Boarding::Joined => shared.counters.hit(),
+            Boarding::Joined => shared.metrics.hit(),
             Boarding::AtHand(block, waiter) => {
-                shared.counters.hit();
+                shared.metrics.hit();
                 let Some(waiter) = waiter else { return };
                 match self.worker() {
                     Ok((handle, _)) => deliver(&handle, waiter, Ok(block)),
@@ -166,8 +166,8 @@ impl KeepClient {
     }
 
     /// The running totals.
-    pub fn counters(&self) -> &Counters {
-        &self.shared.counters
+    pub fn metrics(&self) -> &metrics::Keep {
+        &self.shared.metrics
     }
 
     /// Bytes of verified blocks in memory, and in cache files held open.
@@ -259,10 +259,10 @@ impl Running {
             .build()
             .map_err(why)?;
         let pool = HashPool::start(hashers).map_err(why)?;
-        let http = Http::new(&shared.config, pool.handle(), shared.counters.clone())?;
+        let http = Http::new(&shared.config, pool.handle(), shared.metrics.clone())?;
         let cache = shared.cache.clone();
         let storage =
-            Storage::new(cache, &shared.config.cache, shared.counters.clone(), shared.stop.clone());
+            Storage::new(cache, &shared.config.cache, shared.metrics.clone(), shared.stop.clone());
         let services = shared.services.clone();
         let worker = Worker {
             fetcher: Fetcher::new(shared.config.clone(), http, storage.clone(), services),
@@ -335,11 +335,11 @@ impl Worker {
         let shared = &self.shared;
         if let Some(block) = self.storage.find(locator).await {
             if ticket.demand.is_wanted() {
-                shared.counters.hit();
+                shared.metrics.hit();
             }
             return Ok(block);
         }
-        shared.counters.miss();
+        shared.metrics.miss();
         let demand = &ticket.demand;
         let _ahead = tokio::select! {
             biased;

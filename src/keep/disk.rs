@@ -13,9 +13,9 @@
 //! Everything here blocks and runs on threads for that. Limits: see [`room`](super::room).
 
 use super::block::{DiskBlock, Stamp};
-use super::counters::Counters;
 use super::room::Room;
 use super::verified::Verified;
+use crate::metrics;
 use crate::types::{Locator, Md5};
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -42,18 +42,23 @@ pub(super) struct DiskCache {
     dir: PathBuf,
     room: Room,
     verified: Arc<Verified>,
-    counters: Arc<Counters>,
+    metrics: Arc<metrics::Keep>,
     stop: Arc<AtomicBool>,
     temporaries: AtomicU64,
 }
 
 impl DiskCache {
     /// On a folder that need not exist yet. `stop` ends whatever is under way.
-    pub fn new(dir: &Path, max_bytes: u64, counters: Arc<Counters>, stop: Arc<AtomicBool>) -> Self {
+    pub fn new(
+        dir: &Path,
+        max_bytes: u64,
+        metrics: Arc<metrics::Keep>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
         let room = Room::new(dir, max_bytes);
         let verified = Arc::new(Verified::new(dir));
         let (dir, temporaries) = (dir.to_path_buf(), AtomicU64::new(0));
-        DiskCache { dir, room, verified, counters, stop, temporaries }
+        DiskCache { dir, room, verified, metrics, stop, temporaries }
     }
 
     fn path(&self, md5: Md5) -> PathBuf {
@@ -120,7 +125,7 @@ impl DiskCache {
                 0 => return Err(wrong(format!("ends after {read} bytes instead of {size}"))),
                 more => read += more,
             }
-            self.counters.verified(md5.pending(&piece));
+            self.metrics.bytes_verified.add(md5.pending(&piece) as u64);
             md5.advance(&piece, usize::MAX);
             piece.drain(..md5.release());
         }

@@ -5,13 +5,13 @@
 //! HTTP to one service: connections, TLS, time-outs, and a body that is checked as it comes.
 
 use super::config::{Config, Timeouts};
-use super::counters::Counters;
 use super::error::Answer;
 use super::hashing::{Digesting, HashHandle};
 use super::progress::Progress;
 use super::proxy::Proxies;
 use super::storage::{Sink, Stored};
 use super::tls;
+use crate::metrics;
 use crate::types::Locator;
 use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
@@ -48,12 +48,16 @@ pub(super) struct Http {
     clients: Mutex<HashMap<Duration, Client>>,
     receiving: Semaphore,
     pool: HashHandle,
-    counters: Arc<Counters>,
+    metrics: Arc<metrics::Keep>,
 }
 
 impl Http {
     /// Reads the certificates; connects to nothing. The error is text for a log.
-    pub fn new(config: &Config, pool: HashHandle, counters: Arc<Counters>) -> Result<Self, String> {
+    pub fn new(
+        config: &Config,
+        pool: HashHandle,
+        metrics: Arc<metrics::Keep>,
+    ) -> Result<Self, String> {
         let mut token = HeaderValue::from_str(&format!("Bearer {}", config.token))
             .map_err(|_| "the API token has characters that HTTP does not allow".to_string())?;
         token.set_sensitive(true);
@@ -68,7 +72,7 @@ impl Http {
             clients: Mutex::default(),
             receiving: Semaphore::new(RECEIVING),
             pool,
-            counters,
+            metrics,
         })
     }
 
@@ -110,6 +114,7 @@ impl Http {
         let not_a_url = |_| Answer::Broken("not a URL".into());
         let url: Url = format!("{root}{locator}").parse().map_err(not_a_url)?;
         let proxy = self.proxies.for_url(&url).map_err(Answer::Broken)?;
+        let _under_way = self.metrics.requests.hold();
         let sent = self.client(limits.connect)?.get(url).header("X-Request-Id", request_id).send();
         let patience = limits.connect + limits.read;
         let response = match timeout(patience, sent).await {
@@ -167,7 +172,7 @@ impl Http {
             };
             received += chunk.len();
             progress.moved();
-            self.counters.downloaded(chunk.len());
+            self.metrics.bytes_downloaded.add(chunk.len() as u64);
             if received > size {
                 return Err(Answer::Corrupt(format!("more than {size} bytes")));
             }

@@ -11,8 +11,8 @@
 use super::block::{Block, DiskBlock};
 use super::cache::Cache;
 use super::config::{CacheConfig, MAX_BLOCK};
-use super::counters::Counters;
 use super::disk::{DiskCache, Unfinished};
+use crate::metrics;
 use crate::types::{Locator, Md5};
 use bytes::Bytes;
 use std::io;
@@ -54,11 +54,11 @@ impl Storage {
     pub fn new(
         cache: Arc<Cache>,
         config: &CacheConfig,
-        counters: Arc<Counters>,
+        metrics: Arc<metrics::Keep>,
         stop: Arc<AtomicBool>,
     ) -> Arc<Self> {
         let disk = config.disk_dir.as_ref();
-        let disk = disk.map(|dir| DiskCache::new(dir, config.max_bytes, counters, stop));
+        let disk = disk.map(|dir| DiskCache::new(dir, config.max_bytes, metrics, stop));
         Arc::new(Storage {
             cache,
             disk: disk.map(Arc::new),

@@ -6,7 +6,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -110,12 +109,12 @@ impl KeepReader {
 
     /// Blocks asked for, found in the cache, not found there, and bytes received, so far.
     fn counters(&self) -> (u64, u64, u64, u64) {
-        let counters = self.client.counters();
+        let metrics = self.client.metrics();
         (
-            counters.gets.load(Relaxed),
-            counters.hits.load(Relaxed),
-            counters.misses.load(Relaxed),
-            counters.bytes_downloaded.load(Relaxed),
+            metrics.gets.get(),
+            metrics.hits.get(),
+            metrics.misses.get(),
+            metrics.bytes_downloaded.get(),
         )
     }
 

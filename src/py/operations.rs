@@ -8,7 +8,6 @@
 //! Python functions (so that suites can patch them with `autospec`) which call in here. A request
 //! from the kernel skips them, unless one was overridden or replaced: then it is called.
 
-pub mod counters;
 pub mod dispatcher;
 pub mod handlers;
 
@@ -31,10 +30,11 @@ use super::nodes::any_node::AnyNode;
 use super::overrides::ObjectNames;
 use super::request::{for_python, with_python};
 use crate::fs::handles::{Handle, Listed};
-use crate::fs::metrics::Op;
 use crate::fs::node::Read;
 use crate::fs::operations::{Codec, Operations as Core, Utf8};
 use crate::fs::{Attr, Fh, FileSystem, Ino, Outcome, Refusal};
+use crate::metrics::Op;
+use crate::py::metrics::Counter;
 
 /// Adds the classes and functions of this part to the extension module.
 ///
@@ -42,7 +42,6 @@ use crate::fs::{Attr, Fh, FileSystem, Ino, Outcome, Refusal};
 /// Where Python refuses.
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Operations>()?;
-    m.add_class::<counters::Counter>()?;
     Ok(())
 }
 
@@ -114,11 +113,6 @@ impl Operations {
     }
 }
 
-/// The request that a handler of that name answers.
-fn op_named(name: &str) -> Option<Op> {
-    Op::ALL.iter().copied().find(|op| op.name() == name)
-}
-
 #[pymethods]
 impl Operations {
     #[new]
@@ -167,7 +161,7 @@ impl Operations {
     /// overridden or replaced.
     #[getter]
     fn _overridden(&self) -> Vec<&'static str> {
-        Op::ALL
+        Op::REQUESTS
             .iter()
             .filter(|op| self.overrides.overridden(Handler(**op)))
             .map(|op| op.name())
@@ -175,14 +169,8 @@ impl Operations {
     }
 
     fn _is_overridden(&self, name: &str) -> bool {
-        op_named(name).is_some_and(|op| self.overrides.overridden(Handler(op)))
-    }
-
-    /// Takes how often, and for how many seconds in all, requests of that name were answered
-    /// without calling their handler, since this was last asked.
-    fn _take_metric(&self, name: &str) -> PyResult<(u64, f64)> {
-        let core = self.core()?;
-        Ok(op_named(name).map_or((0, 0.0), |op| core.metrics.take(op)))
+        let op = Op::REQUESTS.iter().find(|op| op.name() == name);
+        op.is_some_and(|op| self.overrides.overridden(Handler(*op)))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -233,20 +221,20 @@ impl Operations {
         Ok(())
     }
     #[getter]
-    fn read_counter(&self) -> PyResult<counters::Counter> {
-        Ok(counters::Counter::new(self.core()?, |c| &c.read))
+    fn read_counter(&self) -> PyResult<Counter> {
+        Ok(Counter::new(&self.core()?.metrics, |c| &c.read))
     }
     #[getter]
-    fn write_counter(&self) -> PyResult<counters::Counter> {
-        Ok(counters::Counter::new(self.core()?, |c| &c.write))
+    fn write_counter(&self) -> PyResult<Counter> {
+        Ok(Counter::new(&self.core()?.metrics, |c| &c.write))
     }
     #[getter]
-    fn read_ops_counter(&self) -> PyResult<counters::Counter> {
-        Ok(counters::Counter::new(self.core()?, |c| &c.read_ops))
+    fn read_ops_counter(&self) -> PyResult<Counter> {
+        Ok(Counter::new(&self.core()?.metrics, |c| &c.read_ops))
     }
     #[getter]
-    fn write_ops_counter(&self) -> PyResult<counters::Counter> {
-        Ok(counters::Counter::new(self.core()?, |c| &c.write_ops))
+    fn write_ops_counter(&self) -> PyResult<Counter> {
+        Ok(Counter::new(&self.core()?.metrics, |c| &c.write_ops))
     }
 
     /// Numbers of the open handles, in order.

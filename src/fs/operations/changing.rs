@@ -4,8 +4,6 @@
 
 //! Changing files and directories.
 
-use std::sync::atomic::Ordering;
-
 use super::{Fh, Handle, Ino, Node, Operations, Outcome};
 use crate::fs::attr::Attr;
 use crate::fs::errno::Refusal;
@@ -41,8 +39,8 @@ impl<N: Node> Operations<N> {
         }
         self.inodes.touch(node)?;
         let written = node.writeto(offset, data, self.retries())?;
-        self.counters.write_ops.fetch_add(1, Ordering::Relaxed);
-        self.counters.write.fetch_add(u64::from(written), Ordering::Relaxed);
+        self.metrics.write_ops.add(1);
+        self.metrics.write.add(u64::from(written));
         Ok(written)
     }
 

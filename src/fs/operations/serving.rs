@@ -4,21 +4,26 @@
 
 //! The kernel's requests, answered by [`Operations`] alone.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use super::Operations;
 use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use crate::fs::errno::Refusal;
 use crate::fs::filesystem::{DirSink, FileSystem, Opened, Result};
-use crate::fs::metrics::Op;
 use crate::fs::node::{Halt, Node, Outcome, Read};
+use crate::metrics::Op;
 
 impl<N: Node> Operations<N> {
     /// Answers one request, and counts it.
     fn answer<T>(&self, op: Op, body: impl FnOnce() -> Outcome<T>) -> Result<T> {
-        self.metrics.time(op, || {
-            body().map_err(|halt| match halt {
-                Halt::Errno(errno) => errno,
-                halt => self.inodes.upcalls().errno_of(halt),
-            })
+        self.metrics.time(op, || self.result(body()))
+    }
+
+    fn result<T>(&self, outcome: Outcome<T>) -> Result<T> {
+        outcome.map_err(|halt| match halt {
+            Halt::Errno(errno) => errno,
+            halt => self.inodes.upcalls().errno_of(halt),
         })
     }
 }
@@ -112,7 +117,20 @@ impl<N: Node> FileSystem for Operations<N> {
     }
 
     fn read(&self, _ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
-        self.answer(Op::Read, || Operations::read(self, fh, offset, size))
+        let begin = Instant::now();
+        let read = self.result(Operations::read(self, fh, offset, size));
+        let Ok(Read::Later(start)) = read else {
+            self.metrics.operations.observe(Op::Read, begin.elapsed());
+            return read;
+        };
+        // It takes until there is an answer.
+        let metrics = Arc::clone(&self.metrics);
+        Ok(Read::Later(Box::new(move |deliver| {
+            start(Box::new(move |result| {
+                metrics.operations.observe(Op::Read, begin.elapsed());
+                deliver(result);
+            }));
+        })))
     }
 
     fn write(&self, _ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {

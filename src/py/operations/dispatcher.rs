@@ -13,11 +13,11 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::handlers::Handler;
-use crate::fs::metrics::Op;
 use crate::fs::operations::Operations as Core;
 use crate::fs::{
     Attr, Caller, DirSink, Fh, FileSystem, Ino, Opened, Read, Refusal, Result, SetAttr, StatFs,
 };
+use crate::metrics::Op;
 use crate::py::exceptions::errno_of_any;
 use crate::py::llfuse::python_fs::PythonFs;
 use crate::py::nodes::any_node::AnyNode;
@@ -54,6 +54,11 @@ impl Dispatcher {
         &*self.core
     }
 
+    /// Answers a request by Python's handler, and counts it.
+    fn handler<T>(&self, op: Op, body: impl FnOnce(&PythonFs) -> T) -> T {
+        self.core.metrics.time_handler(op, || body(&self.python))
+    }
+
     /// Whether a request has to go through Python's handlers: its own was overridden, or
     /// `getattr`, to which the shipped handler then turns for the attributes.
     fn through_python(&self, op: Op) -> bool {
@@ -78,14 +83,14 @@ impl FileSystem for Dispatcher {
 
     fn lookup(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<Attr> {
         if self.through_python(Op::Lookup) {
-            return self.python.lookup(caller, parent, name);
+            return self.handler(Op::Lookup, |python| python.lookup(caller, parent, name));
         }
         self.core(&RequestScope::begin()).lookup(caller, parent, name)
     }
 
     fn forget(&self, batch: &[(Ino, u64)]) {
         if self.is_overridden(Op::Forget) {
-            return self.python.forget(batch);
+            return self.handler(Op::Forget, |python| python.forget(batch));
         }
         // One request for each: others may have Python's lock in between.
         for forgotten in batch {
@@ -95,20 +100,20 @@ impl FileSystem for Dispatcher {
 
     fn getattr(&self, caller: &Caller, ino: Ino) -> Result<Attr> {
         if self.is_overridden(Op::Getattr) {
-            return self.python.getattr(caller, ino);
+            return self.handler(Op::Getattr, |python| python.getattr(caller, ino));
         }
         self.core(&RequestScope::begin()).getattr(caller, ino)
     }
 
     fn setattr(&self, caller: &Caller, ino: Ino, set: &SetAttr, fh: Option<Fh>) -> Result<Attr> {
         if self.through_python(Op::Setattr) {
-            return self.python.setattr(caller, ino, set, fh);
+            return self.handler(Op::Setattr, |python| python.setattr(caller, ino, set, fh));
         }
         self.core(&RequestScope::begin()).setattr(caller, ino, set, fh)
     }
 
     fn readlink(&self, caller: &Caller, ino: Ino) -> Result<Vec<u8>> {
-        self.python.readlink(caller, ino)
+        self.handler(Op::Readlink, |python| python.readlink(caller, ino))
     }
 
     fn mknod(
@@ -120,35 +125,37 @@ impl FileSystem for Dispatcher {
         rdev: u32,
     ) -> Result<Attr> {
         if self.through_python(Op::Mknod) {
-            return self.python.mknod(caller, parent, name, mode, rdev);
+            return self
+                .handler(Op::Mknod, |python| python.mknod(caller, parent, name, mode, rdev));
         }
         self.core(&RequestScope::begin()).mknod(caller, parent, name, mode, rdev)
     }
 
     fn mkdir(&self, caller: &Caller, parent: Ino, name: &[u8], mode: u32) -> Result<Attr> {
         if self.through_python(Op::Mkdir) {
-            return self.python.mkdir(caller, parent, name, mode);
+            return self.handler(Op::Mkdir, |python| python.mkdir(caller, parent, name, mode));
         }
         self.core(&RequestScope::begin()).mkdir(caller, parent, name, mode)
     }
 
     fn unlink(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
         if self.is_overridden(Op::Unlink) {
-            return self.python.unlink(caller, parent, name);
+            return self.handler(Op::Unlink, |python| python.unlink(caller, parent, name));
         }
         self.core(&RequestScope::begin()).unlink(caller, parent, name)
     }
 
     fn rmdir(&self, caller: &Caller, parent: Ino, name: &[u8]) -> Result<()> {
         if self.is_overridden(Op::Rmdir) {
-            return self.python.rmdir(caller, parent, name);
+            return self.handler(Op::Rmdir, |python| python.rmdir(caller, parent, name));
         }
         self.core(&RequestScope::begin()).rmdir(caller, parent, name)
     }
 
     fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr> {
         if self.is_overridden(Op::Symlink) {
-            return self.python.symlink(caller, parent, name, target);
+            return self
+                .handler(Op::Symlink, |python| python.symlink(caller, parent, name, target));
         }
         self.core(&RequestScope::begin()).symlink(caller, parent, name, target)
     }
@@ -162,21 +169,23 @@ impl FileSystem for Dispatcher {
         new_name: &[u8],
     ) -> Result<()> {
         if self.is_overridden(Op::Rename) {
-            return self.python.rename(caller, parent, name, new_parent, new_name);
+            return self.handler(Op::Rename, |python| {
+                python.rename(caller, parent, name, new_parent, new_name)
+            });
         }
         self.core(&RequestScope::begin()).rename(caller, parent, name, new_parent, new_name)
     }
 
     fn link(&self, caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
         if self.is_overridden(Op::Link) {
-            return self.python.link(caller, ino, new_parent, new_name);
+            return self.handler(Op::Link, |python| python.link(caller, ino, new_parent, new_name));
         }
         self.core(&RequestScope::begin()).link(caller, ino, new_parent, new_name)
     }
 
     fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
         if self.is_overridden(Op::Open) {
-            return self.python.open(caller, ino, flags);
+            return self.handler(Op::Open, |python| python.open(caller, ino, flags));
         }
         let opened = self.core(&RequestScope::begin()).open(caller, ino, flags)?;
         let no_flush = opened.no_flush && !self.is_overridden(Op::Flush);
@@ -185,77 +194,77 @@ impl FileSystem for Dispatcher {
 
     fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
         if self.is_overridden(Op::Read) {
-            return self.python.read(ino, fh, offset, size);
+            return self.handler(Op::Read, |python| python.read(ino, fh, offset, size));
         }
         self.core(&RequestScope::begin()).read(ino, fh, offset, size)
     }
 
     fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
         if self.is_overridden(Op::Write) {
-            return self.python.write(ino, fh, offset, data);
+            return self.handler(Op::Write, |python| python.write(ino, fh, offset, data));
         }
         self.core(&RequestScope::begin()).write(ino, fh, offset, data)
     }
 
     fn flush(&self, ino: Ino, fh: Fh) -> Result<()> {
         if self.is_overridden(Op::Flush) {
-            return self.python.flush(ino, fh);
+            return self.handler(Op::Flush, |python| python.flush(ino, fh));
         }
         self.core(&RequestScope::begin()).flush(ino, fh)
     }
 
     fn release(&self, ino: Ino, fh: Fh) -> Result<()> {
         if self.is_overridden(Op::Release) {
-            return self.python.release(ino, fh);
+            return self.handler(Op::Release, |python| python.release(ino, fh));
         }
         self.core(&RequestScope::begin()).release(ino, fh)
     }
 
     fn fsync(&self, ino: Ino, fh: Fh, datasync: bool) -> Result<()> {
         if self.is_overridden(Op::Fsync) {
-            return self.python.fsync(ino, fh, datasync);
+            return self.handler(Op::Fsync, |python| python.fsync(ino, fh, datasync));
         }
         self.core(&RequestScope::begin()).fsync(ino, fh, datasync)
     }
 
     fn opendir(&self, caller: &Caller, ino: Ino) -> Result<Opened> {
         if self.is_overridden(Op::Opendir) {
-            return self.python.opendir(caller, ino);
+            return self.handler(Op::Opendir, |python| python.opendir(caller, ino));
         }
         self.core(&RequestScope::begin()).opendir(caller, ino)
     }
 
     fn readdir(&self, ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
         if self.through_python(Op::Readdir) {
-            return self.python.readdir(ino, fh, offset, sink);
+            return self.handler(Op::Readdir, |python| python.readdir(ino, fh, offset, sink));
         }
         self.core(&RequestScope::begin()).readdir(ino, fh, offset, sink)
     }
 
     fn readdirplus(&self, ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
         if self.any_overridden(&[Op::Readdir, Op::Lookup, Op::Getattr]) {
-            return self.python.readdirplus(ino, fh, offset, sink);
+            return self.handler(Op::Readdir, |python| python.readdirplus(ino, fh, offset, sink));
         }
         self.core(&RequestScope::begin()).readdirplus(ino, fh, offset, sink)
     }
 
     fn releasedir(&self, ino: Ino, fh: Fh) -> Result<()> {
         if self.any_overridden(&[Op::Releasedir, Op::Release]) {
-            return self.python.releasedir(ino, fh);
+            return self.handler(Op::Release, |python| python.releasedir(ino, fh));
         }
         self.core(&RequestScope::begin()).releasedir(ino, fh)
     }
 
     fn fsyncdir(&self, ino: Ino, fh: Fh, datasync: bool) -> Result<()> {
         if self.is_overridden(Op::Fsyncdir) {
-            return self.python.fsyncdir(ino, fh, datasync);
+            return self.handler(Op::Fsyncdir, |python| python.fsyncdir(ino, fh, datasync));
         }
         self.core(&RequestScope::begin()).fsyncdir(ino, fh, datasync)
     }
 
     fn statfs(&self, caller: &Caller) -> Result<StatFs> {
         if self.is_overridden(Op::Statfs) {
-            return self.python.statfs(caller);
+            return self.handler(Op::Statfs, |python| python.statfs(caller));
         }
         self.core(&RequestScope::begin()).statfs(caller)
     }
@@ -269,35 +278,36 @@ impl FileSystem for Dispatcher {
         flags: i32,
     ) -> Result<()> {
         if self.is_overridden(Op::Setxattr) || name == b"fuse_stacktrace" {
-            return self.python.setxattr(caller, ino, name, value, flags);
+            return self
+                .handler(Op::Setxattr, |python| python.setxattr(caller, ino, name, value, flags));
         }
         self.core(&RequestScope::begin()).setxattr(caller, ino, name, value, flags)
     }
 
     fn getxattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         if self.is_overridden(Op::Getxattr) {
-            return self.python.getxattr(caller, ino, name);
+            return self.handler(Op::Getxattr, |python| python.getxattr(caller, ino, name));
         }
         Err(Refusal::NotImplemented.errno())
     }
 
     fn listxattr(&self, caller: &Caller, ino: Ino) -> Result<Vec<Vec<u8>>> {
         if self.is_overridden(Op::Listxattr) {
-            return self.python.listxattr(caller, ino);
+            return self.handler(Op::Listxattr, |python| python.listxattr(caller, ino));
         }
         Err(Refusal::NotImplemented.errno())
     }
 
     fn removexattr(&self, caller: &Caller, ino: Ino, name: &[u8]) -> Result<()> {
         if self.is_overridden(Op::Removexattr) {
-            return self.python.removexattr(caller, ino, name);
+            return self.handler(Op::Removexattr, |python| python.removexattr(caller, ino, name));
         }
         self.core(&RequestScope::begin()).removexattr(caller, ino, name)
     }
 
     fn access(&self, caller: &Caller, ino: Ino, mask: i32) -> Result<()> {
         if self.is_overridden(Op::Access) {
-            return self.python.access(caller, ino, mask);
+            return self.handler(Op::Access, |python| python.access(caller, ino, mask));
         }
         self.core(&RequestScope::begin()).access(caller, ino, mask)
     }
@@ -311,7 +321,8 @@ impl FileSystem for Dispatcher {
         flags: i32,
     ) -> Result<(Attr, Opened)> {
         if self.through_python(Op::Create) {
-            return self.python.create(caller, parent, name, mode, flags);
+            return self
+                .handler(Op::Create, |python| python.create(caller, parent, name, mode, flags));
         }
         self.core(&RequestScope::begin()).create(caller, parent, name, mode, flags)
     }

@@ -8,7 +8,7 @@
 
 use std::sync::LazyLock;
 
-use crate::fs::metrics::Op;
+use crate::metrics::Op;
 use crate::py::overrides::{Kind, Name};
 
 /// The handler of a request.
@@ -17,7 +17,7 @@ pub struct Handler(pub Op);
 
 /// The handlers that `Operations._declare_shipped` named.
 pub static HANDLERS: LazyLock<Kind> = LazyLock::new(|| {
-    let names: Vec<&str> = Op::ALL.iter().map(|op| op.name()).collect();
+    let names: Vec<&str> = Op::REQUESTS.iter().map(|op| op.name()).collect();
     Kind::new(names.leak()).shipped_by_functions()
 });
 

@@ -68,8 +68,8 @@ fn the_next_process_finds_what_is_there() {
     fetch(&client, &blocks);
     fetch(&client, &blocks);
     assert_eq!(server[0].requests(), 20, "nothing was asked for again");
-    let counters = client.counters();
-    assert_eq!((counters.misses.load(Relaxed), counters.bytes_downloaded.load(Relaxed)), (0, 0));
+    let metrics = client.metrics();
+    assert_eq!((metrics.misses.get(), metrics.bytes_downloaded.get()), (0, 0));
 }
 
 #[test]

@@ -7,7 +7,6 @@
 use super::support::{Fault, Server, data, locator, quick, service, services, until};
 use arvados_fuse::keep::{Failure, KeepClient, Priority, Service, ServiceType, StaticServices};
 use arvados_fuse::types::{Locator, Md5};
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
 
@@ -36,12 +35,10 @@ fn a_request_is_what_keepstore_expects_and_connections_are_kept() {
     // A second one if the first was not back in its pool in time.
     assert!(server[0].connections() <= 2, "connections are kept");
 
-    let counters = client.counters();
-    let totals = || {
-        (counters.gets.load(Relaxed), counters.hits.load(Relaxed), counters.misses.load(Relaxed))
-    };
+    let metrics = client.metrics();
+    let totals = || (metrics.gets.get(), metrics.hits.get(), metrics.misses.get());
     assert_eq!(totals(), (5, 0, 5));
-    assert_eq!(counters.bytes_downloaded.load(Relaxed), 5000);
+    assert_eq!(metrics.bytes_downloaded.get(), 5000);
     assert!(client.try_get(&locator(&blocks[3])).is_some());
     assert_eq!(totals(), (6, 1, 5));
 }
@@ -78,8 +75,8 @@ fn one_fetch_serves_everybody_who_waits() {
     }
     assert!(receiver.try_recv().is_err(), "each is called once");
     assert_eq!(server[0].requests(), 1);
-    let counters = client.counters();
-    assert_eq!((counters.hits.load(Relaxed), counters.misses.load(Relaxed)), (199, 1));
+    let metrics = client.metrics();
+    assert_eq!((metrics.hits.get(), metrics.misses.get()), (199, 1));
 }
 
 #[test]

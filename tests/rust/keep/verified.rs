@@ -13,7 +13,6 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 const LEN: usize = 300_000;
 const NAME: &str = "arvados_fuse.verified";
@@ -47,7 +46,7 @@ fn fetch(client: &KeepClient, blocks: &[Data]) {
 
 /// Whether the file was believed; its bytes are right in any case.
 fn believed(client: &KeepClient, block: &Data) -> bool {
-    let hashed = || client.counters().bytes_verified.load(Ordering::Relaxed);
+    let hashed = || client.metrics().bytes_verified.get();
     let before = hashed();
     let got = client.get_blocking(&locator(block)).expect("a good server");
     assert!(got.to_vec().expect("unchanged") == **block);

@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["operations"],
     &["inodes"],
     &["nodes"],
-    &["keep", "manifest"],
+    &["keep", "manifest", "metrics"],
     &["exceptions", "request"],
     &["llfuse", "overrides"],
     &["clock", "gil", "modules"],
