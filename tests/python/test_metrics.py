@@ -158,7 +158,7 @@ def test_times_are_in_buckets(tmp_path: Path) -> None:
         _core.observe("no_such", 1.0)
 
 
-def test_a_read_takes_until_it_is_answered(tmp_path: Path) -> None:
+def test_a_handlers_time_is_its_requests(tmp_path: Path) -> None:
     class Slow(Writable):
         def readfrom(self, off: int, size: int, num_retries: int = 0) -> bytes:
             time.sleep(0.2)
