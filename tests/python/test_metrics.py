@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import arvados_fuse
 import llfuse
@@ -204,3 +205,32 @@ def test_the_documentation_lists_every_metric() -> None:
         re.M,
     )
     assert rows == [tuple(row) for row in _core.METRICS]
+
+
+def test_crunchstat_and_prometheus_take_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    fed = mock.MagicMock()
+    for name in ("put", "get", "upload", "download", "hits", "misses"):
+        getattr(fed, f"{name}_counter").get.return_value = 0
+    with mounted(tmp_path / "mnt", directory) as operations:
+        before = on_prometheus("lookup")
+        rounds = iter([3, 5, 2])
+
+        def interval(_seconds: float) -> None:
+            missing = next(rounds, None)
+            if missing is None:
+                raise KeyboardInterrupt
+            look_for_nothing(tmp_path / "mnt", missing)
+            totals.append(on_prometheus("lookup"))
+
+        totals: list[int] = []
+        monkeypatch.setattr(crunchstat.time, "sleep", interval)
+        with pytest.raises(KeyboardInterrupt):
+            crunchstat.statlogger(1, fed, operations, written.append)
+    assert totals == [before + 3, before + 8, before + 10]
+    lines = [line for line in written if line.startswith("crunchstat: fuseop:lookup ")]
+    line = re.compile(r"crunchstat: fuseop:lookup (\d+) count .* seconds (\d+) count ")
+    counted = [tuple(map(int, line.match(text).groups())) for text in lines]  # type: ignore[union-attr]
+    assert counted == list(zip(totals, [3, 5, 2]))
