@@ -101,6 +101,28 @@ def test_a_handler_replaced_on_the_object_is_called(tmp_path: Path) -> None:
         poll("the shipped handler", lambda: (tmp_path / "mnt" / "file").read_text() == "text")
 
 
+def test_a_class_given_to_operations_later_is_heeded(tmp_path: Path) -> None:
+    with mounted(tmp_path / "mnt", directory) as operations:
+        add(operations, operations.inodes[1], "file", string_file("text"))
+        operations.__class__ = Shouting
+        assert (tmp_path / "mnt" / "FILE").read_text() == "text"
+        original = Shouting.open
+        with mock.patch.object(Shouting, "open", autospec=True) as patched:
+            patched.side_effect = lambda self, *args, **kwargs: original(self, *args, **kwargs)
+            assert (tmp_path / "mnt" / "FILE").read_text() == "text"
+            assert patched.call_count == 1
+        operations.__class__ = arvados_fuse.Operations
+        assert operations._overridden == []
+        assert (tmp_path / "mnt" / "file").read_text() == "text"
+
+
+def test_a_shipped_handler_by_another_name_is_no_shipped_one(tmp_path: Path) -> None:
+    with mounted(tmp_path / "mnt", directory) as operations:
+        with mock.patch.object(arvados_fuse.Operations, "unlink", arvados_fuse.Operations.rmdir):
+            assert operations._overridden == ["unlink"]
+        assert operations._overridden == []
+
+
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
