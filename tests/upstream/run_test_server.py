@@ -52,7 +52,13 @@ _cluster: Any = None
 
 def start_cluster(folder: str) -> Any:
     """Start a cluster with the fixtures, with its data in a folder; return its LocalCluster."""
-    options = {"cluster_id": _fixtures.CLUSTER_ID, "test_hooks": True}
+    # The classes that the suites use.
+    classes = "default,foo,bar,archival"
+    options = {
+        "cluster_id": _fixtures.CLUSTER_ID,
+        "test_hooks": True,
+        "storage_classes": classes,
+    }
     cluster = _control.LocalCluster(folder, **options).start()
     records = {kind: list(_fixtures.records(kind).values()) for kind in _fixtures.KINDS}
     cluster.load_fixtures(records, _fixtures.blocks(), _fixtures.tokens())

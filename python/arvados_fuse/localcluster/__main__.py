@@ -33,6 +33,13 @@ def _parser() -> argparse.ArgumentParser:
         "--replication", type=int, metavar="N", help="Copies of a block (all services, at most 2)"
     )
     parser.add_argument(
+        "--storage-classes",
+        type=lambda names: tuple(names.split(",")),
+        default=("default", "fast", "cold"),
+        metavar="NAMES",
+        help="Storage classes, separated by commas; all are kept alike (default,fast,cold)",
+    )
+    parser.add_argument(
         "--blob-signing-ttl",
         type=int,
         default=14 * 24 * 3600,
@@ -90,6 +97,7 @@ async def _run(args: argparse.Namespace) -> int:
         cluster_id=args.cluster_id,
         keepstores=args.keepstores,
         replication=args.replication or min(2, args.keepstores),
+        storage_classes=args.storage_classes,
         blob_signing_ttl=args.blob_signing_ttl,
         blob_signing=args.blob_signing,
         test_hooks=args.test_hooks,

@@ -49,7 +49,8 @@ class LocalCluster:
     """A local cluster with its data in a folder, run as a subprocess.
 
     A context manager. Options are those of `python -m arvados_fuse.localcluster`: `port`, `keepstores`,
-    `replication`, `blob_signing_ttl` (seconds), `blob_signing`, `cluster_id`, `test_hooks`.
+    `replication`, `storage_classes` (names, with commas between them), `blob_signing_ttl` (seconds),
+    `blob_signing`, `cluster_id`, `test_hooks`.
     """
 
     def __init__(self, data: str | os.PathLike[str], **options: Any) -> None:

@@ -41,6 +41,7 @@ class Options:
     cluster_id: str = "xlocl"
     keepstores: int = 2
     replication: int = 2
+    storage_classes: tuple[str, ...] = ("default", "fast", "cold")
     blob_signing_ttl: int = 14 * 24 * 3600
     blob_signing: bool = True
     test_hooks: bool = False
@@ -267,7 +268,7 @@ class Cluster:
             # All are kept alike.
             "StorageClasses": {
                 name: {"Default": name == "default", "Priority": 0}
-                for name in ("default", "fast", "cold")
+                for name in self.options.storage_classes
             },
             "Services": {
                 "Controller": {"ExternalURL": url},
