@@ -6,7 +6,7 @@
 //!
 //! Calls `manifest` and `types`; does no I/O. A [`Tree`] never changes once built, except that its
 //! locators' signatures can be renewed. Its size is linear in the manifest's, whatever the text:
-//! a file token that spans many blocks is kept as one span of its stream.
+//! a file token that extents many blocks is kept as one extent of its stream.
 //!
 //! Nodes are numbered breadth first, children by name: the children of a directory are a range of
 //! numbers, and every child's number is larger than its parent's. Names are ordered by code point.
@@ -21,7 +21,7 @@ mod write;
 
 pub use blocks::{Block, BlockId};
 pub use diff::{Diff, diff};
-pub use plan::{BlockIds, Piece, Plan};
+pub use plan::{BlockIds, BlockRange, Plan};
 pub use tree::{Children, Kind, NodeId, Tree};
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ pub fn benches(criterion: &mut Criterion) {
             bencher.iter(|| {
                 at = (at + 618_033) % tree.size(file);
                 tree.plan(file, black_box(at), 1 << 17)
-                    .map(|piece| u64::from(piece.len))
+                    .map(|range| u64::from(range.len))
                     .sum::<u64>()
             });
         });

@@ -15,7 +15,7 @@ on a class or an object. What nobody overrides is answered in Rust, mostly witho
 `docs/architecture.md` says when.
 """
 
-from .collector import patient
+from .gc_tuning import patient
 
 with patient():
     # The first to import the SDK, which reads the user's settings meanwhile.

@@ -5,7 +5,7 @@
 """Collections as directories.
 
 The core serves a collection's contents itself for as long as nobody wants to see them in Python or to
-change them (`native`, `CollectionDirectory._show`); from then on they are the SDK's `Collection`, with an
+change them (`sdk_hooks`, `CollectionDirectory._show`); from then on they are the SDK's `Collection`, with an
 object for each entry (`CollectionDirectory._take_over`).
 """
 
@@ -22,13 +22,13 @@ from arvados.util import uuid_pattern
 from llfuse import _core
 from llfuse._core import final_when_fresh
 
-from . import listing, native
+from . import listing, sdk_hooks
 from .apierrors import is_not_found
 from .directory import Directory
 from .fresh import check_update, convertTime, use_counter
 from .fusefile import FuncToJSONFile, FuseArvadosFile
 from .reports import report
-from .saving import retry_failed_uploads, save
+from .upload_retry import retry_failed_uploads, save
 
 _logger = logging.getLogger("arvados.arvados_fuse")
 
@@ -480,8 +480,8 @@ class CollectionDirectory(CollectionDirectoryBase):
         """Return whether everything that Python would be asked is as it was shipped."""
         return (
             type(self) is CollectionDirectory
-            and native.kinds_are_shipped()
-            and native.keep_is_real(getattr(self.api, "keep", None))
+            and sdk_hooks.kinds_are_shipped()
+            and sdk_hooks.keep_is_real(getattr(self.api, "keep", None))
             and not any(hasattr(CollectionDirectory, name) for name in vars(self))
         )
 
@@ -525,8 +525,8 @@ class CollectionDirectory(CollectionDirectoryBase):
                     self,
                     text,
                     mtime,
-                    native.reader_for(self.api.keep),
-                    native.keep_check(self.api.keep),
+                    sdk_hooks.reader_for(self.api.keep),
+                    sdk_hooks.keep_check(self.api.keep),
                     self.writable(),
                     [RECORD_FILE],
                 )
@@ -547,7 +547,7 @@ class CollectionDirectory(CollectionDirectoryBase):
     def _promote(self) -> None:
         """Serve the contents through the SDK's collection from now on: Python asked for it, or
         something is to be changed. Every entry keeps its number."""
-        with native.under_lock():
+        with sdk_hooks.under_lock():
             self._promote_under_lock()
 
     @use_counter
@@ -629,4 +629,4 @@ class CollectionDirectory(CollectionDirectoryBase):
 _SLOT: Any = CollectionDirectoryBase.__dict__["collection"]
 
 
-native.remember_kinds(CollectionDirectory, FuseArvadosFile)
+sdk_hooks.remember_kinds(CollectionDirectory, FuseArvadosFile)

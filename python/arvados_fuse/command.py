@@ -33,11 +33,11 @@ from arvados_fuse import (
     TagsDirectory,
     TmpCollectionDirectory,
     cluster_checks,
-    collector,
     crunchstat,
+    gc_tuning,
     listing,
     logging_setup,
-    native,
+    sdk_hooks,
     signals,
     unsaved,
 )
@@ -271,7 +271,7 @@ class Mount:
             # Files are still open: end the conversation without their users.
             _core.unmount()
             self.llfuse_thread.join(timeout=self.args.unmount_timeout)
-        native.shutdown(self.api.keep)
+        sdk_hooks.shutdown(self.api.keep)
         self.api.keep.block_cache.clear()
         self._stop_local_cluster()
         if self.llfuse_thread.is_alive():
@@ -520,7 +520,7 @@ This is what the Arvados installation at '{api_host}' shows to user
 
     def _run_standalone(self) -> None:
         self.daemon = not self.args.foreground
-        collector.spare()
+        gc_tuning.spare()
         try:
             with self:
                 self.llfuse_thread.join(timeout=None)
@@ -551,7 +551,7 @@ def main() -> None:
     """Run `arv-mount`."""
     signals.catch()
     args = ArgumentParser().parse_args()
-    native.seal()
+    sdk_hooks.seal()
     try:
         Mount(args).run()
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import ciso8601
 from llfuse import _core
 
-from .watched import WatchedType
+from .override_watch import WatchedType
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 

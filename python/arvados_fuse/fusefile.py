@@ -13,7 +13,7 @@ import llfuse
 from llfuse import _core
 
 from .fresh import FreshBase, check_update, convertTime
-from .saving import save
+from .upload_retry import save
 
 
 class File(_core.FileNode, FreshBase):

@@ -10,7 +10,7 @@ before. The core calls those that somebody did, and counts and evicts by itself 
 
 from llfuse import _core
 
-from .watched import Watched, WatchedType
+from .override_watch import Watched, WatchedType
 
 
 class InodeCache(Watched, _core.InodeCache, metaclass=WatchedType):

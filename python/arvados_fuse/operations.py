@@ -20,13 +20,13 @@ import arvados.events
 import llfuse
 from llfuse import _core
 
-from . import native
+from . import sdk_hooks
 from .event_clients import lasting_clients
+from .handler_timing import Timed
 from .handles import FileHandles, Handle
 from .inode_cache import InodeCache
+from .override_watch import Watched, WatchedType
 from .reports import report
-from .timed import Timed
-from .watched import Watched, WatchedType
 
 _EVENT_TYPES = ("create", "update", "delete")
 
@@ -111,7 +111,7 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
         # What could not be saved when the mount ended: (name or uuid, error).
         self.unsaved: list[tuple[str, BaseException]] = []
         # Made before anybody looks at the counters of the SDK's client, which it feeds.
-        native.reader_for(getattr(api_client, "keep", None))
+        sdk_hooks.reader_for(getattr(api_client, "keep", None))
         if "prometheus_client" in sys.modules:
             # Whoever exports metrics has them complete without asking for one.
             _ = self.fuse_time

@@ -51,7 +51,7 @@ struct FilePart {
     line: u32,
 }
 
-/// A span as the text gives it.
+/// A extent as the text gives it.
 struct RawSpan {
     position: u64,
     length: u64,
@@ -64,9 +64,9 @@ struct Gathered<'a> {
     /// Directories by parent and name.
     found: HashTable<u32>,
     hasher: DefaultHashBuilder,
-    /// In the order of the text; each one's spans end where the next one's begin.
+    /// In the order of the text; each one's extents end where the next one's begin.
     parts: Vec<FilePart>,
-    spans: Vec<RawSpan>,
+    extents: Vec<RawSpan>,
     /// Each different locator once, by number, and those numbers by locator.
     locators: Vec<LocatorRef<'a>>,
     ids: HashTable<u32>,
@@ -141,11 +141,11 @@ impl<'a> Sink<'a> for Gathered<'a> {
         let goes_on =
             self.parts.last().is_some_and(|part| part.dir == dir && self.text(part.name) == last);
         if !goes_on {
-            let (name, first_span) = (self.keep_name(last), self.spans.len() as u32);
+            let (name, first_span) = (self.keep_name(last), self.extents.len() as u32);
             self.parts.push(FilePart { dir, name, first_span, line: line as u32 });
         }
         if length > 0 {
-            self.spans.push(RawSpan { position: self.begin + position, length });
+            self.extents.push(RawSpan { position: self.begin + position, length });
         }
         Ok(())
     }
@@ -160,7 +160,7 @@ impl Gathered<'_> {
             found: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
             parts: Vec::new(),
-            spans: Vec::new(),
+            extents: Vec::new(),
             locators: Vec::new(),
             ids: HashTable::new(),
             starts: Vec::new(),
@@ -218,7 +218,7 @@ impl Gathered<'_> {
     }
 
     fn finish(self) -> Result<Tree, ManifestError> {
-        let Layout { names, nodes, spans, files, odd_names } = Layout::of(&self)?;
+        let Layout { names, nodes, extents, files, odd_names } = Layout::of(&self)?;
         let hints = Hints::gather(self.locators.iter().copied());
         let blocks = Blocks {
             list: self.locators.iter().map(|l| Block { md5: l.md5, size: l.size }).collect(),
@@ -226,7 +226,7 @@ impl Gathered<'_> {
             placed: self.placed.into(),
             hints: RwLock::new(Arc::new(hints)),
         };
-        let (names, nodes, spans) = (names.into(), nodes.into(), spans.into());
-        Ok(Tree { names, nodes, spans, blocks, files, odd_names })
+        let (names, nodes, extents) = (names.into(), nodes.into(), extents.into());
+        Ok(Tree { names, nodes, extents, blocks, files, odd_names })
     }
 }

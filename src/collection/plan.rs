@@ -2,26 +2,26 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! From a file and a range of bytes to the pieces of blocks that hold them.
+//! From a file and a range of bytes to the ranges of blocks that hold them.
 
 use std::iter::FusedIterator;
 
 use super::blocks::{BlockId, Blocks};
-use super::tree::{NodeId, Span, Tree};
+use super::tree::{Extent, NodeId, Tree};
 
 /// Bytes of one block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Piece {
+pub struct BlockRange {
     /// The block.
     pub block: BlockId,
-    /// Where the piece begins in the block.
+    /// Where the range begins in the block.
     pub offset: u32,
     /// Its length in bytes.
     pub len: u32,
 }
 
 impl Tree {
-    /// The pieces that hold `len` bytes of the file from `offset` on, in order; what lies past the
+    /// The ranges that hold `len` bytes of the file from `offset` on, in order; what lies past the
     /// file's end is left out. None of them is empty. The first takes as long as the logarithm of
     /// the number of segments, each further one no longer than that.
     #[must_use]
@@ -45,7 +45,7 @@ impl Tree {
     /// The blocks of the file from the one on that holds the byte at `offset`.
     #[must_use]
     pub fn file_blocks_from(&self, file: NodeId, offset: u64) -> BlockIds<'_> {
-        BlockIds { pieces: self.plan(file, offset, u64::MAX), last: None }
+        BlockIds { ranges: self.plan(file, offset, u64::MAX), last: None }
     }
 }
 
@@ -54,13 +54,13 @@ impl Tree {
 pub struct Plan<'t> {
     blocks: &'t Blocks,
     /// Spans of the file that are not begun.
-    spans: &'t [Span],
-    /// Where the span that is begun goes on, and ends, in the blocks of all streams.
+    extents: &'t [Extent],
+    /// Where the extent that is begun goes on, and ends, in the blocks of all streams.
     position: u64,
     end: u64,
     /// The placed block that comes next.
     place: usize,
-    /// Bytes of the file still wanted after this span, and where the next span begins in the file.
+    /// Bytes of the file still wanted after this extent, and where the next extent begins in the file.
     wanted_end: u64,
     next_begin: u64,
     with_empty: bool,
@@ -68,12 +68,12 @@ pub struct Plan<'t> {
 
 impl<'t> Plan<'t> {
     fn new(tree: &'t Tree, file: NodeId, offset: u64, len: u64, with_empty: bool) -> Self {
-        let spans = tree.file_spans(file);
-        let first = spans.partition_point(|span| span.end <= offset);
+        let extents = tree.file_extents(file);
+        let first = extents.partition_point(|extent| extent.end <= offset);
         let mut plan = Self {
             blocks: &tree.blocks,
-            next_begin: first.checked_sub(1).map_or(0, |before| spans[before].end),
-            spans: &spans[first..],
+            next_begin: first.checked_sub(1).map_or(0, |before| extents[before].end),
+            extents: &extents[first..],
             position: 0,
             end: 0,
             place: 0,
@@ -83,20 +83,20 @@ impl<'t> Plan<'t> {
         if offset < plan.wanted_end {
             plan.enter_span(offset);
         } else {
-            plan.spans = &[];
+            plan.extents = &[];
         }
         plan
     }
 
-    /// Begins the next span at `offset` of the file, which lies in it.
+    /// Begins the next extent at `offset` of the file, which lies in it.
     fn enter_span(&mut self, offset: u64) {
-        let Some((span, rest)) = self.spans.split_first() else { return };
-        self.spans = rest;
-        self.position = span.position + (offset - self.next_begin);
-        self.end = span.position + (span.end.min(self.wanted_end) - self.next_begin);
-        self.next_begin = span.end;
-        if span.end >= self.wanted_end {
-            self.spans = &[];
+        let Some((extent, rest)) = self.extents.split_first() else { return };
+        self.extents = rest;
+        self.position = extent.position + (offset - self.next_begin);
+        self.end = extent.position + (extent.end.min(self.wanted_end) - self.next_begin);
+        self.next_begin = extent.end;
+        if extent.end >= self.wanted_end {
+            self.extents = &[];
         }
         let holds = |place: usize| {
             let begin = self.blocks.starts.get(place).copied();
@@ -114,12 +114,12 @@ impl<'t> Plan<'t> {
 }
 
 impl Iterator for Plan<'_> {
-    type Item = Piece;
+    type Item = BlockRange;
 
-    fn next(&mut self) -> Option<Piece> {
+    fn next(&mut self) -> Option<BlockRange> {
         loop {
             if self.position == self.end {
-                if self.spans.is_empty() {
+                if self.extents.is_empty() {
                     return None;
                 }
                 self.enter_span(self.next_begin);
@@ -127,7 +127,7 @@ impl Iterator for Plan<'_> {
             let (begin, block) = (self.blocks.starts[self.place], self.blocks.placed[self.place]);
             let size = self.blocks.list[block.0 as usize].size;
             let end = self.end.min(begin + u64::from(size));
-            let piece = Piece {
+            let range = BlockRange {
                 block,
                 // Both are at most the block's size, which has 32 bits.
                 offset: (self.position - begin) as u32,
@@ -135,8 +135,8 @@ impl Iterator for Plan<'_> {
             };
             self.place += 1;
             self.position = end;
-            if piece.len > 0 || self.with_empty {
-                return Some(piece);
+            if range.len > 0 || self.with_empty {
+                return Some(range);
             }
         }
     }
@@ -147,7 +147,7 @@ impl FusedIterator for Plan<'_> {}
 /// The blocks of a file, in its order.
 #[derive(Clone)]
 pub struct BlockIds<'t> {
-    pieces: Plan<'t>,
+    ranges: Plan<'t>,
     last: Option<BlockId>,
 }
 
@@ -156,7 +156,7 @@ impl Iterator for BlockIds<'_> {
 
     fn next(&mut self) -> Option<BlockId> {
         let last = self.last;
-        let next = self.pieces.by_ref().map(|piece| piece.block).find(|id| Some(*id) != last);
+        let next = self.ranges.by_ref().map(|range| range.block).find(|id| Some(*id) != last);
         self.last = next.or(last);
         next
     }

@@ -2,7 +2,7 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! The tree: nodes, names, spans, and the questions that a file system asks of them.
+//! The tree: nodes, names, extents, and the questions that a file system asks of them.
 
 use std::fmt;
 use std::ops::Range;
@@ -56,8 +56,8 @@ pub struct Tree {
     /// All names, in the order of the nodes.
     pub(super) names: Box<str>,
     pub(super) nodes: Box<[Node]>,
-    /// The files' spans, in the order of the nodes.
-    pub(super) spans: Box<[Span]>,
+    /// The files' extents, in the order of the nodes.
+    pub(super) extents: Box<[Extent]>,
     pub(super) blocks: Blocks,
     pub(super) files: u32,
     pub(super) odd_names: bool,
@@ -68,7 +68,7 @@ pub(super) struct Node {
     /// Where its name begins; the next node's begins where it ends.
     pub name: u32,
     pub parent: u32,
-    /// First child, or first span.
+    /// First child, or first extent.
     pub first: u32,
     /// How many there are; the top bit is set for a file.
     pub count_and_kind: u32,
@@ -78,7 +78,7 @@ pub(super) const FILE: u32 = 1 << 31;
 
 /// A part of a file: bytes that follow one another in the blocks of a stream.
 #[derive(Clone, Copy)]
-pub(super) struct Span {
+pub(super) struct Extent {
     /// Where it ends in the file.
     pub end: u64,
     /// Where it begins in the blocks of all streams put one after another.
@@ -101,7 +101,7 @@ impl Tree {
         Tree {
             names: Box::default(),
             nodes: Box::new([root]),
-            spans: Box::default(),
+            extents: Box::default(),
             blocks: Blocks::default(),
             files: 0,
             odd_names: false,
@@ -200,16 +200,16 @@ impl Tree {
     /// The file's length in bytes, at most 2^63 - 1; 0 for a directory.
     #[must_use]
     pub fn size(&self, file: NodeId) -> u64 {
-        self.file_spans(file).last().map_or(0, |span| span.end)
+        self.file_extents(file).last().map_or(0, |extent| extent.end)
     }
 
-    pub(super) fn file_spans(&self, file: NodeId) -> &[Span] {
+    pub(super) fn file_extents(&self, file: NodeId) -> &[Extent] {
         let node = self.nodes[file.index()];
         match node.count_and_kind & FILE {
             0 => &[],
             _ => {
                 let (first, count) = (node.first as usize, (node.count_and_kind & !FILE) as usize);
-                &self.spans[first..first + count]
+                &self.extents[first..first + count]
             }
         }
     }
@@ -227,7 +227,7 @@ impl Tree {
         size_of::<Self>()
             + self.names.len()
             + size_of_val(&*self.nodes)
-            + size_of_val(&*self.spans)
+            + size_of_val(&*self.extents)
             + self.blocks.heap()
     }
 }

@@ -50,7 +50,7 @@ impl Block {
     pub fn len(&self) -> usize {
         match &self.0 {
             Held::Memory(data) => data.len(),
-            Held::File(file) => file.stamp.size as usize,
+            Held::File(file) => file.fingerprint.size as usize,
         }
     }
 
@@ -124,14 +124,14 @@ impl Block {
 
 /// What tells whether a file is still the one that was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct FileFingerprint {
     pub size: u64,
     pub inode: (u64, u64),
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileFingerprint {
     /// Length of its encoding.
     pub const BYTES: usize = 7 * 8;
 
@@ -154,7 +154,7 @@ impl Stamp {
         bytes
     }
 
-    /// What [`Stamp::to_bytes`] gave.
+    /// What [`FileFingerprint::to_bytes`] gave.
     pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         let word = |at: usize| {
             let mut word = [0; 8];
@@ -162,7 +162,12 @@ impl Stamp {
             u64::from_ne_bytes(word)
         };
         let time = |at: usize| (word(at) as i64, word(at + 1) as i64);
-        Stamp { size: word(0), inode: (word(1), word(2)), modified: time(3), changed: time(5) }
+        FileFingerprint {
+            size: word(0),
+            inode: (word(1), word(2)),
+            modified: time(3),
+            changed: time(5),
+        }
     }
 
     /// Whether the file system's times have fractions of a second: those that count in seconds
@@ -179,7 +184,7 @@ impl Stamp {
 
     pub fn of(file: &File) -> io::Result<Self> {
         let meta = file.metadata()?;
-        Ok(Stamp {
+        Ok(FileFingerprint {
             size: meta.len(),
             inode: (meta.dev(), meta.ino()),
             modified: (meta.mtime(), meta.mtime_nsec()),
@@ -194,14 +199,19 @@ impl Stamp {
 pub(super) struct DiskBlock {
     pub md5: Md5,
     pub file: Flock<File>,
-    pub stamp: Stamp,
+    pub fingerprint: FileFingerprint,
     stale: AtomicBool,
     verified: Arc<Verified>,
 }
 
 impl DiskBlock {
-    pub fn new(md5: Md5, file: Flock<File>, stamp: Stamp, verified: Arc<Verified>) -> Self {
-        DiskBlock { md5, file, stamp, stale: AtomicBool::new(false), verified }
+    pub fn new(
+        md5: Md5,
+        file: Flock<File>,
+        fingerprint: FileFingerprint,
+        verified: Arc<Verified>,
+    ) -> Self {
+        DiskBlock { md5, file, fingerprint, stale: AtomicBool::new(false), verified }
     }
 
     /// Whether a read has found it changed.
@@ -211,7 +221,8 @@ impl DiskBlock {
 
     fn read_into(&self, offset: u64, into: &mut [u8]) -> Result<(), Stale> {
         let whole = self.file.read_exact_at(into, offset);
-        if whole.is_ok() && Stamp::of(&self.file).is_ok_and(|now| now == self.stamp) {
+        if whole.is_ok() && FileFingerprint::of(&self.file).is_ok_and(|now| now == self.fingerprint)
+        {
             return Ok(());
         }
         self.stale.store(true, Ordering::Relaxed);

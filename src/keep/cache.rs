@@ -117,7 +117,7 @@ impl Cache {
             match disk {
                 Some(file) if file.is_stale() => dropped = tables.disk.remove(&md5),
                 Some(file) => {
-                    return (file.stamp.size == u64::from(size)).then(|| Block::file(file));
+                    return (file.fingerprint.size == u64::from(size)).then(|| Block::file(file));
                 }
                 None => return None,
             }
@@ -147,7 +147,7 @@ impl Cache {
     /// remove; those that only take too many descriptors are closed, and may be found again.
     #[must_use]
     pub fn insert_file(&self, file: Arc<DiskBlock>) -> Vec<Arc<DiskBlock>> {
-        let size = file.stamp.size;
+        let size = file.fingerprint.size;
         let mut tables = self.tables.lock();
         let old = tables.disk.insert(file.md5, file, size);
         let (evicted, closed) = tables.disk.over_limit();

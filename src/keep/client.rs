@@ -9,7 +9,7 @@
 //! fork between making the client and using it. In a child that forks later the client starts
 //! anew.
 //!
-//! Locks, in order: `running`, then the flights' table, then the cache's tables. None is held while
+//! Locks, in order: `running`, then the in_flight' table, then the cache's tables. None is held while
 //! a waiter is called or a system call made, except that `running` is held while starting.
 
 use super::block::Block;
@@ -17,9 +17,9 @@ use super::cache::Cache;
 use super::config::Config;
 use super::error::{Failure, KeepError};
 use super::fetch::Fetcher;
-use super::flight::{Boarding, Flights, Priority, Ticket, Waiter, call, deliver};
 use super::hashing::HashPool;
 use super::http::Http;
+use super::in_flight::{FetchGuard, InFlight, JoinOutcome, Priority, Waiter, call, deliver};
 use super::service::Services;
 use super::storage::{Storage, VERIFIERS, WRITERS};
 use crate::metrics;
@@ -81,7 +81,7 @@ struct Shared {
     config: Config,
     services: Arc<dyn Services>,
     cache: Arc<Cache>,
-    flights: Arc<Flights>,
+    in_flight: Arc<InFlight>,
     metrics: Arc<metrics::Keep>,
     stop: Arc<AtomicBool>,
 }
@@ -94,7 +94,7 @@ impl KeepClient {
             cache: Arc::new(Cache::new(cache.memory_limit(), cache.disk_limit())),
             config,
             services,
-            flights: Arc::default(),
+            in_flight: Arc::default(),
             metrics: metrics::register(),
             stop: Arc::default(),
         };
@@ -118,11 +118,12 @@ impl KeepClient {
     /// if the client is or was just shut down or cannot start its threads.
     pub fn get(&self, locator: &Locator, priority: Priority, waiter: Waiter) {
         let shared = &self.shared;
-        match shared.flights.board(locator, priority, Some(waiter), || {
-            shared.at_hand(locator.md5(), locator.size())
-        }) {
-            Boarding::Joined => shared.metrics.hit(),
-            Boarding::AtHand(block, waiter) => {
+        match shared
+            .in_flight
+            .join(locator, priority, Some(waiter), || shared.at_hand(locator.md5(), locator.size()))
+        {
+            JoinOutcome::Joined => shared.metrics.hit(),
+            JoinOutcome::AtHand(block, waiter) => {
                 shared.metrics.hit();
                 let Some(waiter) = waiter else { return };
                 match self.worker() {
@@ -130,8 +131,8 @@ impl KeepClient {
                     Err(_) => call(waiter, Ok(block)),
                 }
             }
-            Boarding::Start(ticket) => self.start(ticket, locator),
-            Boarding::Closed(waiter) => {
+            JoinOutcome::Start(guard) => self.start(guard, locator),
+            JoinOutcome::Closed(waiter) => {
                 let error = KeepError::new(Failure::ShutDown, locator.md5(), locator.size(), "");
                 waiter.into_iter().for_each(|waiter| call(waiter, Err(error.clone())));
             }
@@ -155,13 +156,13 @@ impl KeepClient {
     /// way, or if too many are waiting already.
     pub fn prefetch(&self, locator: &Locator) {
         let shared = &self.shared;
-        if shared.cache.contains(&locator.md5()) || shared.flights.len() >= MAX_AHEAD {
+        if shared.cache.contains(&locator.md5()) || shared.in_flight.len() >= MAX_AHEAD {
             return;
         }
-        if let Boarding::Start(ticket) =
-            shared.flights.board(locator, Priority::Prefetch, None, || None)
+        if let JoinOutcome::Start(guard) =
+            shared.in_flight.join(locator, Priority::Prefetch, None, || None)
         {
-            self.start(ticket, locator);
+            self.start(guard, locator);
         }
     }
 
@@ -190,7 +191,7 @@ impl KeepClient {
     /// second, except that a call of [`Services::list`] cannot be interrupted and is left behind.
     pub fn shutdown(&self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.shared.flights.close();
+        self.shared.in_flight.close();
         let state = std::mem::replace(&mut *self.running.lock(), State::ShutDown);
         if let State::Running(running) = state {
             running.end();
@@ -198,12 +199,12 @@ impl KeepClient {
         self.shared.cache.clear();
     }
 
-    fn start(&self, ticket: Ticket, locator: &Locator) {
+    fn start(&self, guard: FetchGuard, locator: &Locator) {
         match self.worker() {
-            Ok((handle, worker)) => drop(handle.spawn(worker.fly(ticket, locator.clone()))),
+            Ok((handle, worker)) => drop(handle.spawn(worker.fetch_block(guard, locator.clone()))),
             Err(why) => {
                 let error = KeepError::new(Failure::Server, locator.md5(), locator.size(), why);
-                ticket.land().into_iter().for_each(|waiter| call(waiter, Err(error.clone())));
+                guard.complete().into_iter().for_each(|waiter| call(waiter, Err(error.clone())));
             }
         }
     }
@@ -297,14 +298,14 @@ struct Worker {
 }
 
 impl Worker {
-    /// One flight, from take-off to landing.
-    async fn fly(self: Arc<Self>, mut ticket: Ticket, locator: Locator) {
+    /// One fetch, from the first request to the last waiter.
+    async fn fetch_block(self: Arc<Self>, mut guard: FetchGuard, locator: Locator) {
         let mut locator = locator;
         let mut refused = Vec::new();
         loop {
-            let error = match self.obtain(&locator, &ticket).await {
+            let error = match self.obtain(&locator, &guard).await {
                 Ok(block) => {
-                    for waiter in ticket.land() {
+                    for waiter in guard.complete() {
                         deliver(&Handle::current(), waiter, Ok(block.clone()));
                     }
                     return;
@@ -314,10 +315,10 @@ impl Worker {
             // A locator's signature may be what was wrong. Whoever came with another one
             // deserves another try.
             if !matches!(error.failure(), Failure::Forbidden | Failure::NotFound) {
-                return fail(ticket.land(), &error);
+                return fail(guard.complete(), &error);
             }
             refused.push(locator);
-            let (waiters, next) = ticket.refuse(&refused);
+            let (waiters, next) = guard.refuse(&refused);
             fail(waiters, &error);
             match next {
                 Some(other) => locator = other,
@@ -330,17 +331,17 @@ impl Worker {
     async fn obtain(
         self: &Arc<Self>,
         locator: &Locator,
-        ticket: &Ticket,
+        guard: &FetchGuard,
     ) -> Result<Block, KeepError> {
         let shared = &self.shared;
         if let Some(block) = self.storage.find(locator).await {
-            if ticket.demand.is_wanted() {
+            if guard.demand.is_wanted() {
                 shared.metrics.hit();
             }
             return Ok(block);
         }
         shared.metrics.miss();
-        let demand = &ticket.demand;
+        let demand = &guard.demand;
         let _ahead = tokio::select! {
             biased;
             () = demand.wanted() => None,

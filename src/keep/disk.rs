@@ -10,10 +10,10 @@
 //! before, see [`verified`](super::verified): the Go client writes under the final name, so that a
 //! file may be incomplete.
 //!
-//! Everything here blocks and runs on threads for that. Limits: see [`room`](super::room).
+//! Everything here blocks and runs on threads for that. Limits: see [`disk_quota`](super::disk_quota).
 
-use super::block::{DiskBlock, Stamp};
-use super::room::Room;
+use super::block::{DiskBlock, FileFingerprint};
+use super::disk_quota::DiskQuota;
 use super::verified::Verified;
 use crate::metrics;
 use crate::types::{Locator, Md5};
@@ -40,7 +40,7 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// The folder.
 pub(super) struct DiskCache {
     dir: PathBuf,
-    room: Room,
+    quota: DiskQuota,
     verified: Arc<Verified>,
     metrics: Arc<metrics::Keep>,
     stop: Arc<AtomicBool>,
@@ -55,10 +55,10 @@ impl DiskCache {
         metrics: Arc<metrics::Keep>,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let room = Room::new(dir, max_bytes);
+        let quota = DiskQuota::new(dir, max_bytes);
         let verified = Arc::new(Verified::new(dir));
         let (dir, temporaries) = (dir.to_path_buf(), AtomicU64::new(0));
-        DiskCache { dir, room, verified, metrics, stop, temporaries }
+        DiskCache { dir, quota, verified, metrics, stop, temporaries }
     }
 
     fn path(&self, md5: Md5) -> PathBuf {
@@ -90,31 +90,36 @@ impl DiskCache {
         }
         let file = lock(file, FlockArg::LockSharedNonblock)?;
         let begun = SystemTime::now();
-        let stamp = Stamp::of(&file)?;
+        let fingerprint = FileFingerprint::of(&file)?;
         let md5 = locator.md5();
-        let block = |file| DiskBlock::new(md5, file, stamp, self.verified.clone());
-        if stamp.size == u64::from(locator.size()) && self.verified.knows(md5, &stamp) {
+        let block = |file| DiskBlock::new(md5, file, fingerprint, self.verified.clone());
+        if fingerprint.size == u64::from(locator.size()) && self.verified.knows(md5, &fingerprint) {
             return Ok(block(file));
         }
-        let wrong = match self.verify(&file, &stamp, locator) {
+        let wrong = match self.verify(&file, &fingerprint, locator) {
             Ok(()) => {
-                self.verified.note_found(md5, &stamp, begun);
+                self.verified.note_found(md5, &fingerprint, begun);
                 return Ok(block(file));
             }
             Err(error) => error,
         };
         if wrong.kind() == io::ErrorKind::InvalidData {
-            remove(&file, path, &stamp);
+            remove(&file, path, &fingerprint);
         }
         Err(wrong)
     }
 
     /// Reads all of a file, to see whether it is the block.
-    fn verify(&self, mut file: &File, stamp: &Stamp, locator: &Locator) -> io::Result<()> {
+    fn verify(
+        &self,
+        mut file: &File,
+        fingerprint: &FileFingerprint,
+        locator: &Locator,
+    ) -> io::Result<()> {
         let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let size = locator.size() as usize;
-        if stamp.size != u64::from(locator.size()) {
-            return Err(wrong(format!("has {} bytes instead of {size}", stamp.size)));
+        if fingerprint.size != u64::from(locator.size()) {
+            return Err(wrong(format!("has {} bytes instead of {size}", fingerprint.size)));
         }
         let mut md5 = md5_lanes::Running::default();
         let (mut piece, mut read) = (Vec::with_capacity(PIECE), 0);
@@ -132,7 +137,7 @@ impl DiskCache {
         if Md5(md5.finish(&piece)) != locator.md5() {
             return Err(wrong("has other content than its name says".into()));
         }
-        if Stamp::of(file)? != *stamp {
+        if FileFingerprint::of(file)? != *fingerprint {
             return Err(io::Error::other("changed while it was verified"));
         }
         Ok(())
@@ -148,7 +153,7 @@ impl DiskCache {
         spare: &dyn Fn() -> Option<Arc<DiskBlock>>,
     ) -> Option<DiskBlock> {
         let begun = self.begin(md5, data.len(), spare).ok().flatten()?;
-        begun.write(&[data]).and_then(Unfinished::finish).ok()
+        begun.write(&[data]).and_then(PartialCacheFile::finish).ok()
     }
 
     /// Begins the file of a block of `size` bytes, if there is room: under a temporary name, so
@@ -159,7 +164,7 @@ impl DiskCache {
         md5: Md5,
         size: usize,
         spare: &dyn Fn() -> Option<Arc<DiskBlock>>,
-    ) -> io::Result<Option<Unfinished>> {
+    ) -> io::Result<Option<PartialCacheFile>> {
         let path = self.path(md5);
         let folder = path.parent().unwrap_or(&self.dir);
         let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
@@ -174,9 +179,9 @@ impl DiskCache {
             file.set_len(size as u64)?;
             lock(file, FlockArg::LockSharedNonblock)
         };
-        match self.room.reserve(size as u64, &give_up_one, create) {
+        match self.quota.reserve(size as u64, &give_up_one, create) {
             Ok(None) => Ok(None),
-            Ok(Some(file)) => Ok(Some(Unfinished {
+            Ok(Some(file)) => Ok(Some(PartialCacheFile {
                 disk: self.clone(),
                 md5,
                 size,
@@ -190,7 +195,7 @@ impl DiskCache {
             Err(error) => {
                 // It may not have come into being; anything left is removed as old by the next.
                 let _ = std::fs::remove_file(&temporary);
-                self.room.failed(&error, size as u64);
+                self.quota.failed(&error, size as u64);
                 Err(error)
             }
         }
@@ -199,16 +204,16 @@ impl DiskCache {
     /// Removes the file of a block that is no longer in any table, unless another process uses
     /// it. Says whether it is gone.
     pub fn evict(&self, block: &DiskBlock) -> bool {
-        let gone = remove(&block.file, &self.path(block.md5), &block.stamp);
+        let gone = remove(&block.file, &self.path(block.md5), &block.fingerprint);
         if gone {
-            self.room.freed(block.stamp.size);
+            self.quota.freed(block.fingerprint.size);
         }
         gone
     }
 
     /// The limit to hold: the one configured, or one that suits the file system.
     pub fn measure(&self, max_blocks: usize) -> u64 {
-        self.room.measure(max_blocks)
+        self.quota.measure(max_blocks)
     }
 
     fn go_on(&self) -> io::Result<()> {
@@ -220,11 +225,11 @@ impl DiskCache {
 }
 
 /// A cache file that is being written. Dropped before it is finished, it is gone.
-pub(super) struct Unfinished {
+pub(super) struct PartialCacheFile {
     disk: Arc<DiskCache>,
     md5: Md5,
     size: usize,
-    /// Bytes of it that the room still counts as on their way.
+    /// Bytes of it that the quota still counts as on their way.
     reserved: u64,
     written: usize,
     /// Time that writing took.
@@ -235,7 +240,7 @@ pub(super) struct Unfinished {
     file: Option<Flock<File>>,
 }
 
-impl Unfinished {
+impl PartialCacheFile {
     /// Writes the next bytes. An error, also where the disk is too slow to wait for, gives back
     /// what was written before them.
     pub fn write(mut self, pieces: &[impl AsRef<[u8]>]) -> Result<Self, Self> {
@@ -270,13 +275,13 @@ impl Unfinished {
 
     /// Gives it its name: all bytes were written, and are known to be the block.
     pub fn finish(mut self) -> Result<DiskBlock, Self> {
-        let renamed =
-            std::fs::rename(&self.temporary, &self.path).and_then(|()| Stamp::of(self.file()?));
+        let renamed = std::fs::rename(&self.temporary, &self.path)
+            .and_then(|()| FileFingerprint::of(self.file()?));
         match (renamed, self.file.take()) {
-            (Ok(stamp), Some(file)) => {
+            (Ok(fingerprint), Some(file)) => {
                 let verified = self.disk.verified.clone();
-                verified.note(self.md5, &stamp);
-                Ok(DiskBlock::new(self.md5, file, stamp, verified))
+                verified.note(self.md5, &fingerprint);
+                Ok(DiskBlock::new(self.md5, file, fingerprint, verified))
             }
             (renamed, file) => {
                 self.file = file;
@@ -295,18 +300,18 @@ impl Unfinished {
         Ok(data)
     }
 
-    /// An error is told once, and the room given back with it.
+    /// An error is told once, and the quota given back with it.
     fn failed(mut self, error: &io::Error) -> Self {
-        self.disk.room.failed(error, std::mem::take(&mut self.reserved));
+        self.disk.quota.failed(error, std::mem::take(&mut self.reserved));
         self
     }
 }
 
-impl Drop for Unfinished {
+impl Drop for PartialCacheFile {
     fn drop(&mut self) {
         if self.file.is_some() {
             let _ = std::fs::remove_file(&self.temporary);
-            self.disk.room.unused(self.reserved);
+            self.disk.quota.unused(self.reserved);
         }
     }
 }
@@ -321,12 +326,12 @@ pub(super) fn lock(file: File, how: FlockArg) -> io::Result<Flock<File>> {
 }
 
 /// Removes `path` if it still is `file` and nobody else holds a lock on it.
-pub(super) fn remove(file: &Flock<File>, path: &Path, stamp: &Stamp) -> bool {
+pub(super) fn remove(file: &Flock<File>, path: &Path, fingerprint: &FileFingerprint) -> bool {
     if file.relock(FlockArg::LockExclusiveNonblock).is_err() {
         return false;
     }
-    let same =
-        std::fs::symlink_metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) == stamp.inode);
+    let same = std::fs::symlink_metadata(path)
+        .is_ok_and(|meta| (meta.dev(), meta.ino()) == fingerprint.inode);
     same && std::fs::remove_file(path).is_ok()
 }
 

@@ -49,7 +49,7 @@ struct PoolShared {
 #[derive(Default)]
 struct Queue {
     /// Blocks with something to hash that no thread has in its hands.
-    waiting: VecDeque<Arc<Arriving>>,
+    waiting: VecDeque<Arc<PartialBlock>>,
     stop: bool,
 }
 
@@ -99,7 +99,7 @@ impl PoolShared {
     }
 
     fn work(&self) {
-        let mut group: Vec<Arc<Arriving>> = Vec::new();
+        let mut group: Vec<Arc<PartialBlock>> = Vec::new();
         let mut queue = self.queue();
         while !queue.stop {
             if !self.is_time(&queue) {
@@ -123,7 +123,7 @@ impl PoolShared {
     }
 
     /// There is something to hash of that block; `new` unless it waits or is being hashed.
-    fn submit(&self, block: &Arc<Arriving>, new: bool) {
+    fn submit(&self, block: &Arc<PartialBlock>, new: bool) {
         let mut queue = self.queue();
         if !queue.stop {
             if new {
@@ -143,10 +143,10 @@ pub(super) struct HashHandle(Arc<PoolShared>);
 /// The digest of a block whose bytes are arriving. They are not kept.
 pub(super) struct Digesting {
     pool: HashHandle,
-    block: Arc<Arriving>,
+    block: Arc<PartialBlock>,
 }
 
-struct Arriving {
+struct PartialBlock {
     todo: Mutex<Todo>,
     /// Touched by one pool thread at a time: `Todo::submitted` sees to it.
     done: Mutex<Done>,
@@ -189,7 +189,7 @@ impl Drop for Counted {
 impl Digesting {
     /// For a block whose first bytes are here.
     pub fn new(pool: HashHandle) -> Self {
-        let block = Arriving {
+        let block = PartialBlock {
             todo: Mutex::default(),
             done: Mutex::default(),
             room: Semaphore::new(PIECES_AHEAD),
@@ -226,7 +226,7 @@ impl Digesting {
 }
 
 /// Hashes a stretch of each block that has something to hash, together.
-fn hash_some(blocks: &[Arc<Arriving>]) {
+fn hash_some(blocks: &[Arc<PartialBlock>]) {
     let mut held: Vec<MutexGuard<'_, Done>> = Vec::with_capacity(blocks.len());
     for block in blocks {
         let mut done = block.done.lock();
@@ -251,7 +251,7 @@ impl Done {
     }
 }
 
-impl Arriving {
+impl PartialBlock {
     /// Whether its sender waits, or a reader for the last of it.
     fn is_urgent(&self) -> bool {
         let todo = self.todo.lock();

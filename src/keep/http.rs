@@ -155,13 +155,15 @@ impl Http {
         let mut digesting = None;
         let begin = || Digesting::new(self.pool.clone());
         let lost = |error| Answer::Broken(format!("its bytes are lost here: {error}"));
-        let mut pace = Pace::new(limits);
+        let mut throughput = ThroughputGuard::new(limits);
         let mut turn: Option<SemaphorePermit> = None;
         let (mut received, mut piece, mut gathered) = (0, Vec::new(), 0);
         loop {
-            let quiet = if turn.is_some() { Instant::now() + QUIET } else { pace.end() };
-            let chunk = match timeout_at(quiet.min(pace.end()), response.chunk()).await {
-                Err(_) if Instant::now() >= pace.end() => return Err(pace.too_slow(received)),
+            let quiet = if turn.is_some() { Instant::now() + QUIET } else { throughput.end() };
+            let chunk = match timeout_at(quiet.min(throughput.end()), response.chunk()).await {
+                Err(_) if Instant::now() >= throughput.end() => {
+                    return Err(throughput.too_slow(received));
+                }
                 Err(_) => {
                     turn = None;
                     continue;
@@ -176,12 +178,12 @@ impl Http {
             if received > size {
                 return Err(Answer::Corrupt(format!("more than {size} bytes")));
             }
-            if !pace.advance(chunk.len()) {
-                return Err(pace.too_slow(received));
+            if !throughput.advance(chunk.len()) {
+                return Err(throughput.too_slow(received));
             }
             if received > UNCOUNTED && turn.is_none() {
                 turn = self.receiving.acquire().await.ok();
-                pace.waited();
+                throughput.waited();
             }
             gathered += chunk.len();
             piece.push(chunk);
@@ -189,7 +191,7 @@ impl Http {
                 gathered = 0;
                 digesting.get_or_insert_with(begin).push(piece.clone()).await;
                 sink.push(std::mem::take(&mut piece)).await.map_err(lost)?;
-                pace.waited();
+                throughput.waited();
             }
         }
         drop(turn);
@@ -209,15 +211,15 @@ impl Http {
 
 /// Whether a transfer keeps up the minimum bandwidth: too slow is who stays below it, on
 /// average, over the whole of the read time-out.
-struct Pace {
+struct ThroughputGuard {
     limits: Timeouts,
     since: Instant,
     bytes: u64,
 }
 
-impl Pace {
+impl ThroughputGuard {
     fn new(limits: Timeouts) -> Self {
-        Pace { limits, since: Instant::now(), bytes: 0 }
+        ThroughputGuard { limits, since: Instant::now(), bytes: 0 }
     }
 
     /// When it will have been too slow if nothing more comes.

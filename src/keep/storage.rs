@@ -11,7 +11,7 @@
 use super::block::{Block, DiskBlock};
 use super::cache::Cache;
 use super::config::{CacheConfig, MAX_BLOCK};
-use super::disk::{DiskCache, Unfinished};
+use super::disk::{DiskCache, PartialCacheFile};
 use crate::metrics;
 use crate::types::{Locator, Md5};
 use bytes::Bytes;
@@ -186,7 +186,7 @@ enum Kept {
     /// Nothing: the file is yet to be begun.
     Nothing(Arc<DiskCache>),
     Memory(Vec<u8>),
-    File(Unfinished),
+    File(PartialCacheFile),
 }
 
 impl Sink {

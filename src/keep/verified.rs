@@ -6,7 +6,7 @@
 //! hash them again.
 //!
 //! A file `arvados_fuse.verified` in the cache folder, which the SDK's and Go's clients pass over,
-//! has a record for each verified file: its block, and its stamp, that is size, device, inode,
+//! has a record for each verified file: its block, and its fingerprint, that is size, device, inode,
 //! time of content and time of change. No program can set back the time of change, so whoever
 //! writes to a file, or puts another in its place, makes its record worth nothing. Records of
 //! another boot count for nothing either: a crash may lose bytes and keep the times.
@@ -16,12 +16,12 @@
 //! write or another boot cost a verification and nothing else. So does everything that goes
 //! wrong here: no error leaves this module.
 //!
-//! What no stamp shows: bytes that the hardware loses without an error, and, before Linux 6.13, a change
+//! What no fingerprint shows: bytes that the hardware loses without an error, and, before Linux 6.13, a change
 //! within the same tick of the clock (at most 10 ms) as the rename that a block of ours ends with.
 //!
 //! Everything here blocks and runs on threads for that.
 
-use super::block::Stamp;
+use super::block::FileFingerprint;
 use super::disk::lock;
 use crate::types::Md5;
 use nix::fcntl::{FlockArg, OFlag};
@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 const NAME: &str = "arvados_fuse.verified";
-const RECORD: usize = 16 + Stamp::BYTES + 16;
+const RECORD: usize = 16 + FileFingerprint::BYTES + 16;
 /// Records in the file, at most; then the older half goes. 1.4 MiB, for 1 TiB of full blocks.
 const MAX_RECORDS: u64 = 16_384;
 /// Two changes of a file that are so close may have the same time.
@@ -53,7 +53,7 @@ pub(super) struct Verified {
 
 #[derive(Debug, Default)]
 struct Known {
-    stamps: HashMap<Md5, Stamp>,
+    fingerprints: HashMap<Md5, FileFingerprint>,
     /// Bytes of the file that were read.
     read: u64,
     /// Whose records are believed; asked for once. Empty: nobody's.
@@ -65,39 +65,39 @@ impl Verified {
         Verified { path: dir.join(NAME), known: Mutex::default() }
     }
 
-    /// Whether all bytes of the file with this stamp were checked to be this block.
-    pub fn knows(&self, md5: Md5, stamp: &Stamp) -> bool {
+    /// Whether all bytes of the file with this fingerprint were checked to be this block.
+    pub fn knows(&self, md5: Md5, fingerprint: &FileFingerprint) -> bool {
         let mut known = self.known.lock();
-        if known.stamps.get(&md5) != Some(stamp) {
+        if known.fingerprints.get(&md5) != Some(fingerprint) {
             // Whatever it is that fails: then nothing more is known.
             let _ = self.read_on(&mut known);
         }
-        known.stamps.get(&md5) == Some(stamp)
+        known.fingerprints.get(&md5) == Some(fingerprint)
     }
 
-    /// Notes that all bytes of the file with this stamp, which nobody else has changed since, are
+    /// Notes that all bytes of the file with this fingerprint, which nobody else has changed since, are
     /// this block.
-    pub fn note(&self, md5: Md5, stamp: &Stamp) {
-        if !stamp.is_fine() {
+    pub fn note(&self, md5: Md5, fingerprint: &FileFingerprint) {
+        if !fingerprint.is_fine() {
             return;
         }
         let mut known = self.known.lock();
-        if let Err(error) = self.append(&mut known, md5, stamp) {
+        if let Err(error) = self.append(&mut known, md5, fingerprint) {
             log::debug!("{}: {error}", self.path.display());
         }
     }
 
     /// As [`Verified::note`], for a file found and read by us from `begun` on.
-    pub fn note_found(&self, md5: Md5, stamp: &Stamp, begun: SystemTime) {
+    pub fn note_found(&self, md5: Md5, fingerprint: &FileFingerprint, begun: SystemTime) {
         // Changed just before: it may have been changed once more since, within the same tick.
-        if stamp.changed_at().is_some_and(|at| at + TICK < begun) {
-            self.note(md5, stamp);
+        if fingerprint.changed_at().is_some_and(|at| at + TICK < begun) {
+            self.note(md5, fingerprint);
         }
     }
 
-    /// A file turned out not to be as its stamp says: it is to be verified from now on.
+    /// A file turned out not to be as its fingerprint says: it is to be verified from now on.
     pub fn forget(&self, md5: Md5) {
-        self.known.lock().stamps.remove(&md5);
+        self.known.lock().fingerprints.remove(&md5);
     }
 
     fn open(&self, options: &mut OpenOptions) -> io::Result<File> {
@@ -129,12 +129,14 @@ impl Verified {
         let records = bytes.chunks_exact(RECORD);
         known.read = from + (records.len() * RECORD) as u64;
         if !boot.is_empty() {
-            known.stamps.extend(records.filter_map(|record| decode(record.first_chunk()?, &boot)));
+            known
+                .fingerprints
+                .extend(records.filter_map(|record| decode(record.first_chunk()?, &boot)));
         }
         Ok(())
     }
 
-    fn append(&self, known: &mut Known, md5: Md5, stamp: &Stamp) -> io::Result<()> {
+    fn append(&self, known: &mut Known, md5: Md5, fingerprint: &FileFingerprint) -> io::Result<()> {
         let file = self.open(OpenOptions::new().write(true).create(true).truncate(false))?;
         let file = locked(file, FlockArg::LockExclusiveNonblock)?;
         let boot = known.boot.get_or_insert_with(|| boot_of(&file)).clone();
@@ -151,11 +153,11 @@ impl Verified {
             file.write_all_at(&bytes, 0)?;
             number = kept;
         }
-        file.write_all_at(&encode(md5, stamp, &boot), number * RECORD as u64)?;
-        known.stamps.insert(md5, *stamp);
+        file.write_all_at(&encode(md5, fingerprint, &boot), number * RECORD as u64)?;
+        known.fingerprints.insert(md5, *fingerprint);
         // Kept within the same bounds as the file: what goes is read or verified again.
-        if known.stamps.len() > MAX_RECORDS as usize {
-            known.stamps.clear();
+        if known.fingerprints.len() > MAX_RECORDS as usize {
+            known.fingerprints.clear();
         }
         Ok(())
     }
@@ -173,7 +175,7 @@ fn locked(mut file: File, how: FlockArg) -> io::Result<nix::fcntl::Flock<File>> 
     lock(file, how)
 }
 
-/// What tells this boot from others; empty where stamps are not to be trusted: on file systems that other
+/// What tells this boot from others; empty where fingerprints are not to be trusted: on file systems that other
 /// machines, with boots of their own, can change, or whose times we know nothing about.
 fn boot_of(file: &File) -> Vec<u8> {
     let local = [
@@ -191,23 +193,23 @@ fn boot_of(file: &File) -> Vec<u8> {
     }
 }
 
-fn encode(md5: Md5, stamp: &Stamp, boot: &[u8]) -> [u8; RECORD] {
+fn encode(md5: Md5, fingerprint: &FileFingerprint, boot: &[u8]) -> [u8; RECORD] {
     let mut record = [0; RECORD];
     record[..16].copy_from_slice(&md5.0);
-    record[16..16 + Stamp::BYTES].copy_from_slice(&stamp.to_bytes());
+    record[16..16 + FileFingerprint::BYTES].copy_from_slice(&fingerprint.to_bytes());
     let sum = checksum(&record, boot);
-    record[16 + Stamp::BYTES..].copy_from_slice(&sum);
+    record[16 + FileFingerprint::BYTES..].copy_from_slice(&sum);
     record
 }
 
-fn decode(record: &[u8; RECORD], boot: &[u8]) -> Option<(Md5, Stamp)> {
+fn decode(record: &[u8; RECORD], boot: &[u8]) -> Option<(Md5, FileFingerprint)> {
     let (md5, rest) = record.split_first_chunk::<16>()?;
-    let (stamp, sum) = rest.split_first_chunk::<{ Stamp::BYTES }>()?;
-    (sum == checksum(record, boot)).then(|| (Md5(*md5), Stamp::from_bytes(stamp)))
+    let (fingerprint, sum) = rest.split_first_chunk::<{ FileFingerprint::BYTES }>()?;
+    (sum == checksum(record, boot)).then(|| (Md5(*md5), FileFingerprint::from_bytes(fingerprint)))
 }
 
 fn checksum(record: &[u8; RECORD], boot: &[u8]) -> [u8; 16] {
-    Md5::of(&[boot, &record[..16 + Stamp::BYTES]].concat()).0
+    Md5::of(&[boot, &record[..16 + FileFingerprint::BYTES]].concat()).0
 }
 
 #[cfg(test)]
@@ -217,9 +219,9 @@ mod tests {
     #[test]
     fn a_record_is_believed_on_its_own_boot_and_whole() {
         let file = tempfile();
-        let stamp = Stamp::of(&file).expect("a file");
-        let record = encode(Md5::EMPTY, &stamp, b"this boot");
-        assert_eq!(decode(&record, b"this boot"), Some((Md5::EMPTY, stamp)));
+        let fingerprint = FileFingerprint::of(&file).expect("a file");
+        let record = encode(Md5::EMPTY, &fingerprint, b"this boot");
+        assert_eq!(decode(&record, b"this boot"), Some((Md5::EMPTY, fingerprint)));
         assert_eq!(decode(&record, b"another"), None);
         for at in 0..RECORD {
             let mut damaged = record;

@@ -15,11 +15,11 @@ pub mod directory;
 pub mod entries;
 pub mod file;
 pub mod kernel;
+pub mod legacy_2017;
 pub mod merge;
 pub mod mounting;
 pub mod node;
 pub mod object_node;
-pub mod of_2017;
 pub mod overrides;
 pub mod table;
 

@@ -7,7 +7,7 @@
 //! For a [`Kind`] of object (nodes, inode caches, operations) there is a list of names that the core
 //! answers by itself as long as they mean what was shipped. For a class, [`ClassNames`] tells which do;
 //! it is worked out when it is first asked for and again when an attribute of the class, or of a class
-//! above it, is assigned ([`class_changed`], called by the metaclass `arvados_fuse.watched.WatchedType`).
+//! above it, is assigned ([`class_changed`], called by the metaclass `arvados_fuse.override_watch.WatchedType`).
 //! For an object, [`InstanceNames`] tells which are in its own dictionary. Both are read without a lock and
 //! without the GIL.
 

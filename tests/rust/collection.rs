@@ -145,8 +145,8 @@ fn built(streams: &[Stream]) -> (String, Tree, Model) {
 }
 
 fn bytes(tree: &Tree, file: NodeId, offset: u64, len: u64) -> Vec<Byte> {
-    let pieces = tree.plan(file, offset, len);
-    pieces
+    let ranges = tree.plan(file, offset, len);
+    ranges
         .flat_map(|p| (p.offset..p.offset + p.len).map(move |at| (tree.block(p.block), at)))
         .collect()
 }
@@ -213,7 +213,7 @@ proptest! {
             let begin = all.len().min(offset as usize);
             let end = all.len().min((offset + len) as usize);
             prop_assert_eq!(bytes(&tree, file, offset, len), &all[begin..end]);
-            prop_assert!(tree.plan(file, offset, len).all(|piece| piece.len > 0));
+            prop_assert!(tree.plan(file, offset, len).all(|range| range.len > 0));
 
             let mut blocks: Vec<Block> = all[begin..].iter().map(|(block, _)| *block).collect();
             blocks.dedup();

@@ -29,12 +29,12 @@ struct Made {
 }
 
 /// A part of a block.
-struct Piece {
+struct BlockRange {
     block: Arc<[u8]>,
     range: Range<usize>,
 }
 
-impl Bytes for Piece {
+impl Bytes for BlockRange {
     fn bytes(&self) -> &[u8] {
         &self.block[self.range.clone()]
     }
@@ -145,7 +145,7 @@ impl FileSystem for Limit {
             return Err(Errno::EBADF);
         };
         let (mut skip, mut left) = (offset as usize, size as usize);
-        let mut pieces = Vec::with_capacity(1);
+        let mut ranges = Vec::with_capacity(1);
         for segment in segments {
             if skip >= segment.len {
                 skip -= segment.len;
@@ -156,17 +156,17 @@ impl FileSystem for Limit {
             };
             let len = left.min(segment.len - skip);
             let begin = segment.offset + skip;
-            pieces.push(Piece { block: Arc::clone(block), range: begin..begin + len });
+            ranges.push(BlockRange { block: Arc::clone(block), range: begin..begin + len });
             left -= len;
             skip = 0;
             if left == 0 {
                 break;
             }
         }
-        let data: Box<dyn Bytes> = match pieces.pop() {
-            Some(only) if pieces.is_empty() => Box::new(only),
+        let data: Box<dyn Bytes> = match ranges.pop() {
+            Some(only) if ranges.is_empty() => Box::new(only),
             last => {
-                let all = pieces.iter().chain(&last).flat_map(|piece| piece.bytes());
+                let all = ranges.iter().chain(&last).flat_map(|range| range.bytes());
                 Box::new(all.copied().collect::<Vec<u8>>())
             }
         };

@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-use super::super::tree::{FILE, Node, Span};
+use super::super::tree::{Extent, FILE, Node};
 use super::{Gathered, Name};
 use crate::manifest::{ManifestError, Reason};
 
@@ -17,7 +17,7 @@ const NAME_MAX: usize = 255;
 pub(super) struct Layout {
     pub names: String,
     pub nodes: Vec<Node>,
-    pub spans: Vec<Span>,
+    pub extents: Vec<Extent>,
     pub files: u32,
     pub odd_names: bool,
 }
@@ -41,7 +41,7 @@ impl Layout {
         let mut layout = Self {
             names: String::with_capacity(gathered.names.len()),
             nodes: Vec::with_capacity(gathered.dirs.len() + gathered.parts.len()),
-            spans: Vec::with_capacity(gathered.spans.len()),
+            extents: Vec::with_capacity(gathered.extents.len()),
             files: 0,
             odd_names: false,
         };
@@ -116,25 +116,25 @@ impl Layout {
         name: &str,
         parts: &[u32],
     ) -> Result<(), ManifestError> {
-        let first = self.spans.len();
+        let first = self.extents.len();
         let mut end = 0u64;
         for id in parts {
-            for span in gathered.spans_of(*id as usize) {
-                end += span.length;
+            for extent in gathered.spans_of(*id as usize) {
+                end += extent.length;
                 if i64::try_from(end).is_err() {
                     let part = &gathered.parts[*id as usize];
                     let path = gathered.path(part.dir, part.name);
                     let reason = Reason::FileTooLarge(path);
                     return Err(ManifestError { line: part.line as usize, reason });
                 }
-                self.spans.push(Span { end, position: span.position });
+                self.extents.push(Extent { end, position: extent.position });
             }
         }
         self.nodes.push(Node {
             name: self.names.len() as u32,
             parent,
             first: first as u32,
-            count_and_kind: FILE | (self.spans.len() - first) as u32,
+            count_and_kind: FILE | (self.extents.len() - first) as u32,
         });
         self.files += 1;
         self.add_name(name);
@@ -198,8 +198,8 @@ impl Grouped {
 impl Gathered<'_> {
     fn spans_of(&self, part: usize) -> &[super::RawSpan] {
         let end =
-            self.parts.get(part + 1).map_or(self.spans.len(), |next| next.first_span as usize);
-        &self.spans[self.parts[part].first_span as usize..end]
+            self.parts.get(part + 1).map_or(self.extents.len(), |next| next.first_span as usize);
+        &self.extents[self.parts[part].first_span as usize..end]
     }
 
     /// The path of a name in a directory, for a message.

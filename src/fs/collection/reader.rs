@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 
 use super::snapshot::Snapshot;
 use super::{CollectionNode, Host, Resolved};
-use crate::collection::{BlockId, NodeId, Piece, Tree};
+use crate::collection::{BlockId, BlockRange, NodeId, Tree};
 use crate::fs::errno::Refusal;
 use crate::fs::node::{Deliver, Outcome, Read, Reader};
 use crate::fs::read_data::{BlockSlice, PooledBuffer, ReadData};
@@ -75,11 +75,11 @@ impl<H: Host> FileReader<H> {
 fn block_list(tree: &Tree, file: NodeId) -> Box<[(u64, BlockId)]> {
     let mut list: Vec<(u64, BlockId)> = Vec::new();
     let mut end = 0;
-    for piece in tree.plan(file, 0, u64::MAX) {
-        end += u64::from(piece.len);
+    for range in tree.plan(file, 0, u64::MAX) {
+        end += u64::from(range.len);
         match list.last_mut() {
-            Some((until, block)) if *block == piece.block => *until = end,
-            _ => list.push((end, piece.block)),
+            Some((until, block)) if *block == range.block => *until = end,
+            _ => list.push((end, range.block)),
         }
     }
     list.into()
@@ -98,9 +98,9 @@ impl<H: Host> Reader for FileReader<H> {
             return Ok(Some(Read::Now(ReadData::Empty)));
         }
         self.prefetch(&snapshot, file, offset, len);
-        let at_hand = |piece: Piece| {
-            let block = tree.block(piece.block);
-            self.keep.at_hand(block.md5, block.size).map(|block| (piece, block))
+        let at_hand = |range: BlockRange| {
+            let block = tree.block(range.block);
+            self.keep.at_hand(block.md5, block.size).map(|block| (range, block))
         };
         let gathered: Option<Gathered> = tree.plan(file, offset, len).map(at_hand).collect();
         if let Some(gathered) = gathered
@@ -121,23 +121,23 @@ impl<H: Host> Reader for FileReader<H> {
 }
 
 /// Pieces of a read with their blocks: one, or two where it crosses a block's end, in nearly all.
-type Gathered = SmallVec<[(Piece, Block); 2]>;
+type Gathered = SmallVec<[(BlockRange, Block); 2]>;
 
-/// The bytes of pieces, whose blocks these are.
+/// The bytes of ranges, whose blocks these are.
 fn assemble(mut gathered: Gathered) -> Result<ReadData, Stale> {
-    if let [(piece, block)] = &*gathered
+    if let [(range, block)] = &*gathered
         && block.as_slice().is_some()
     {
-        let (offset, len) = (piece.offset as usize, piece.len as usize);
+        let (offset, len) = (range.offset as usize, range.len as usize);
         let block = gathered.pop().map(|(_, block)| block).ok_or(Stale)?;
         return BlockSlice::new(block, offset, len).map(ReadData::Slice).ok_or(Stale);
     }
-    let len = gathered.iter().map(|(piece, _)| piece.len as usize).sum();
+    let len = gathered.iter().map(|(range, _)| range.len as usize).sum();
     let mut buffer = PooledBuffer::take(len);
     let mut rest = buffer.bytes_mut();
-    for (piece, block) in &gathered {
-        let (into, after) = rest.split_at_mut(piece.len as usize);
-        block.read_into(piece.offset as usize, into)?;
+    for (range, block) in &gathered {
+        let (into, after) = rest.split_at_mut(range.len as usize);
+        block.read_into(range.offset as usize, into)?;
         rest = after;
     }
     Ok(ReadData::Buffer(buffer))
@@ -198,18 +198,18 @@ impl<H: Host> ReadRequest<H> {
         };
         self.attempts -= 1;
         let tree = Arc::clone(snapshot.tree());
-        let pieces: Vec<Piece> = tree.plan(file, self.offset, self.len).collect();
-        if pieces.is_empty() {
+        let ranges: Vec<BlockRange> = tree.plan(file, self.offset, self.len).collect();
+        if ranges.is_empty() {
             return deliver(Ok(ReadData::Empty));
         }
-        let locators: Vec<_> = pieces.iter().map(|piece| tree.locator(piece.block)).collect();
+        let locators: Vec<_> = ranges.iter().map(|range| tree.locator(range.block)).collect();
         let expired = locators.iter().any(|locator| is_expired(locator.expires_at()));
         let keep = Arc::clone(&self.keep);
         let pending = Arc::new(Mutex::new(PendingRead {
-            blocks: vec![None; pieces.len()],
-            missing: pieces.len(),
+            blocks: vec![None; ranges.len()],
+            missing: ranges.len(),
             failed: None,
-            done: Some(Box::new(move |result| self.arrived(pieces, result, expired, deliver))),
+            done: Some(Box::new(move |result| self.arrived(ranges, result, expired, deliver))),
         }));
         for (at, locator) in locators.iter().enumerate() {
             let pending = Arc::clone(&pending);
@@ -225,13 +225,13 @@ impl<H: Host> ReadRequest<H> {
 
     fn arrived(
         mut self,
-        pieces: Vec<Piece>,
+        ranges: Vec<BlockRange>,
         result: Result<Vec<Block>, KeepError>,
         expired: bool,
         deliver: Deliver,
     ) {
         let error = match result {
-            Ok(blocks) => match assemble(pieces.into_iter().zip(blocks).collect()) {
+            Ok(blocks) => match assemble(ranges.into_iter().zip(blocks).collect()) {
                 Ok(data) => return deliver(Ok(data)),
                 Err(Stale) if self.attempts > 0 => return self.fetch(deliver),
                 Err(Stale) => {

@@ -14,7 +14,7 @@ use super::replaced::Overrides;
 use crate::fs::cache::InodeCache as Cache;
 use crate::fs::node::{Cacheable, Counted, Identity, Outcome};
 use crate::py::nodes::any_node::{AnyNode, object_list};
-use crate::py::nodes::of_2017::refers;
+use crate::py::nodes::legacy_2017::refers;
 use crate::py::request::{for_python, with_python};
 
 /// Counts the memory that inode entries take and orders them by last use.

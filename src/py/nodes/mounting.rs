@@ -4,7 +4,7 @@
 
 //! Serving a collection from its tree: how its Python directory begins, follows and ends that.
 //!
-//! Functions of the extension module, for `arvados_fuse.native` alone.
+//! Functions of the extension module, for `arvados_fuse.sdk_hooks` alone.
 
 use std::sync::Arc;
 

@@ -14,7 +14,7 @@ use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use super::any_node::AnyNode;
 use super::collection_host::PythonCollection;
-use super::of_2017::refers;
+use super::legacy_2017::refers;
 use super::overrides::{Name, class_names};
 use crate::fs::Timestamp;
 use crate::fs::dentries::Dentries;

@@ -19,8 +19,8 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use super::any_node::AnyNode;
+use super::legacy_2017::{TIMEOUT_OF_2017, flag, has_ref, keeps_dead};
 use super::node::{NodeCore, core_of};
-use super::of_2017::{TIMEOUT_OF_2017, flag, has_ref, keeps_dead};
 use super::overrides::Name;
 use crate::collection::NodeId;
 use crate::fs::node::{

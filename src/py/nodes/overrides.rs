@@ -133,7 +133,7 @@ pub fn epoch() -> u64 {
 }
 
 /// An attribute of a class was assigned or deleted: looks again at the class and at every class below
-/// it. Called by the metaclass `arvados_fuse.watched.WatchedType`.
+/// it. Called by the metaclass `arvados_fuse.override_watch.WatchedType`.
 ///
 /// # Errors
 /// Where a class cannot be looked into.

@@ -28,7 +28,7 @@ const KNOT: &[&str] = &[
     "py::nodes::collection_host",
     "py::nodes::node",
     "py::nodes::object_node",
-    "py::nodes::of_2017",
+    "py::nodes::legacy_2017",
 ];
 
 fn floor(module: &str) -> Option<usize> {

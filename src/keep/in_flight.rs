@@ -2,10 +2,10 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! Blocks on their way: one flight for each, however many readers wait for it.
+//! Blocks on their way: one fetch for each, however many readers wait for it.
 //!
-//! Invariant: every waiter is called exactly once, also if the flight's task panics or is dropped
-//! with the runtime: a [`Ticket`] that goes away without an outcome gives its waiters an error.
+//! Invariant: every waiter is called exactly once, also if the fetch's task panics or is dropped
+//! with the runtime: a [`FetchGuard`] that goes away without an outcome gives its waiters an error.
 
 use super::block::Block;
 use super::error::{Failure, KeepError};
@@ -31,22 +31,22 @@ pub enum Priority {
     Demand,
 }
 
-/// Names a flight: the size too, so that a locator with a wrong one fails alone.
+/// Names a fetch: the size too, so that a locator with a wrong one fails alone.
 type Key = (Md5, u32);
 
 /// Every block on its way.
 #[derive(Default)]
-pub(super) struct Flights {
-    table: Mutex<HashMap<Key, Flight>>,
+pub(super) struct InFlight {
+    table: Mutex<HashMap<Key, Fetch>>,
     closed: AtomicBool,
 }
 
-struct Flight {
+struct Fetch {
     waiters: Vec<(Locator, Waiter)>,
     demand: Arc<Demand>,
 }
 
-/// Whether a reader waits for a flight that may have begun as a prefetch.
+/// Whether a reader waits for a fetch that may have begun as a prefetch.
 #[derive(Default)]
 pub(super) struct Demand {
     wanted: AtomicBool,
@@ -74,49 +74,49 @@ impl Demand {
 }
 
 /// What came of asking for a block.
-pub(super) enum Boarding {
+pub(super) enum JoinOutcome {
     /// It is at hand after all.
     AtHand(Block, Option<Waiter>),
     /// It is on its way already.
     Joined,
     /// The caller is to start it.
-    Start(Ticket),
+    Start(FetchGuard),
     /// The client has been shut down.
     Closed(Option<Waiter>),
 }
 
-impl Flights {
-    /// Joins or opens the flight of a block. `at_hand` looks in the cache once more, so that a
-    /// block that has just landed is not fetched again.
-    pub fn board(
+impl InFlight {
+    /// Joins or opens the fetch of a block. `at_hand` looks in the cache once more, so that a
+    /// block that has just completed is not fetched again.
+    pub fn join(
         self: &Arc<Self>,
         locator: &Locator,
         priority: Priority,
         waiter: Option<Waiter>,
         at_hand: impl FnOnce() -> Option<Block>,
-    ) -> Boarding {
+    ) -> JoinOutcome {
         let key = (locator.md5(), locator.size());
         let mut table = self.table.lock();
         if self.closed.load(Ordering::Acquire) {
-            return Boarding::Closed(waiter);
+            return JoinOutcome::Closed(waiter);
         }
-        if let Some(flight) = table.get_mut(&key) {
-            flight.waiters.extend(waiter.map(|waiter| (locator.clone(), waiter)));
+        if let Some(fetch) = table.get_mut(&key) {
+            fetch.waiters.extend(waiter.map(|waiter| (locator.clone(), waiter)));
             if priority == Priority::Demand {
-                flight.demand.want();
+                fetch.demand.want();
             }
-            return Boarding::Joined;
+            return JoinOutcome::Joined;
         }
         if let Some(block) = at_hand() {
-            return Boarding::AtHand(block, waiter);
+            return JoinOutcome::AtHand(block, waiter);
         }
         let demand = Arc::new(Demand::default());
         let waiters = waiter.into_iter().map(|waiter| (locator.clone(), waiter)).collect();
         if priority == Priority::Demand {
             demand.want();
         }
-        table.insert(key, Flight { waiters, demand: demand.clone() });
-        Boarding::Start(Ticket { flights: self.clone(), key, demand, landed: false })
+        table.insert(key, Fetch { waiters, demand: demand.clone() });
+        JoinOutcome::Start(FetchGuard { in_flight: self.clone(), key, demand, completed: false })
     }
 
     /// From now on nothing is started.
@@ -132,48 +132,48 @@ impl Flights {
 }
 
 /// Held by the task that gets a block.
-pub(super) struct Ticket {
-    flights: Arc<Flights>,
+pub(super) struct FetchGuard {
+    in_flight: Arc<InFlight>,
     key: Key,
     pub demand: Arc<Demand>,
-    landed: bool,
+    completed: bool,
 }
 
-impl Ticket {
-    /// Ends the flight and returns who waited.
-    pub fn land(mut self) -> Vec<Waiter> {
-        self.landed = true;
+impl FetchGuard {
+    /// Ends the fetch and returns who waited.
+    pub fn complete(mut self) -> Vec<Waiter> {
+        self.completed = true;
         self.leave().into_iter().map(|(_, waiter)| waiter).collect()
     }
 
     /// Takes out the waiters whose locator is the refused one. A locator of somebody
-    /// else (another signature) is returned to try next; the flight then goes on. If there is none, the flight has
+    /// else (another signature) is returned to try next; the fetch then goes on. If there is none, the fetch has
     /// ended.
     pub fn refuse(&mut self, refused: &[Locator]) -> (Vec<Waiter>, Option<Locator>) {
-        let mut table = self.flights.table.lock();
-        let Some(flight) = table.get_mut(&self.key) else { return (Vec::new(), None) };
+        let mut table = self.in_flight.table.lock();
+        let Some(fetch) = table.get_mut(&self.key) else { return (Vec::new(), None) };
         let (out, rest): (Vec<_>, Vec<_>) =
-            flight.waiters.drain(..).partition(|(locator, _)| refused.contains(locator));
+            fetch.waiters.drain(..).partition(|(locator, _)| refused.contains(locator));
         let next = rest.first().map(|(locator, _)| locator.clone());
-        flight.waiters = rest;
+        fetch.waiters = rest;
         if next.is_none() {
             table.remove(&self.key);
-            self.landed = true;
+            self.completed = true;
         }
         (out.into_iter().map(|(_, waiter)| waiter).collect(), next)
     }
 
     fn leave(&self) -> Vec<(Locator, Waiter)> {
-        self.flights.table.lock().remove(&self.key).map_or(Vec::new(), |flight| flight.waiters)
+        self.in_flight.table.lock().remove(&self.key).map_or(Vec::new(), |fetch| fetch.waiters)
     }
 }
 
-impl Drop for Ticket {
+impl Drop for FetchGuard {
     fn drop(&mut self) {
-        if self.landed {
+        if self.completed {
             return;
         }
-        let (failure, note) = match self.flights.closed.load(Ordering::Acquire) {
+        let (failure, note) = match self.in_flight.closed.load(Ordering::Acquire) {
             true => (Failure::ShutDown, ""),
             false => (Failure::Server, "the task that fetched it has died"),
         };

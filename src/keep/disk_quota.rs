@@ -10,7 +10,7 @@
 //! each time. Near the limit, one process at a time measures, makes room, and creates its file
 //! at full length, under the lock file that the Go client's tidying takes too.
 
-use super::block::Stamp;
+use super::block::FileFingerprint;
 use super::config::MAX_BLOCK;
 use super::disk::{SUFFIX, lock, make_dir, remove};
 use nix::errno::Errno;
@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// A temporary file untouched for so long is a leftover.
 const ABANDONED: Duration = Duration::from_secs(60);
 
-pub(super) struct Room {
+pub(super) struct DiskQuota {
     dir: PathBuf,
     ledger: Mutex<Ledger>,
 }
@@ -53,11 +53,11 @@ struct Found {
     size: u64,
 }
 
-impl Room {
+impl DiskQuota {
     pub fn new(dir: &Path, limit: u64) -> Self {
         let limit = if limit == 0 { 0 } else { limit.max(MAX_BLOCK) };
         let ledger = Ledger { limit, measured: None, written: 0, paused_until: None };
-        Room { dir: dir.to_path_buf(), ledger: Mutex::new(ledger) }
+        DiskQuota { dir: dir.to_path_buf(), ledger: Mutex::new(ledger) }
     }
 
     /// Works the limit out if it was left open, and returns it.
@@ -242,6 +242,6 @@ fn open_at_once(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 /// Removes a file that no process holds a lock on.
 fn remove_unused(path: &Path) -> bool {
     let Ok(file) = open_at_once(OpenOptions::new().read(true), path) else { return false };
-    let Ok(stamp) = Stamp::of(&file) else { return false };
-    lock(file, FlockArg::LockExclusiveNonblock).is_ok_and(|file| remove(&file, path, &stamp))
+    let Ok(fingerprint) = FileFingerprint::of(&file) else { return false };
+    lock(file, FlockArg::LockExclusiveNonblock).is_ok_and(|file| remove(&file, path, &fingerprint))
 }
