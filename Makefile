@@ -62,6 +62,7 @@ test-sdk: build ## Run the SDK's released tests against the local cluster
 lint: setup ## Check format, clippy, dependencies, the core without Python, ruff, the type stubs
 	@echo "== checking format and style"
 	cargo fmt --all --check
+	@$(BIN)/python scripts/imports.py
 	cargo clippy -q --all-targets -- -D warnings
 	cargo clippy -q --all-targets --no-default-features -- -D warnings
 	@scripts/deny.sh

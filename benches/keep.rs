@@ -8,15 +8,16 @@
 //! The services run in a process of their own, as they would. Every row is the best of three,
 //! since other work on the machine only ever makes a run slower.
 
-use arvados_fuse::keep::{Config, KeepClient, Priority, StaticServices};
-use arvados_fuse::types::{Locator, Md5};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use arvados_fuse::keep::{Config, KeepClient, Priority, StaticServices};
+use arvados_fuse::types::{Locator, Md5};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 
 const BLOCKS: usize = 8;
 const LEN: usize = 64 << 20;

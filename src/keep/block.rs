@@ -11,15 +11,17 @@
 //! taken before the file was verified. The kernel moves the times before it moves the data, so
 //! bytes read *before* an unchanged fstat are the verified ones; anything else is [`Stale`].
 
-use super::verified::Verified;
-use crate::types::Md5;
-use nix::fcntl::Flock;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
+
+use nix::fcntl::Flock;
+
+use super::verified::Verified;
+use crate::types::Md5;
 
 /// A block whose md5 and length were checked. Cheap to clone; stays readable, also after the
 /// cache has let go of it, for as long as it is kept.

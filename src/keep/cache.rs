@@ -8,12 +8,14 @@
 //! system call is made and no block freed under it. Both lists are in order of last use, so that
 //! what to evict is found in constant time; a block that somebody is reading is passed over.
 
-use super::block::{Block, DiskBlock};
-use crate::types::Md5;
-use lru::LruCache;
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use super::block::{Block, DiskBlock};
+use crate::types::Md5;
 
 /// How many blocks in use are passed over before an eviction gives up for now.
 const PASS_OVER: usize = 64;

@@ -12,6 +12,14 @@
 //! Locks, in order: `running`, then the in_flight' table, then the cache's tables. None is held while
 //! a waiter is called or a system call made, except that `running` is held while starting.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::Semaphore;
+
 use super::block::Block;
 use super::cache::Cache;
 use super::config::Config;
@@ -24,12 +32,6 @@ use super::service::Services;
 use super::storage::{Storage, VERIFIERS, WRITERS};
 use crate::metrics;
 use crate::types::{Locator, Md5};
-use parking_lot::Mutex;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use tokio::runtime::{Handle, Runtime};
-use tokio::sync::Semaphore;
 
 /// Requests to services at the same time, to bound sockets. Far above what a mount has in hand.
 const REQUESTS: usize = 512;

@@ -4,9 +4,10 @@
 
 //! What a Keep client is told when it is made. Defaults are those of the Arvados SDK 3.2.
 
-use super::proxy::Proxies;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use super::proxy::Proxies;
 
 /// The largest block that Keep stores, in bytes.
 pub const MAX_BLOCK: u64 = 64 << 20;

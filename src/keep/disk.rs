@@ -12,12 +12,6 @@
 //!
 //! Everything here blocks and runs on threads for that. Limits: see [`disk_quota`](super::disk_quota).
 
-use super::block::{DiskBlock, FileFingerprint};
-use super::disk_quota::DiskQuota;
-use super::verified::Verified;
-use crate::metrics;
-use crate::types::{Locator, Md5};
-use nix::fcntl::{Flock, FlockArg, OFlag};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -25,6 +19,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
+
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+use super::block::{DiskBlock, FileFingerprint};
+use super::disk_quota::DiskQuota;
+use super::verified::Verified;
+use crate::metrics;
+use crate::types::{Locator, Md5};
 
 pub(super) const SUFFIX: &str = ".keepcacheblock";
 

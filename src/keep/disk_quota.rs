@@ -10,17 +10,19 @@
 //! each time. Near the limit, one process at a time measures, makes room, and creates its file
 //! at full length, under the lock file that the Go client's tidying takes too.
 
-use super::block::FileFingerprint;
-use super::config::MAX_BLOCK;
-use super::disk::{SUFFIX, lock, make_dir, remove};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use parking_lot::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use parking_lot::Mutex;
+
+use super::block::FileFingerprint;
+use super::config::MAX_BLOCK;
+use super::disk::{SUFFIX, lock, make_dir, remove};
 
 /// Bytes that may be written between two measurements when there is hardly any room left.
 const SLACK: u64 = 16 << 20;

@@ -6,11 +6,12 @@
 //!
 //! Messages carry the block's hash and size, never its signature, and never the token.
 
-use crate::report::{self, phrases};
-use crate::types::Md5;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::report::{self, phrases};
+use crate::types::Md5;
 
 /// The outcome of asking one service, as told in a [`KeepError`].
 #[derive(Clone, Debug, PartialEq, Eq)]

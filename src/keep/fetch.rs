@@ -4,6 +4,12 @@
 
 //! Getting a block that is not at hand: which services are asked, how often, and when to give up.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::config::Config;
 use super::error::{Answer, Attempts, Failure, KeepError};
 use super::http::Http;
@@ -14,10 +20,6 @@ use super::service::{Service, ServiceType, Services};
 use super::storage::{Storage, Stored};
 use crate::report::{report, report_as};
 use crate::types::Locator;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use tokio::time::Instant;
 
 /// A list younger than this is not asked for again because of failures: many blocks fail
 /// together when a service goes away.

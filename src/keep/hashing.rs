@@ -14,15 +14,17 @@
 //! for the process of who waits, on the waiters' stacks. In a child that is forked while they wait, new
 //! threads get those stacks, and the table is spoiled.
 
-use crate::types::Md5;
-use bytes::Bytes;
-use md5_lanes::{Running, advance_together};
-use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, PoisonError};
 use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use md5_lanes::{Running, advance_together};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Semaphore, oneshot};
+
+use crate::types::Md5;
 
 /// Bytes of a block that are hashed before it is looked for others to hash with it; and how long
 /// a shutdown waits at most.

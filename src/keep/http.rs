@@ -4,6 +4,17 @@
 
 //! HTTP to one service: connections, TLS, time-outs, and a body that is checked as it comes.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::{Client, Proxy, Response, Url};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
+
 use super::config::{Config, Timeouts};
 use super::error::Answer;
 use super::hashing::{Digesting, HashHandle};
@@ -13,15 +24,6 @@ use super::storage::{Sink, Stored};
 use super::tls;
 use crate::metrics;
 use crate::types::Locator;
-use parking_lot::Mutex;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Client, Proxy, Response, Url};
-use std::collections::HashMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::{Instant, timeout, timeout_at};
 
 /// Bytes gathered before they are handed to the hashing threads.
 const PIECE: usize = 256 << 10;

@@ -7,16 +7,18 @@
 //! Invariant: every waiter is called exactly once, also if the fetch's task panics or is dropped
 //! with the runtime: a [`FetchGuard`] that goes away without an outcome gives its waiters an error.
 
-use super::block::Block;
-use super::error::{Failure, KeepError};
-use crate::types::{Locator, Md5};
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+
+use super::block::Block;
+use super::error::{Failure, KeepError};
+use crate::types::{Locator, Md5};
 
 /// What a reader leaves behind to be called when its block has arrived, or cannot be had. Called
 /// once, on a thread of the client; it must not wait for another block there.

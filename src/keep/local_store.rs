@@ -4,10 +4,11 @@
 
 //! KEEP_LOCAL_STORE: blocks as files named by their md5, instead of any service. For tests.
 
-use super::error::Failure;
-use crate::types::{Locator, Md5};
 use std::io;
 use std::path::PathBuf;
+
+use super::error::Failure;
+use crate::types::{Locator, Md5};
 
 /// A block of the local store, checked like any other.
 pub(super) async fn read(dir: PathBuf, locator: Locator) -> Result<Vec<u8>, (Failure, String)> {

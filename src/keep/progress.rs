@@ -5,10 +5,12 @@
 //! How far the fetching of one block has come: when something of it last arrived, and what stands in
 //! the way since.
 
-use crate::report::report_as;
-use parking_lot::Mutex;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep_until};
+
+use crate::report::report_as;
 
 /// Between one line about a block that is waited for and the next.
 const AGAIN: Duration = Duration::from_secs(60);

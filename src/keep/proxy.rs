@@ -10,8 +10,9 @@
 //! empty one as if it were not set. `no_proxy`, in either, is `*` for every host, or a list of
 //! domains, addresses and networks.
 
-use reqwest::Url;
 use std::net::IpAddr;
+
+use reqwest::Url;
 
 /// The proxies of an environment. No `Debug`: there may be passwords in it.
 #[derive(Clone, Default)]

@@ -11,8 +11,9 @@
 //! causes no fetch but its own. Only who begins at the start of the file with a large read gets the
 //! second block at once: it would else come a whole block's time later.
 
-use super::config::MAX_BLOCK;
 use std::ops::Range;
+
+use super::config::MAX_BLOCK;
 
 /// The kernel reads ahead on its own, several requests at once, and they arrive in any order: so
 /// far before or after the end of the run a read still belongs to it.

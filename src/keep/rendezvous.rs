@@ -8,9 +8,10 @@
 //! of the service's UUID) and asks the heaviest first, so that all of them meet at the same
 //! replicas. Services named by the locator's `+K@` hints come before these.
 
+use std::cmp::Reverse;
+
 use super::service::Service;
 use crate::types::{Hint, Locator, Md5};
-use std::cmp::Reverse;
 
 /// Root URLs to ask for a block, best first, each once.
 pub(super) fn probe_order(locator: &Locator, services: &[Service]) -> Vec<String> {

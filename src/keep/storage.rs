@@ -8,18 +8,20 @@
 //! memory as a whole, and what is written was just received. Small ones are given out from memory
 //! and written afterwards. What the disk does not take is in memory from the byte on at which it failed.
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::task::{JoinHandle, spawn_blocking};
+
 use super::block::{Block, DiskBlock};
 use super::cache::Cache;
 use super::config::{CacheConfig, MAX_BLOCK};
 use super::disk::{DiskCache, PartialCacheFile};
 use crate::metrics;
 use crate::types::{Locator, Md5};
-use bytes::Bytes;
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::sync::{OnceCell, Semaphore};
-use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Bytes of small blocks that wait to be written. Beyond this the disk is too slow, and they stay
 /// in memory only.

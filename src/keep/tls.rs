@@ -7,6 +7,11 @@
 //!
 //! rustls speaks the protocol; it asks [`Judge`] about everything that has to do with a certificate.
 
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::rsa::Padding;
@@ -21,10 +26,6 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, PeerMisbehaved,
     SignatureScheme,
 };
-use std::fmt;
-use std::net::IpAddr;
-use std::path::Path;
-use std::sync::Arc;
 
 /// How strong keys and digests have to be: OpenSSL's own default since 3.2, and Debian's before.
 const SECURITY_LEVEL: i32 = 2;

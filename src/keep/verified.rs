@@ -21,18 +21,20 @@
 //!
 //! Everything here blocks and runs on threads for that.
 
-use super::block::FileFingerprint;
-use super::disk::lock;
-use crate::types::Md5;
-use nix::fcntl::{FlockArg, OFlag};
-use nix::sys::statfs;
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
+
+use nix::fcntl::{FlockArg, OFlag};
+use nix::sys::statfs;
+use parking_lot::Mutex;
+
+use super::block::FileFingerprint;
+use super::disk::lock;
+use crate::types::Md5;
 
 const NAME: &str = "arvados_fuse.verified";
 const RECORD: usize = 16 + FileFingerprint::BYTES + 16;

@@ -7,11 +7,12 @@
 #[path = "keep/support.rs"]
 mod support;
 
-use arvados_fuse::keep::{Failure, KeepClient, Priority, Proxies, Services, StaticServices};
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
+
+use arvados_fuse::keep::{Failure, KeepClient, Priority, Proxies, Services, StaticServices};
+use parking_lot::Mutex;
 use support::{Fault, Scratch, Server, cached, data, locator, quick, read_all, services, until};
 
 /// The tests count what the whole process has: one at a time.

@@ -22,7 +22,6 @@ use std::sync::Arc;
 use arvados_fuse::fuse::mount::mount_at;
 use arvados_fuse::fuse::options::Options;
 use arvados_fuse::fuse::session::Session;
-
 use serve::Limit;
 use tree::Tree;
 

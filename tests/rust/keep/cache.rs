@@ -4,15 +4,17 @@
 
 //! The block cache as a good citizen: shared with other processes, within its limits.
 
-use super::support::{
-    Fault, Scratch, Server, cached, data, locator, quick, read_all, services, until,
-};
-use arvados_fuse::keep::{Config, KeepClient};
-use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+
+use arvados_fuse::keep::{Config, KeepClient};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::support::{
+    Fault, Scratch, Server, cached, data, locator, quick, read_all, services, until,
+};
 
 fn fetch(client: &KeepClient, blocks: &[Arc<Vec<u8>>]) {
     for block in blocks {

@@ -4,13 +4,15 @@
 
 //! Cache files that others spoil, and disks that fail: never a wrong byte, never a lost read.
 
-use super::support::{Fault, Scratch, Server, cached, data, locator, read_all, services, until};
-use arvados_fuse::keep::{Config, KeepClient, Stale};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+
+use arvados_fuse::keep::{Config, KeepClient, Stale};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::support::{Fault, Scratch, Server, cached, data, locator, read_all, services, until};
 
 const LEN: usize = 300_000;
 

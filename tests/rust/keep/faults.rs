@@ -4,11 +4,13 @@
 
 //! Whatever a service does: the right bytes or an error, in time.
 
-use super::support::{Fault, Server, data, locator, ordered, quick, replicas, service, services};
-use arvados_fuse::keep::{Failure, KeepClient, Service, Services, ServicesError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use arvados_fuse::keep::{Failure, KeepClient, Service, Services, ServicesError};
+
+use super::support::{Fault, Server, data, locator, ordered, quick, replicas, service, services};
 
 const LEN: usize = 300_000;
 

@@ -4,11 +4,13 @@
 
 //! What goes over the wire, and how often.
 
-use super::support::{Fault, Server, data, locator, quick, service, services, until};
-use arvados_fuse::keep::{Failure, KeepClient, Priority, Service, ServiceType, StaticServices};
-use arvados_fuse::types::{Locator, Md5};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
+
+use arvados_fuse::keep::{Failure, KeepClient, Priority, Service, ServiceType, StaticServices};
+use arvados_fuse::types::{Locator, Md5};
+
+use super::support::{Fault, Server, data, locator, quick, service, services, until};
 
 fn signed(data: &[u8], letter: char) -> Locator {
     let signature = letter.to_string().repeat(40);

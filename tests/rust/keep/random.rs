@@ -4,15 +4,17 @@
 
 //! Ten thousand random reads while services and the disk misbehave, compared with the truth.
 
-use super::support::{Fault, Scratch, Server, cached, data, locator, services, until};
-use crate::seed::seed;
-use arvados_fuse::keep::KeepClient;
-use arvados_fuse::types::Md5;
-use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
+
+use arvados_fuse::keep::KeepClient;
+use arvados_fuse::types::Md5;
+use parking_lot::Mutex;
+
+use super::support::{Fault, Scratch, Server, cached, data, locator, services, until};
+use crate::seed::seed;
 
 const READS: usize = 10_000;
 const READERS: usize = 4;

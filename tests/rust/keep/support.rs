@@ -7,10 +7,6 @@
 // Each test binary uses its part.
 #![allow(dead_code)]
 
-use arvados_fuse::keep::{Config, KeepClient, Service, Services, StaticServices, Timeouts};
-use arvados_fuse::types::{Locator, Md5};
-use nix::sys::socket::{setsockopt, sockopt};
-use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,6 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use arvados_fuse::keep::{Config, KeepClient, Service, Services, StaticServices, Timeouts};
+use arvados_fuse::types::{Locator, Md5};
+use nix::sys::socket::{setsockopt, sockopt};
+use parking_lot::{Condvar, Mutex};
 
 /// How a server answers one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,12 +4,14 @@
 
 //! Certificates: the named authority's are trusted, others only if told to trust any.
 
-use super::support::{Scratch, data, locator, quick, service, until};
-use arvados_fuse::keep::{Failure, KeepClient, StaticServices};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+
+use arvados_fuse::keep::{Failure, KeepClient, StaticServices};
+
+use super::support::{Scratch, data, locator, quick, service, until};
 
 /// `openssl s_server`, answering with files that hold whole responses.
 struct TlsServer(Child);

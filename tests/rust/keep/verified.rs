@@ -6,13 +6,15 @@
 //!
 //! A file that was not hashed was believed.
 
-use super::support::{Fault, Scratch, Server, cached, data, locator, read_all, services, until};
-use arvados_fuse::keep::KeepClient;
 use std::fs::{File, FileTimes, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+
+use arvados_fuse::keep::KeepClient;
+
+use super::support::{Fault, Scratch, Server, cached, data, locator, read_all, services, until};
 
 const LEN: usize = 300_000;
 const NAME: &str = "arvados_fuse.verified";
