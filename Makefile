@@ -45,7 +45,7 @@ test-rust: setup ## Test the core (a part of lint)
 	@scripts/test-rust.sh
 
 model: setup ## Compare the file system with a plain model (N=1000000 operations, SEED=...)
-	MODEL_N=$(or $(N),200000) $(if $(SEED),MODEL_SEED=$(SEED)) cargo test -q --no-default-features --test model -- --nocapture
+	MODEL_N=$(or $(N),200000) $(if $(SEED),TEST_SEED=$(SEED)) cargo test -q --no-default-features --test model -- --nocapture
 
 test-python: setup
 	@echo "== building the programs of the benchmark"

@@ -23,7 +23,7 @@
 //! - `failures`: each request with an entry that fails at each possible call
 //! - `regressions`: what the random tests found, by name
 //!
-//! `MODEL_SEED=N` repeats a run, `MODEL_N=N` says how many operations; both are printed. `make model N=...`
+//! `TEST_SEED=N` repeats a run, `MODEL_N=N` says how many operations; both are printed. `make model N=...`
 //! runs more of them.
 //!
 //! # Adding an operation

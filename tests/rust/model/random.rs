@@ -23,9 +23,9 @@ pub fn setting(name: &str) -> Option<u64> {
 
 /// The seed of this run, and how many operations it has.
 pub fn run_of() -> (u64, usize) {
-    let seed = setting("MODEL_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let seed = setting("TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
     let count = setting("MODEL_N").map_or(20_000, |n| usize::try_from(n).unwrap());
-    println!("MODEL_SEED={seed} MODEL_N={count}");
+    println!("TEST_SEED={seed} MODEL_N={count}");
     (seed, count)
 }
 
@@ -75,11 +75,11 @@ fn every_answer_is_that_of_the_reference() {
             let left = ops.len();
             let ops: Vec<String> = ops.iter().map(|op| format!("        Op::{op:?},")).collect();
             panic!(
-                "MODEL_SEED={seed}\n{wrong}\nfound after {asked} operations, shrunk to {left}, \
+                "TEST_SEED={seed}\n{wrong}\nfound after {asked} operations, shrunk to {left}, \
                  with Above::{above:?}:\n{}",
                 ops.join("\n")
             );
         }
-        Err(error) => panic!("MODEL_SEED={seed}: {error}"),
+        Err(error) => panic!("TEST_SEED={seed}: {error}"),
     }
 }
