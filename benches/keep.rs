@@ -80,7 +80,7 @@ impl Service {
 
     fn client(&self, disk: Option<&std::path::Path>) -> Arc<KeepClient> {
         let mut config = Config::default();
-        config.cache.disk_dir = disk.map(|dir| dir.to_path_buf());
+        config.cache.disk_dir = disk.map(std::path::Path::to_path_buf);
         config.cache.max_bytes = 4 << 30;
         let services = StaticServices::from_setting(&self.root).expect("a URL");
         KeepClient::new(config, Arc::new(services))
@@ -230,7 +230,7 @@ fn main() {
             start.elapsed()
         });
         let rate = (threads * rounds) as f64 / seconds.seconds / 1e6;
-        println!("try_get, {threads} threads{:>53.1} million/s", rate);
+        println!("try_get, {threads} threads{rate:>53.1} million/s");
     }
     let (sender, receiver) = std::sync::mpsc::channel();
     let seconds = best(|| {
@@ -238,7 +238,7 @@ fn main() {
         for locator in service.locators.iter().cycle().take(10_000) {
             let sender = sender.clone();
             let waiter = Box::new(move |outcome: Result<_, _>| {
-                sender.send(outcome.is_ok()).expect("the bench waits")
+                sender.send(outcome.is_ok()).expect("the bench waits");
             });
             client.get(locator, Priority::Demand, waiter);
             receiver.recv().expect("an answer");

@@ -7,7 +7,7 @@
 //!     mount-collection --manifest FILE --keep URL [--keep URL...] [--cache DIR] [--token TOKEN] MOUNTPOINT
 //!
 //! Serves in the foreground until the mount is taken away (`fusermount3 -u MOUNTPOINT`). The token is
-//! otherwise taken from ARVADOS_API_TOKEN. Where block signatures have expired, FILE is read again.
+//! otherwise taken from `ARVADOS_API_TOKEN`. Where block signatures have expired, FILE is read again.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

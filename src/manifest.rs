@@ -7,7 +7,7 @@
 //! [`parse`] reads it in one pass and hands each part to a [`Sink`]; [`write`] writes it in normal
 //! form; [`strip`] takes the hints off an unparsed text. Calls `types` only, does no I/O, and
 //! keeps no state. What is accepted follows the Arvados SDK 3.2.1 (`Collection._import_manifest`);
-//! `docs/manifest.md` lists where it differs, and tests/python/test_manifest.py holds both to it.
+//! `docs/manifest.md` lists where it differs, and `tests/python/test_manifest.py` holds both to it.
 
 mod error;
 mod escape;

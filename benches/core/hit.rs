@@ -49,7 +49,7 @@ fn service(count: u64) -> io::Result<(String, Vec<Locator>)> {
     Ok((root, locators))
 }
 
-pub fn benches(criterion: &mut Criterion) {
+pub(crate) fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("cache_hit");
     for count in [1, 100] {
         let (root, locators) = service(count).expect("loopback");

@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion};
 
 use crate::node::Weight;
 
-pub fn benches(criterion: &mut Criterion) {
+pub(crate) fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("lru_touch");
     for entries in [100_u64, 10_000, 1_000_000] {
         let cache = InodeCache::new(i64::MAX, 0);

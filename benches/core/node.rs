@@ -13,7 +13,7 @@ use arvados_fuse::fs::node::{
 use arvados_fuse::fs::{Errno, ReadData};
 
 #[derive(Clone)]
-pub struct Weight {
+pub(crate) struct Weight {
     pub inode: u64,
     pub bytes: i64,
 }

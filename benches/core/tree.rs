@@ -42,7 +42,7 @@ fn tree(text: &str) -> Tree {
     Tree::parse(text).unwrap_or_else(|error| panic!("{error}"))
 }
 
-pub fn benches(criterion: &mut Criterion) {
+pub(crate) fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("manifest_parse");
     group.sample_size(20);
     for files in [1_000, 10_000, 100_000] {

@@ -5,8 +5,8 @@
 """Collections as directories.
 
 The core serves a collection's contents itself for as long as nobody wants to see them in Python or to
-change them (`sdk_hooks`, `CollectionDirectory._show`); from then on they are the SDK's `Collection`, with an
-object for each entry (`CollectionDirectory._take_over`).
+change them (`sdk_hooks`, `CollectionDirectory._show`); from then on they are the SDK's `Collection`, with
+an object for each entry (`CollectionDirectory._take_over`).
 """
 
 import errno

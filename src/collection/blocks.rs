@@ -41,7 +41,7 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    pub fn heap(&self) -> usize {
+    pub(super) fn heap(&self) -> usize {
         size_of_val(&*self.list)
             + size_of_val(&*self.starts)
             + size_of_val(&*self.placed)
@@ -51,7 +51,7 @@ impl Blocks {
             + self.hints.read().heap()
     }
 
-    pub fn current_hints(&self) -> Arc<Hints> {
+    pub(super) fn current_hints(&self) -> Arc<Hints> {
         Arc::clone(&self.hints.read())
     }
 }

@@ -67,19 +67,19 @@ impl fmt::Display for BlockHints<'_> {
 }
 
 impl BlockHints<'_> {
-    pub fn is_empty(self) -> bool {
+    pub(super) fn is_empty(self) -> bool {
         self == Self::Text("")
     }
 }
 
 impl Hints {
     /// Gathers the hints of all blocks, in their order.
-    pub fn gather<'a>(each: impl Iterator<Item = LocatorRef<'a>> + Clone) -> Self {
+    pub(super) fn gather<'a>(each: impl Iterator<Item = LocatorRef<'a>> + Clone) -> Self {
         let expires_at = each.clone().filter_map(LocatorRef::expires_at).min();
         Self { form: Form::gather(each), expires_at }
     }
 
-    pub fn of(&self, block: BlockId) -> BlockHints<'_> {
+    pub(super) fn of(&self, block: BlockId) -> BlockHints<'_> {
         let index = block.0 as usize;
         match &self.form {
             Form::None => BlockHints::Text(""),
@@ -92,12 +92,12 @@ impl Hints {
     }
 
     /// When the first signature ends, in seconds since 1970.
-    pub fn expires_at(&self) -> Option<u64> {
+    pub(super) fn expires_at(&self) -> Option<u64> {
         self.expires_at
     }
 
     /// Bytes on the heap.
-    pub fn heap(&self) -> usize {
+    pub(super) fn heap(&self) -> usize {
         match &self.form {
             Form::None => 0,
             Form::Signatures(signatures) => size_of_val(&**signatures),

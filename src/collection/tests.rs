@@ -158,7 +158,7 @@ fn malformed_manifests_are_refused_with_line_and_reason() {
     let long = format!(". {FOO} 0:3:{}/\n", "x".repeat(5000));
     assert!(refused(&long).to_string().len() < 300);
     let huge = "8".repeat(18);
-    let block = |n: usize| format!(" {:032x}+4294967295", n);
+    let block = |n: usize| format!(" {n:032x}+4294967295");
     let blocks: String = (0..3).map(block).collect();
     assert!(matches!(refused(&format!(".{blocks} 0:{huge}:a")).reason, Reason::PastEnd(..)));
 }

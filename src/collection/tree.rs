@@ -205,12 +205,11 @@ impl Tree {
 
     pub(super) fn file_extents(&self, file: NodeId) -> &[Extent] {
         let node = self.nodes[file.index()];
-        match node.count_and_kind & FILE {
-            0 => &[],
-            _ => {
-                let (first, count) = (node.first as usize, (node.count_and_kind & !FILE) as usize);
-                &self.extents[first..first + count]
-            }
+        if node.count_and_kind & FILE == 0 {
+            &[]
+        } else {
+            let (first, count) = (node.first as usize, (node.count_and_kind & !FILE) as usize);
+            &self.extents[first..first + count]
         }
     }
 

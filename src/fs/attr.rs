@@ -200,7 +200,8 @@ mod tests {
         for seconds in
             [0.0, 1.5, -1.25, 1_795_651_200.123_456_7, 1_700_000_000.000_000_2, 60.0, -0.5]
         {
-            assert_eq!(Timestamp::from_secs_f64(seconds).as_secs_f64(), seconds, "{seconds}");
+            let there_and_back = Timestamp::from_secs_f64(seconds).as_secs_f64();
+            assert_eq!(there_and_back.to_bits(), seconds.to_bits(), "{seconds}");
         }
         assert_eq!(Timestamp::from_secs_f64(-1.25), Timestamp(-1_250_000_000));
         assert_eq!(Timestamp::from_secs_f64(f64::NAN), Timestamp(0));

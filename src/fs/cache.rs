@@ -34,6 +34,9 @@ pub trait Replaced<N>: Send + Sync + 'static {
     fn evicts(&self) -> bool;
     /// Has `remove` called with what is to be evicted, one after the other; it answers whether
     /// anything was freed, and so does this.
+    ///
+    /// # Errors
+    /// What the program's own method fails with.
     fn evict(&self, remove: &mut dyn FnMut(&N) -> bool) -> Outcome<bool>;
 }
 

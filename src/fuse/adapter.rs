@@ -31,7 +31,7 @@ use super::desk::Desk;
 use super::options::Options;
 use crate::fs::{FileSystem, Read, SetAttr, SinkFull};
 
-/// Largest write request: what the kernel allows without a raised fs.fuse.max_pages_limit.
+/// Largest write request: what the kernel allows without a raised `fs.fuse.max_pages_limit`.
 const MAX_WRITE: u32 = 1 << 20;
 
 /// A [`FileSystem`] as fuser calls it.
@@ -112,7 +112,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.guarded("getattr", || {
-            reply_attr(reply, self.fs.getattr(&caller(req, 0), ino(number)))
+            reply_attr(reply, self.fs.getattr(&caller(req, 0), ino(number)));
         });
     }
 
@@ -254,7 +254,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, number: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.guarded("open", || {
-            reply_open(reply, self.fs.open(&caller(req, 0), ino(number), flags.0))
+            reply_open(reply, self.fs.open(&caller(req, 0), ino(number), flags.0));
         });
     }
 
@@ -330,7 +330,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("fsync", || {
-            reply_empty(reply, self.fs.fsync(ino(number), fh(handle), datasync))
+            reply_empty(reply, self.fs.fsync(ino(number), fh(handle), datasync));
         });
     }
 
@@ -412,7 +412,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("releasedir", || {
-            reply_empty(reply, self.fs.releasedir(ino(number), fh(handle)))
+            reply_empty(reply, self.fs.releasedir(ino(number), fh(handle)));
         });
     }
 
@@ -425,7 +425,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("fsyncdir", || {
-            reply_empty(reply, self.fs.fsyncdir(ino(number), fh(handle), datasync))
+            reply_empty(reply, self.fs.fsyncdir(ino(number), fh(handle), datasync));
         });
     }
 

@@ -284,15 +284,12 @@ fn unescape(field: &str) -> PathBuf {
         let code = (bytes[i] == b'\\')
             .then(|| field.get(i + 1..i + 4).and_then(|octal| u8::from_str_radix(octal, 8).ok()))
             .flatten();
-        match code {
-            Some(byte) => {
-                plain.push(byte);
-                i += 4;
-            }
-            None => {
-                plain.push(bytes[i]);
-                i += 1;
-            }
+        if let Some(byte) = code {
+            plain.push(byte);
+            i += 4;
+        } else {
+            plain.push(bytes[i]);
+            i += 1;
         }
     }
     std::ffi::OsString::from_vec(plain).into()

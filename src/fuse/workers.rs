@@ -22,7 +22,7 @@ extern "C" fn do_nothing(_number: libc::c_int) {}
 ///
 /// # Errors
 /// Where the process has no descriptors left.
-pub fn replace_by_null(fd: RawFd) -> io::Result<OwnedFd> {
+pub(super) fn replace_by_null(fd: RawFd) -> io::Result<OwnedFd> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     // SAFETY: the caller's session owns `fd` for as long as it lasts; dup2(2) and fcntl(2) change
     // what it leads to, not who owns it, and what F_DUPFD_CLOEXEC returns is owned by nobody yet.
@@ -42,12 +42,12 @@ pub fn replace_by_null(fd: RawFd) -> io::Result<OwnedFd> {
 
 /// Interrupts system calls of the workers; what was done about the signal before is put back when
 /// this is dropped.
-pub struct Interrupter(SigAction);
+pub(super) struct Interrupter(SigAction);
 
 impl Interrupter {
     /// # Errors
     /// Where the system refuses.
-    pub fn install() -> io::Result<Self> {
+    pub(super) fn install() -> io::Result<Self> {
         // Without SA_RESTART: a read that it interrupts fails.
         let handler =
             SigAction::new(SigHandler::Handler(do_nothing), SaFlags::empty(), SigSet::empty());
@@ -57,7 +57,7 @@ impl Interrupter {
     }
 
     /// Interrupts each of them once.
-    pub fn interrupt_workers(&self) {
+    pub(super) fn interrupt_workers(&self) {
         let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return };
         for task in tasks.flatten() {
             let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();

@@ -49,6 +49,7 @@ impl Block {
     }
 
     /// Bytes in the block.
+    #[must_use]
     pub fn len(&self) -> usize {
         match &self.0 {
             Held::Memory(data) => data.len(),
@@ -57,11 +58,13 @@ impl Block {
     }
 
     /// Whether it is the empty block.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The bytes, if they are in memory.
+    #[must_use]
     pub fn as_slice(&self) -> Option<&[u8]> {
         match &self.0 {
             Held::Memory(data) => Some(data),
@@ -73,6 +76,9 @@ impl Block {
     ///
     /// In memory: a slice of the block, nothing is copied. In a file: one pread and one fstat
     /// into `scratch`, which grows as needed and is best kept by the thread for its next read.
+    ///
+    /// # Errors
+    /// [`Stale`] where the cache file was changed since it was verified.
     pub fn read_at<'a>(
         &'a self,
         offset: usize,
@@ -113,6 +119,9 @@ impl Block {
     }
 
     /// All bytes, copied.
+    ///
+    /// # Errors
+    /// [`Stale`] where the cache file was changed since it was verified.
     pub fn to_vec(&self) -> Result<Vec<u8>, Stale> {
         let mut scratch = Vec::new();
         let len = self.read_at(0, self.len(), &mut scratch)?.len();
@@ -135,10 +144,10 @@ pub(super) struct FileFingerprint {
 
 impl FileFingerprint {
     /// Length of its encoding.
-    pub const BYTES: usize = 7 * 8;
+    pub(super) const BYTES: usize = 7 * 8;
 
     /// Its encoding: for this machine alone.
-    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+    pub(super) fn to_bytes(self) -> [u8; Self::BYTES] {
         let (modified, changed) = (self.modified, self.changed);
         let words = [
             self.size,
@@ -157,7 +166,7 @@ impl FileFingerprint {
     }
 
     /// What [`FileFingerprint::to_bytes`] gave.
-    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+    pub(super) fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
         let word = |at: usize| {
             let mut word = [0; 8];
             word.copy_from_slice(&bytes[8 * at..8 * at + 8]);
@@ -174,17 +183,17 @@ impl FileFingerprint {
 
     /// Whether the file system's times have fractions of a second: those that count in seconds
     /// cannot tell two changes apart.
-    pub fn is_fine(&self) -> bool {
+    pub(super) fn is_fine(&self) -> bool {
         self.changed.1 != 0
     }
 
     /// When the file was changed last.
-    pub fn changed_at(&self) -> Option<SystemTime> {
+    pub(super) fn changed_at(&self) -> Option<SystemTime> {
         let since = Duration::new(self.changed.0.try_into().ok()?, self.changed.1.try_into().ok()?);
         SystemTime::UNIX_EPOCH.checked_add(since)
     }
 
-    pub fn of(file: &File) -> io::Result<Self> {
+    pub(super) fn of(file: &File) -> io::Result<Self> {
         let meta = file.metadata()?;
         Ok(FileFingerprint {
             size: meta.len(),
@@ -207,7 +216,7 @@ pub(super) struct DiskBlock {
 }
 
 impl DiskBlock {
-    pub fn new(
+    pub(super) fn new(
         md5: Md5,
         file: Flock<File>,
         fingerprint: FileFingerprint,
@@ -217,7 +226,7 @@ impl DiskBlock {
     }
 
     /// Whether a read has found it changed.
-    pub fn is_stale(&self) -> bool {
+    pub(super) fn is_stale(&self) -> bool {
         self.stale.load(Ordering::Relaxed)
     }
 

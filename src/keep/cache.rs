@@ -98,7 +98,7 @@ impl<T> Table<T> {
 
 impl Cache {
     /// Limits in bytes and blocks, memory first; `None` where there is no disk.
-    pub fn new(memory: (u64, usize), disk: Option<(u64, usize)>) -> Self {
+    pub(super) fn new(memory: (u64, usize), disk: Option<(u64, usize)>) -> Self {
         let on_disk = AtomicBool::new(disk.is_some());
         let disk = disk.unwrap_or((0, 0));
         let tables =
@@ -107,7 +107,7 @@ impl Cache {
     }
 
     /// A block at hand, now the most recently used. Another size than the block's finds nothing.
-    pub fn get(&self, md5: Md5, size: u32) -> Option<Block> {
+    pub(super) fn get(&self, md5: Md5, size: u32) -> Option<Block> {
         let dropped;
         {
             let mut tables = self.tables.lock();
@@ -129,14 +129,14 @@ impl Cache {
     }
 
     /// Whether a block is at hand, without counting as a use.
-    pub fn contains(&self, md5: &Md5) -> bool {
+    pub(super) fn contains(&self, md5: &Md5) -> bool {
         let tables = self.tables.lock();
         tables.memory.blocks.contains(md5)
             || tables.disk.blocks.peek(md5).is_some_and(|(file, _)| !file.is_stale())
     }
 
     /// Puts a verified block in memory.
-    pub fn insert_memory(&self, md5: Md5, data: Arc<Vec<u8>>) {
+    pub(super) fn insert_memory(&self, md5: Md5, data: Arc<Vec<u8>>) {
         let size = data.len() as u64;
         let mut tables = self.tables.lock();
         let old = tables.memory.insert(md5, data, size);
@@ -148,7 +148,7 @@ impl Cache {
     /// Adds a verified file. Those that there is no room for on the disk are for the caller to
     /// remove; those that only take too many descriptors are closed, and may be found again.
     #[must_use]
-    pub fn insert_file(&self, file: Arc<DiskBlock>) -> Vec<Arc<DiskBlock>> {
+    pub(super) fn insert_file(&self, file: Arc<DiskBlock>) -> Vec<Arc<DiskBlock>> {
         let size = file.fingerprint.size;
         let mut tables = self.tables.lock();
         let old = tables.disk.insert(file.md5, file, size);
@@ -159,36 +159,36 @@ impl Cache {
     }
 
     /// Notes whether the disk took a large block.
-    pub fn set_on_disk(&self, taken: bool) {
+    pub(super) fn set_on_disk(&self, taken: bool) {
         self.on_disk.store(taken, Ordering::Relaxed);
     }
 
     /// Bytes that may be fetched ahead of a reader.
-    pub fn room_ahead(&self) -> u64 {
+    pub(super) fn room_ahead(&self) -> u64 {
         let on_disk = self.on_disk.load(Ordering::Relaxed);
         let tables = self.tables.lock();
         if on_disk { tables.disk.max_bytes / 2 } else { tables.memory.max_bytes }
     }
 
     /// The file unused for longest that nobody reads, no longer in the table.
-    pub fn pop_file(&self) -> Option<Arc<DiskBlock>> {
+    pub(super) fn pop_file(&self) -> Option<Arc<DiskBlock>> {
         self.tables.lock().disk.pop_unused()
     }
 
     /// Bytes in memory and in files held open.
-    pub fn bytes(&self) -> (u64, u64) {
+    pub(super) fn bytes(&self) -> (u64, u64) {
         let tables = self.tables.lock();
         (tables.memory.bytes, tables.disk.bytes)
     }
 
     /// Sets the limit of the files, in bytes and in blocks.
-    pub fn limit_files(&self, max_bytes: u64, max_blocks: usize) {
+    pub(super) fn limit_files(&self, max_bytes: u64, max_blocks: usize) {
         let mut tables = self.tables.lock();
         (tables.disk.max_bytes, tables.disk.max_blocks) = (max_bytes, max_blocks);
     }
 
     /// Forgets everything; files stay on the disk for the next process.
-    pub fn clear(&self) {
+    pub(super) fn clear(&self) {
         let mut tables = self.tables.lock();
         let empty = Tables {
             memory: Table::new(tables.memory.max_bytes, tables.memory.max_blocks),

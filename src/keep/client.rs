@@ -9,7 +9,7 @@
 //! fork between making the client and using it. In a child that forks later the client starts
 //! anew.
 //!
-//! Locks, in order: `running`, then the in_flight' table, then the cache's tables. None is held while
+//! Locks, in order: `running`, then the `in_flight`' table, then the cache's tables. None is held while
 //! a waiter is called or a system call made, except that `running` is held while starting.
 
 use std::sync::Arc;
@@ -142,6 +142,9 @@ impl KeepClient {
     }
 
     /// Gets a block and waits for it. Not for a thread of the client.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
     pub fn get_blocking(&self, locator: &Locator) -> Result<Block, KeepError> {
         if let Some(block) = self.try_get(locator) {
             return Ok(block);

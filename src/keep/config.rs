@@ -27,14 +27,14 @@ pub const MAX_BLOCK: u64 = 64 << 20;
 pub struct Config {
     /// API token, sent as `Authorization: Bearer`.
     pub token: String,
-    /// Accept any TLS certificate: ARVADOS_API_HOST_INSECURE.
+    /// Accept any TLS certificate: `ARVADOS_API_HOST_INSECURE`.
     pub insecure: bool,
     /// PEM file of the authorities to trust. `None`: as the SDK, the first that exists of
-    /// $SSL_CERT_FILE, Arvados' own file, the system's; else OpenSSL's own.
+    /// $`SSL_CERT_FILE`, Arvados' own file, the system's; else OpenSSL's own.
     pub ca_file: Option<PathBuf>,
     /// Proxies to the services. `None`: those of the environment, when the first block is fetched.
     pub proxies: Option<Proxies>,
-    /// KEEP_LOCAL_STORE: a folder with one file for each block, asked instead of any service.
+    /// `KEEP_LOCAL_STORE`: a folder with one file for each block, asked instead of any service.
     pub local_store: Option<PathBuf>,
     /// The block cache.
     pub cache: CacheConfig,
@@ -86,7 +86,7 @@ pub struct CacheConfig {
     /// it, and 64 MiB for each of `max_blocks`.
     pub max_bytes: u64,
     /// Blocks, each of which takes a file descriptor on disk. 0: 512 in memory, on disk an eighth of
-    /// RLIMIT_NOFILE and at most 16,384.
+    /// `RLIMIT_NOFILE` and at most 16,384.
     pub max_blocks: usize,
     /// Bytes of blocks kept in memory besides, when there is a folder: small ones that were just
     /// fetched, and what the disk does not take. 0: 256 MiB, but no more than on disk.

@@ -51,7 +51,7 @@ pub(super) struct DiskCache {
 
 impl DiskCache {
     /// On a folder that need not exist yet. `stop` ends whatever is under way.
-    pub fn new(
+    pub(super) fn new(
         dir: &Path,
         max_bytes: u64,
         metrics: Arc<metrics::Keep>,
@@ -70,7 +70,7 @@ impl DiskCache {
 
     /// A block from the disk if its file is there and every byte of it right. A wrong file is
     /// removed, unless another process is just writing it.
-    pub fn find(&self, locator: &Locator) -> Option<DiskBlock> {
+    pub(super) fn find(&self, locator: &Locator) -> Option<DiskBlock> {
         let path = self.path(locator.md5());
         match self.read(&path, locator) {
             Ok(found) => Some(found),
@@ -148,7 +148,7 @@ impl DiskCache {
     /// Writes a verified block, if there is room and the disk takes it.
     ///
     /// `spare` gives up one of our own files at a time, when that helps.
-    pub fn store(
+    pub(super) fn store(
         self: &Arc<Self>,
         md5: Md5,
         data: &[u8],
@@ -161,7 +161,7 @@ impl DiskCache {
     /// Begins the file of a block of `size` bytes, if there is room: under a temporary name, so
     /// that no reader finds an incomplete file. `Ok(None)`: nothing may be written now. `spare` as
     /// for [`DiskCache::store`]. What fails is told in the log, here and later.
-    pub fn begin(
+    pub(super) fn begin(
         self: &Arc<Self>,
         md5: Md5,
         size: usize,
@@ -205,7 +205,7 @@ impl DiskCache {
 
     /// Removes the file of a block that is no longer in any table, unless another process uses
     /// it. Says whether it is gone.
-    pub fn evict(&self, block: &DiskBlock) -> bool {
+    pub(super) fn evict(&self, block: &DiskBlock) -> bool {
         let gone = remove(&block.file, &self.path(block.md5), &block.fingerprint);
         if gone {
             self.quota.freed(block.fingerprint.size);
@@ -214,7 +214,7 @@ impl DiskCache {
     }
 
     /// The limit to hold: the one configured, or one that suits the file system.
-    pub fn measure(&self, max_blocks: usize) -> u64 {
+    pub(super) fn measure(&self, max_blocks: usize) -> u64 {
         self.quota.measure(max_blocks)
     }
 
@@ -245,7 +245,7 @@ pub(super) struct PartialCacheFile {
 impl PartialCacheFile {
     /// Writes the next bytes. An error, also where the disk is too slow to wait for, gives back
     /// what was written before them.
-    pub fn write(mut self, pieces: &[impl AsRef<[u8]>]) -> Result<Self, Self> {
+    pub(super) fn write(mut self, pieces: &[impl AsRef<[u8]>]) -> Result<Self, Self> {
         match self.try_write(pieces) {
             Ok(bytes) => {
                 self.written += bytes;
@@ -276,7 +276,7 @@ impl PartialCacheFile {
     }
 
     /// Gives it its name: all bytes were written, and are known to be the block.
-    pub fn finish(mut self) -> Result<DiskBlock, Self> {
+    pub(super) fn finish(mut self) -> Result<DiskBlock, Self> {
         let renamed = std::fs::rename(&self.temporary, &self.path)
             .and_then(|()| FileFingerprint::of(self.file()?));
         match (renamed, self.file.take()) {
@@ -294,7 +294,7 @@ impl PartialCacheFile {
     }
 
     /// What was written, read back: there, the file is of no more use.
-    pub fn into_memory(self) -> io::Result<Vec<u8>> {
+    pub(super) fn into_memory(self) -> io::Result<Vec<u8>> {
         let mut data = Vec::new();
         data.try_reserve_exact(self.size).map_err(io::Error::other)?;
         data.resize(self.written, 0);

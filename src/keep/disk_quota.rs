@@ -56,14 +56,14 @@ struct Found {
 }
 
 impl DiskQuota {
-    pub fn new(dir: &Path, limit: u64) -> Self {
+    pub(super) fn new(dir: &Path, limit: u64) -> Self {
         let limit = if limit == 0 { 0 } else { limit.max(MAX_BLOCK) };
         let ledger = Ledger { limit, measured: None, written: 0, paused_until: None };
         DiskQuota { dir: dir.to_path_buf(), ledger: Mutex::new(ledger) }
     }
 
     /// Works the limit out if it was left open, and returns it.
-    pub fn measure(&self, max_blocks: usize) -> u64 {
+    pub(super) fn measure(&self, max_blocks: usize) -> u64 {
         if self.ledger.lock().limit == 0 {
             let total = self.scan().iter().map(|found| found.size).sum();
             let limit = self.suitable_limit(total, max_blocks);
@@ -87,7 +87,7 @@ impl DiskQuota {
 
     /// Makes sure that `size` more bytes fit and calls `create`, which must make them count.
     /// `None`: they do not fit, or the disk failed lately. `give_up_one` removes one file of this process.
-    pub fn reserve<T>(
+    pub(super) fn reserve<T>(
         &self,
         size: u64,
         give_up_one: &dyn Fn() -> bool,
@@ -135,7 +135,7 @@ impl DiskQuota {
     }
 
     /// Counts a removed file.
-    pub fn freed(&self, size: u64) {
+    pub(super) fn freed(&self, size: u64) {
         let mut ledger = self.ledger.lock();
         if let Some((total, _)) = &mut ledger.measured {
             *total = total.saturating_sub(size);
@@ -143,14 +143,14 @@ impl DiskQuota {
     }
 
     /// Takes back a reservation: the file was given up.
-    pub fn unused(&self, size: u64) {
+    pub(super) fn unused(&self, size: u64) {
         let mut ledger = self.ledger.lock();
         ledger.written = ledger.written.saturating_sub(size);
     }
 
     /// Takes back a reservation, and leaves a failing disk alone for a while. A full one is given
     /// a lower limit as well: something other than the cache needs the space.
-    pub fn failed(&self, error: &io::Error, size: u64) {
+    pub(super) fn failed(&self, error: &io::Error, size: u64) {
         if error.kind() == io::ErrorKind::Interrupted {
             return;
         }

@@ -29,6 +29,7 @@ pub enum Answer {
 impl Answer {
     /// Whether the same service may give another answer later. 404, 403 and 410 are final for
     /// this service, as in the SDK; 429 is worth another try, as in the Go client.
+    #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
             Answer::Status(status) => {
@@ -121,12 +122,14 @@ impl KeepError {
     }
 
     /// What kind of failure it is.
+    #[must_use]
     pub fn failure(&self) -> Failure {
         self.0.failure
     }
 
     /// What crunch-run and the owner of a container are told: see [`crate::report`]. A block that
     /// no service has or gives out is the SDK's `NotFoundError`, anything else its `KeepReadError`.
+    #[must_use]
     pub fn phrase(&self) -> &'static str {
         match self.0.failure {
             Failure::NotFound | Failure::Forbidden => phrases::BLOCK_NOT_FOUND,
@@ -153,6 +156,7 @@ impl KeepError {
     }
 
     /// The last answer of each service that was asked, by its root URL, in the order asked.
+    #[must_use]
     pub fn answers(&self) -> &[(String, Answer)] {
         &self.0.answers
     }
@@ -169,7 +173,7 @@ pub(super) struct Attempts {
 
 impl Attempts {
     /// Records the newest answer of a service.
-    pub fn record(&mut self, root: &str, answer: Answer) {
+    pub(super) fn record(&mut self, root: &str, answer: Answer) {
         match self.answers.iter_mut().find(|(known, _)| known == root) {
             Some((_, last)) => *last = answer,
             None => self.answers.push((root.to_string(), answer)),
@@ -177,17 +181,17 @@ impl Attempts {
     }
 
     /// Whether asking this service again is pointless.
-    pub fn gave_final_answer(&self, root: &str) -> bool {
+    pub(super) fn gave_final_answer(&self, root: &str) -> bool {
         self.answers.iter().any(|(known, answer)| known == root && answer.is_final())
     }
 
     /// Whether asking any of the services again is pointless. False before one was asked.
-    pub fn all_final(&self) -> bool {
+    pub(super) fn all_final(&self) -> bool {
         !self.answers.is_empty() && self.answers.iter().all(|(_, answer)| answer.is_final())
     }
 
     /// The failure that the last answers of all services add up to.
-    pub fn verdict(&self) -> Failure {
+    pub(super) fn verdict(&self) -> Failure {
         let all = |test: fn(&Answer) -> bool| self.answers.iter().all(|(_, answer)| test(answer));
         if self.answers.is_empty() {
             Failure::NoServices

@@ -39,7 +39,7 @@ pub(super) struct Fetcher {
 
 impl Fetcher {
     /// Blocks of services go into the storage as they arrive.
-    pub fn new(
+    pub(super) fn new(
         config: Config,
         http: Http,
         storage: Arc<Storage>,
@@ -51,7 +51,7 @@ impl Fetcher {
 
     /// Fetches a block. `wanted` is asked before each further round: ahead of a reader, one
     /// round is enough.
-    pub async fn fetch(
+    pub(super) async fn fetch(
         &self,
         locator: &Locator,
         wanted: impl Fn() -> bool,

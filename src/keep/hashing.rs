@@ -10,7 +10,7 @@
 //! the lanes of one register: eight of them then cost little more than one. So it waits until all
 //! that arrive have something to hash, unless one of them is held up.
 //!
-//! The threads wait by the standard library's lock and condition, not parking_lot's: that has one table
+//! The threads wait by the standard library's lock and condition, not `parking_lot`'s: that has one table
 //! for the process of who waits, on the waiters' stacks. In a child that is forked while they wait, new
 //! threads get those stacks, and the table is spoiled.
 
@@ -57,7 +57,7 @@ struct Queue {
 
 impl HashPool {
     /// Starts `count` threads.
-    pub fn start(count: usize) -> std::io::Result<Self> {
+    pub(super) fn start(count: usize) -> std::io::Result<Self> {
         let shared = Arc::new(PoolShared {
             queue: std::sync::Mutex::default(),
             ready: Condvar::new(),
@@ -74,7 +74,7 @@ impl HashPool {
     }
 
     /// A handle that tasks may keep: it does not keep the threads alive.
-    pub fn handle(&self) -> HashHandle {
+    pub(super) fn handle(&self) -> HashHandle {
         HashHandle(self.shared.clone())
     }
 }
@@ -190,7 +190,7 @@ impl Drop for Counted {
 
 impl Digesting {
     /// For a block whose first bytes are here.
-    pub fn new(pool: HashHandle) -> Self {
+    pub(super) fn new(pool: HashHandle) -> Self {
         let block = PartialBlock {
             todo: Mutex::default(),
             done: Mutex::default(),
@@ -201,7 +201,7 @@ impl Digesting {
     }
 
     /// Hands on the next bytes; waits while hashing is behind.
-    pub async fn push(&self, piece: Vec<Bytes>) {
+    pub(super) async fn push(&self, piece: Vec<Bytes>) {
         if let Ok(permit) = self.block.room.acquire().await {
             permit.forget();
         }
@@ -209,7 +209,7 @@ impl Digesting {
     }
 
     /// The digest of all bytes; `None` if the pool has ended.
-    pub async fn finish(self) -> Option<Md5> {
+    pub(super) async fn finish(self) -> Option<Md5> {
         let (sender, receiver) = oneshot::channel();
         self.submit(|todo| todo.finished = Some(sender));
         // Only the pool keeps the block now: if it drops it, the sender goes too, and this

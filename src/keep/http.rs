@@ -55,7 +55,7 @@ pub(super) struct Http {
 
 impl Http {
     /// Reads the certificates; connects to nothing. The error is text for a log.
-    pub fn new(
+    pub(super) fn new(
         config: &Config,
         pool: HashHandle,
         metrics: Arc<metrics::Keep>,
@@ -104,7 +104,7 @@ impl Http {
     }
 
     /// Asks one service for a block: exactly its bytes, in the sink, or what went wrong.
-    pub async fn get(
+    pub(super) async fn get(
         &self,
         root: &str,
         locator: &Locator,

@@ -56,12 +56,12 @@ pub(super) struct Demand {
 }
 
 impl Demand {
-    pub fn is_wanted(&self) -> bool {
+    pub(super) fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::Acquire)
     }
 
     /// Returns once a reader waits.
-    pub async fn wanted(&self) {
+    pub(super) async fn wanted(&self) {
         let mut changed = std::pin::pin!(self.changed.notified());
         changed.as_mut().enable();
         if !self.is_wanted() {
@@ -90,7 +90,7 @@ pub(super) enum JoinOutcome {
 impl InFlight {
     /// Joins or opens the fetch of a block. `at_hand` looks in the cache once more, so that a
     /// block that has just completed is not fetched again.
-    pub fn join(
+    pub(super) fn join(
         self: &Arc<Self>,
         locator: &Locator,
         priority: Priority,
@@ -122,13 +122,13 @@ impl InFlight {
     }
 
     /// From now on nothing is started.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         let _table = self.table.lock();
         self.closed.store(true, Ordering::Release);
     }
 
     /// How many blocks are on their way.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.table.lock().len()
     }
 }
@@ -143,7 +143,7 @@ pub(super) struct FetchGuard {
 
 impl FetchGuard {
     /// Ends the fetch and returns who waited.
-    pub fn complete(mut self) -> Vec<Waiter> {
+    pub(super) fn complete(mut self) -> Vec<Waiter> {
         self.completed = true;
         self.leave().into_iter().map(|(_, waiter)| waiter).collect()
     }
@@ -151,7 +151,7 @@ impl FetchGuard {
     /// Takes out the waiters whose locator is the refused one. A locator of somebody
     /// else (another signature) is returned to try next; the fetch then goes on. If there is none, the fetch has
     /// ended.
-    pub fn refuse(&mut self, refused: &[Locator]) -> (Vec<Waiter>, Option<Locator>) {
+    pub(super) fn refuse(&mut self, refused: &[Locator]) -> (Vec<Waiter>, Option<Locator>) {
         let mut table = self.in_flight.table.lock();
         let Some(fetch) = table.get_mut(&self.key) else { return (Vec::new(), None) };
         let (out, rest): (Vec<_>, Vec<_>) =
@@ -175,9 +175,10 @@ impl Drop for FetchGuard {
         if self.completed {
             return;
         }
-        let (failure, note) = match self.in_flight.closed.load(Ordering::Acquire) {
-            true => (Failure::ShutDown, ""),
-            false => (Failure::Server, "the task that fetched it has died"),
+        let (failure, note) = if self.in_flight.closed.load(Ordering::Acquire) {
+            (Failure::ShutDown, "")
+        } else {
+            (Failure::Server, "the task that fetched it has died")
         };
         let error = KeepError::new(failure, self.key.0, self.key.1, note);
         for (_, waiter) in self.leave() {

@@ -2,7 +2,7 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! KEEP_LOCAL_STORE: blocks as files named by their md5, instead of any service. For tests.
+//! `KEEP_LOCAL_STORE`: blocks as files named by their md5, instead of any service. For tests.
 
 use std::io;
 use std::path::PathBuf;

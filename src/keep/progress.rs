@@ -29,26 +29,26 @@ struct State {
 }
 
 impl Progress {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let begun = Instant::now();
         let state = State { moved: begun, obstacle: Default::default() };
         Progress { begun, state: Mutex::new(state) }
     }
 
     /// Something of the block has arrived.
-    pub fn moved(&self) {
+    pub(super) fn moved(&self) {
         self.state.lock().moved = Instant::now();
     }
 
     /// What is waited for, or what failed.
-    pub fn stands_at(&self, who: &str, what: &str) {
+    pub(super) fn stands_at(&self, who: &str, what: &str) {
         self.state.lock().obstacle = (who.to_string(), what.to_string());
     }
 
     /// Returns when nothing has arrived for as long as `patience`, with what stood in the way. Says
     /// in the log that readers wait for `block`, where `wanted` says that there are any, once nothing
     /// has arrived for `notice`.
-    pub async fn watch(
+    pub(super) async fn watch(
         &self,
         block: &str,
         notice: Duration,

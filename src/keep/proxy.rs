@@ -87,9 +87,10 @@ fn is_listed(host: &str, list: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let host = host.strip_suffix('.').unwrap_or(host);
     let address: Option<IpAddr> = host.parse().ok();
-    list.split(',').filter_map(|entry| entry.split_whitespace().next()).any(|entry| match address {
-        Some(address) => holds(entry, address),
-        None => {
+    list.split(',').filter_map(|entry| entry.split_whitespace().next()).any(|entry| {
+        if let Some(address) = address {
+            holds(entry, address)
+        } else {
             let entry = entry.strip_suffix('.').unwrap_or(entry);
             let domain = entry.strip_prefix('.').unwrap_or(entry);
             let (host, domain) = (host.to_ascii_lowercase(), domain.to_ascii_lowercase());

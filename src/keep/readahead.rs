@@ -137,7 +137,9 @@ mod tests {
         let mut ahead = ReadAhead::default();
         let mut position = 1u64;
         for _ in 0..10_000 {
-            position = position.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            position = position
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             assert!(read(&mut ahead, (position >> 16) % (100 * BLOCK)).is_empty());
         }
     }

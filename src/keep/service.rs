@@ -19,6 +19,7 @@ pub enum ServiceType {
 
 impl ServiceType {
     /// From the `service_type` of the API's `keep_services` record.
+    #[must_use]
     pub fn named(service_type: &str) -> Self {
         match service_type {
             "" | "disk" => ServiceType::Disk,
@@ -41,6 +42,7 @@ pub struct Service {
 
 impl Service {
     /// A service from the fields of the API's `keep_services` record.
+    #[must_use]
     pub fn from_record(uuid: &str, host: &str, port: u16, ssl: bool, service_type: &str) -> Self {
         let scheme = if ssl { "https" } else { "http" };
         let brackets = host.contains(':') && !host.starts_with('[');
@@ -58,7 +60,10 @@ impl Service {
 /// time; never from a reader's thread.
 pub trait Services: Send + Sync {
     /// The services that blocks may be read from. `refresh`: those known before failed, so ask
-    /// the source again. The error is text for a log and for [`KeepError`](super::KeepError).
+    /// the source again.
+    ///
+    /// # Errors
+    /// Text for a log and for [`KeepError`](super::KeepError).
     fn list(&self, refresh: bool) -> Result<Vec<Service>, ServicesError>;
 }
 
@@ -74,21 +79,25 @@ impl fmt::Display for ServicesError {
 
 impl std::error::Error for ServicesError {}
 
-/// A list that never changes: ARVADOS_KEEP_SERVICES or ARVADOS_KEEP_PROXY.
+/// A list that never changes: `ARVADOS_KEEP_SERVICES` or `ARVADOS_KEEP_PROXY`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaticServices(Vec<Service>);
 
 impl StaticServices {
     /// These services, whatever they are.
+    #[must_use]
     pub fn new(services: Vec<Service>) -> Self {
         StaticServices(services)
     }
 
-    /// From the value of ARVADOS_KEEP_SERVICES or ARVADOS_KEEP_PROXY: URLs separated by white
+    /// From the value of `ARVADOS_KEEP_SERVICES` or `ARVADOS_KEEP_PROXY`: URLs separated by white
     /// space, all taken to be proxies, as the SDK does.
+    ///
+    /// # Errors
+    /// Names what is no URL with a host.
     pub fn from_setting(setting: &str) -> Result<Self, ServicesError> {
         let service = |(number, text): (usize, &str)| {
-            let url = reqwest::Url::parse(text).ok().filter(|url| url.has_host());
+            let url = reqwest::Url::parse(text).ok().filter(reqwest::Url::has_host);
             url.ok_or_else(|| ServicesError(format!("invalid proxy URI: {text}")))?;
             let slash = if text.ends_with('/') { "" } else { "/" };
             Ok(Service {

@@ -53,7 +53,7 @@ pub(super) enum Stored {
 
 impl Storage {
     /// `stop` ends what is under way on the disk.
-    pub fn new(
+    pub(super) fn new(
         cache: Arc<Cache>,
         config: &CacheConfig,
         metrics: Arc<metrics::Keep>,
@@ -74,7 +74,7 @@ impl Storage {
     }
 
     /// A block of the cache folder, verified.
-    pub async fn find(self: &Arc<Self>, locator: &Locator) -> Option<Block> {
+    pub(super) async fn find(self: &Arc<Self>, locator: &Locator) -> Option<Block> {
         let disk = self.disk.clone()?;
         let _turn = self.verifying.acquire().await.ok()?;
         let wanted = locator.clone();
@@ -83,7 +83,7 @@ impl Storage {
     }
 
     /// For the bytes of a block that is about to arrive.
-    pub fn sink(self: &Arc<Self>, locator: &Locator) -> Sink {
+    pub(super) fn sink(self: &Arc<Self>, locator: &Locator) -> Sink {
         // No service has larger ones, whatever a locator says.
         let size = u64::from(locator.size()).min(MAX_BLOCK) as usize;
         let storage = self.clone();
@@ -94,7 +94,7 @@ impl Storage {
     }
 
     /// Puts a verified block into the cache.
-    pub async fn keep(self: &Arc<Self>, md5: Md5, stored: Stored) -> Block {
+    pub(super) async fn keep(self: &Arc<Self>, md5: Md5, stored: Stored) -> Block {
         match stored {
             Stored::File(file) => {
                 self.cache.set_on_disk(true);
@@ -194,14 +194,14 @@ enum Kept {
 impl Sink {
     /// Takes the next bytes. May wait for the disk; it fails only where bytes are lost that had
     /// been written, or where there is no memory.
-    pub async fn push(&mut self, piece: Vec<Bytes>) -> io::Result<()> {
+    pub(super) async fn push(&mut self, piece: Vec<Bytes>) -> io::Result<()> {
         self.gathered += piece.iter().map(Bytes::len).sum::<usize>();
         self.waiting.extend(piece);
         if self.gathered >= self.storage.small { self.pass_on().await } else { Ok(()) }
     }
 
     /// The block: all its bytes have been taken and are known to be right.
-    pub async fn finish(mut self) -> io::Result<Stored> {
+    pub(super) async fn finish(mut self) -> io::Result<Stored> {
         if self.gathered > 0 {
             self.pass_on().await?;
         }

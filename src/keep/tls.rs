@@ -199,9 +199,10 @@ fn verify_signature(
         return Err(PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
     };
     let valid = is_signed(message, certificate, *made, signed.signature());
-    match valid.map_err(|error| unreadable(&error))? {
-        true => Ok(HandshakeSignatureValid::assertion()),
-        false => Err(Error::InvalidCertificate(CertificateError::BadSignature)),
+    if valid.map_err(|error| unreadable(&error))? {
+        Ok(HandshakeSignatureValid::assertion())
+    } else {
+        Err(Error::InvalidCertificate(CertificateError::BadSignature))
     }
 }
 
@@ -227,7 +228,7 @@ fn is_signed(
 
 /// What OpenSSL has to say, without its numbers and file names.
 fn in_short(stack: &ErrorStack) -> String {
-    let reasons: Vec<_> = stack.errors().iter().filter_map(|error| error.reason()).collect();
+    let reasons: Vec<_> = stack.errors().iter().filter_map(openssl::error::Error::reason).collect();
     if reasons.is_empty() { "OpenSSL gives no reason".into() } else { reasons.join(", ") }
 }
 

@@ -63,12 +63,12 @@ struct Known {
 }
 
 impl Verified {
-    pub fn new(dir: &Path) -> Self {
+    pub(super) fn new(dir: &Path) -> Self {
         Verified { path: dir.join(NAME), known: Mutex::default() }
     }
 
     /// Whether all bytes of the file with this fingerprint were checked to be this block.
-    pub fn knows(&self, md5: Md5, fingerprint: &FileFingerprint) -> bool {
+    pub(super) fn knows(&self, md5: Md5, fingerprint: &FileFingerprint) -> bool {
         let mut known = self.known.lock();
         if known.fingerprints.get(&md5) != Some(fingerprint) {
             // Whatever it is that fails: then nothing more is known.
@@ -79,7 +79,7 @@ impl Verified {
 
     /// Notes that all bytes of the file with this fingerprint, which nobody else has changed since, are
     /// this block.
-    pub fn note(&self, md5: Md5, fingerprint: &FileFingerprint) {
+    pub(super) fn note(&self, md5: Md5, fingerprint: &FileFingerprint) {
         if !fingerprint.is_fine() {
             return;
         }
@@ -90,7 +90,7 @@ impl Verified {
     }
 
     /// As [`Verified::note`], for a file found and read by us from `begun` on.
-    pub fn note_found(&self, md5: Md5, fingerprint: &FileFingerprint, begun: SystemTime) {
+    pub(super) fn note_found(&self, md5: Md5, fingerprint: &FileFingerprint, begun: SystemTime) {
         // Changed just before: it may have been changed once more since, within the same tick.
         if fingerprint.changed_at().is_some_and(|at| at + TICK < begun) {
             self.note(md5, fingerprint);
@@ -98,7 +98,7 @@ impl Verified {
     }
 
     /// A file turned out not to be as its fingerprint says: it is to be verified from now on.
-    pub fn forget(&self, md5: Md5) {
+    pub(super) fn forget(&self, md5: Md5) {
         self.known.lock().fingerprints.remove(&md5);
     }
 

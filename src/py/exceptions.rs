@@ -122,6 +122,7 @@ fn phrase_of(py: Python<'_>, error: &PyErr) -> &'static str {
 
 /// The errno that an exception in a handler becomes; see `catch_exceptions`.
 #[pyfunction]
+#[must_use]
 pub fn errno_of_exception(error: &Bound<'_, PyAny>) -> i32 {
     errno_of(error.py(), PyErr::from_value(error.clone())).raw()
 }

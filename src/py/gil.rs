@@ -71,6 +71,7 @@ pub struct UpcallScope(());
 
 impl UpcallScope {
     /// The token is proof that the thread is attached.
+    #[must_use]
     pub fn enter(_py: Python<'_>) -> Self {
         DEPTH.set(DEPTH.get() + 1);
         UpcallScope(())

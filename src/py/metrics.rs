@@ -40,7 +40,7 @@ fn told(value: HistogramValue) -> (u64, f64, Vec<u64>) {
 
 /// The totals of the process by the names in METRICS; takes nothing away. A counter or gauge is a
 /// number. A histogram is a dictionary by OPERATIONS of the count, the seconds in all, and the counts of
-/// its buckets, of which one more than HISTOGRAM_BOUNDS are.
+/// its buckets, of which one more than `HISTOGRAM_BOUNDS` are.
 #[pyfunction]
 fn metrics_snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let totals = PyDict::new(py);
@@ -60,7 +60,7 @@ fn metrics_snapshot(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 }
 
 /// How often operations of that name were carried out, and how many seconds they took in all.
-/// ValueError for a name that is not in OPERATIONS.
+/// `ValueError` for a name that is not in OPERATIONS.
 #[pyfunction]
 fn operation_time(op: &str) -> PyResult<(u64, f64)> {
     let value = metrics::snapshot().operation(known(op)?);
@@ -68,7 +68,7 @@ fn operation_time(op: &str) -> PyResult<(u64, f64)> {
 }
 
 /// Counts an operation that took so many seconds (less than 0 is 0), unless it is called for a request
-/// of the kernel, which is counted already. ValueError for a name that is not in OPERATIONS.
+/// of the kernel, which is counted already. `ValueError` for a name that is not in OPERATIONS.
 #[pyfunction]
 fn observe(op: &str, seconds: f64) -> PyResult<()> {
     let taken = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);

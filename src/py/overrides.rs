@@ -60,6 +60,9 @@ static KINDS: Mutex<Vec<&'static Kind>> = Mutex::new(Vec::new());
 
 impl Kind {
     /// A kind with those names, 64 at most.
+    ///
+    /// # Panics
+    /// Where there are more.
     #[must_use]
     pub const fn new(names: &'static [&'static str]) -> Self {
         assert!(names.len() <= 64, "one bit for each name");

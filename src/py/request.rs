@@ -74,7 +74,7 @@ impl Entered {
 /// Calls Python, where this thread may; a request enters it by that.
 ///
 /// # Errors
-/// The exception that was raised; RuntimeError in a thread that is neither in a request nor in an
+/// The exception that was raised; `RuntimeError` in a thread that is neither in a request nor in an
 /// [`UpcallScope`].
 pub fn with_python<T>(body: impl FnOnce(Python<'_>) -> PyResult<T>) -> Outcome<T> {
     if may_call_python() {

@@ -75,7 +75,7 @@ static STATE: Mutex<State> = Mutex::new(State {
 /// Sees to it that nothing of an earlier mount is in the way of another.
 ///
 /// # Errors
-/// RuntimeError where this process has one that is still there.
+/// `RuntimeError` where this process has one that is still there.
 fn make_way() -> PyResult<()> {
     let mut state = STATE.lock();
     let process = last_resort::process_id();
@@ -107,7 +107,7 @@ fn make_way() -> PyResult<()> {
 /// `options` are strings of mount.fuse(8), such as `default_options`.
 ///
 /// # Errors
-/// RuntimeError where it cannot be mounted, or another mount was not closed; TypeError where
+/// `RuntimeError` where it cannot be mounted, or another mount was not closed; `TypeError` where
 /// `mountpoint` is no str.
 #[pyfunction]
 #[pyo3(signature = (ops, mountpoint, options=None))]
@@ -135,16 +135,13 @@ pub fn init(
     if options.debug {
         logging::set_log_level("debug")?;
     }
-    let fs = match operations::file_system_of(ops)? {
-        Some(fs) => {
-            // A file that changed elsewhere and has the size it had is read again.
-            options.auto_inval_data.get_or_insert(true);
-            fs
-        }
-        None => {
-            options.max_write = Some(options.max_write.unwrap_or(MAX_WRITE).min(MAX_WRITE));
-            Arc::new(PythonFs::new(ops.clone().unbind(), errno_of_any))
-        }
+    let fs = if let Some(fs) = operations::file_system_of(ops)? {
+        // A file that changed elsewhere and has the size it had is read again.
+        options.auto_inval_data.get_or_insert(true);
+        fs
+    } else {
+        options.max_write = Some(options.max_write.unwrap_or(MAX_WRITE).min(MAX_WRITE));
+        Arc::new(PythonFs::new(ops.clone().unbind(), errno_of_any))
     };
     let mut mount = py.detach(|| mount_guarded(&path, &options)).map_err(failed)?;
     let mut state = STATE.lock();
@@ -190,7 +187,7 @@ fn failed(error: std::io::Error) -> PyErr {
 /// Returns the number of the signal that ended it, otherwise None.
 ///
 /// # Errors
-/// RuntimeError before `init`, or where the kernel cannot be talked to; ValueError for no workers.
+/// `RuntimeError` before `init`, or where the kernel cannot be talked to; `ValueError` for no workers.
 #[pyfunction]
 #[pyo3(signature = (workers=None, handle_signals=true))]
 pub fn main(py: Python<'_>, workers: Option<usize>, handle_signals: bool) -> PyResult<Option<u8>> {
@@ -316,7 +313,7 @@ pub fn unmount(py: Python<'_>) {
 /// it ends.
 ///
 /// # Errors
-/// RuntimeError where nothing was mounted.
+/// `RuntimeError` where nothing was mounted.
 #[pyfunction]
 #[pyo3(signature = (unmount=true))]
 pub fn close(py: Python<'_>, unmount: bool) -> PyResult<()> {

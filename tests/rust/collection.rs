@@ -232,13 +232,10 @@ proptest! {
         let diff = diff(&before, &after);
         for id in ids(&after) {
             let path = after.path(id);
-            let (stays, same) = match after.is_dir(id) {
-                true => (
-                    path.is_empty() || was.dirs.contains(&path),
-                    was.listing(&path) == is.listing(&path),
-                ),
-                false => (was.files.contains_key(&path), was.files.get(&path) == is.files.get(&path)),
-            };
+            let (stays, same) = if after.is_dir(id) { (
+                path.is_empty() || was.dirs.contains(&path),
+                was.listing(&path) == is.listing(&path),
+            ) } else { (was.files.contains_key(&path), was.files.get(&path) == is.files.get(&path)) };
             prop_assert_eq!(diff.old_of(id).map(|old| before.path(old)), stays.then(|| path.clone()));
             prop_assert_eq!(diff.is_same(id), stays && same);
             prop_assert_eq!(diff.changed().contains(&id), stays && !same);

@@ -75,8 +75,9 @@ fn memory_is_counted_truly_and_stays_small() {
         assert_eq!(HEAP.load(Ordering::Relaxed), before, "{what}: all is given back");
     }
     // Many tokens that each span many blocks: linear in the text all the same.
-    let blocks: String = (0..1000).map(|n| format!(" {n:032x}+1000")).collect();
-    let tokens: String = (0..1000).map(|n| format!(" 0:1000000:f{n}")).collect();
-    let text = format!(".{blocks}{tokens}\n");
+    let blocks = (0..1000).map(|n| format!("{n:032x}+1000"));
+    let tokens = (0..1000).map(|n| format!("0:1000000:f{n}"));
+    let words: Vec<String> = blocks.chain(tokens).collect();
+    let text = format!(". {}\n", words.join(" "));
     assert!(Tree::parse(&text).expect("well formed").memory() < 2 * text.len());
 }

@@ -91,9 +91,10 @@ fn mount(folder: &Path, on_disk: bool) -> Mount {
     for block in &blocks {
         let md5 = Md5::of(block);
         let name = md5.to_string();
-        let path = match on_disk {
-            true => cache.join(&name[..3]).join(format!("{name}.keepcacheblock")),
-            false => store.join(&name),
+        let path = if on_disk {
+            cache.join(&name[..3]).join(format!("{name}.keepcacheblock"))
+        } else {
+            store.join(&name)
         };
         std::fs::create_dir_all(path.parent().expect("in a folder")).expect("a folder");
         std::fs::write(path, block).expect("written");

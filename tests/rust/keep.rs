@@ -7,7 +7,7 @@
 mod seed;
 
 mod keep {
-    pub mod support;
+    pub(crate) mod support;
 
     mod cache;
     mod disk_faults;

@@ -162,7 +162,7 @@ fn forked(work: impl FnOnce() -> bool) -> bool {
             let good =
                 std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(false);
             // SAFETY: ends this process and nothing else.
-            unsafe { nix::libc::_exit(if good { 0 } else { 1 }) }
+            unsafe { nix::libc::_exit(i32::from(!good)) }
         }
         nix::unistd::ForkResult::Parent { child } => {
             let mut status = WaitStatus::StillAlive;

@@ -36,16 +36,16 @@
 //! follows.
 
 mod model {
-    pub mod blocks;
-    pub mod checks;
-    pub mod directory;
-    pub mod generators;
-    pub mod harness;
-    pub mod kernel;
-    pub mod memory;
-    pub mod mount;
-    pub mod reference;
-    pub mod world;
+    pub(crate) mod blocks;
+    pub(crate) mod checks;
+    pub(crate) mod directory;
+    pub(crate) mod generators;
+    pub(crate) mod harness;
+    pub(crate) mod kernel;
+    pub(crate) mod memory;
+    pub(crate) mod mount;
+    pub(crate) mod reference;
+    pub(crate) mod world;
 
     mod failures;
     mod random;

@@ -8,7 +8,7 @@
 ///
 /// # Panics
 /// Where `TEST_SEED` is not a decimal number below 2^64.
-pub fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let seed = match std::env::var("TEST_SEED") {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("TEST_SEED={text} is not a number")),
         Err(_) => fastrand::u64(..),

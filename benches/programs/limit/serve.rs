@@ -41,7 +41,7 @@ impl Bytes for BlockRange {
 }
 
 /// The file system.
-pub struct Limit {
+pub(crate) struct Limit {
     tree: Tree,
     /// The directory in which files may be made. What is written there is counted, not kept.
     tmp: Option<Id>,
@@ -74,7 +74,7 @@ fn attr(ino: u64, dir: bool, size: u64) -> Attr {
 }
 
 impl Limit {
-    pub fn new(tree: Tree, tmp: Option<Id>) -> Self {
+    pub(crate) fn new(tree: Tree, tmp: Option<Id>) -> Self {
         Limit { tree, tmp, made: Mutex::default() }
     }
 
@@ -166,7 +166,7 @@ impl FileSystem for Limit {
         let data: Box<dyn Bytes> = match ranges.pop() {
             Some(only) if ranges.is_empty() => Box::new(only),
             last => {
-                let all = ranges.iter().chain(&last).flat_map(|range| range.bytes());
+                let all = ranges.iter().chain(&last).flat_map(arvados_fuse::fs::Bytes::bytes);
                 Box::new(all.copied().collect::<Vec<u8>>())
             }
         };

@@ -13,27 +13,27 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Number of a node in the tree; its inode number is one more.
-pub type Id = usize;
+pub(crate) type Id = usize;
 
 /// A piece of a file: which block, from where, how many bytes.
-pub struct Segment {
+pub(crate) struct Segment {
     pub block: usize,
     pub offset: usize,
     pub len: usize,
 }
 
-pub enum Kind {
+pub(crate) enum Kind {
     Dir { children: Vec<(Box<[u8]>, Id)>, index: HashMap<Box<[u8]>, Id> },
     File { size: u64, segments: Vec<Segment> },
 }
 
-pub struct Node {
+pub(crate) struct Node {
     pub parent: Id,
     pub kind: Kind,
 }
 
 /// The tree; node 0 is its root.
-pub struct Tree {
+pub(crate) struct Tree {
     pub nodes: Vec<Node>,
     /// Contents of the blocks; empty until they are loaded.
     pub blocks: Vec<Arc<[u8]>>,
@@ -54,7 +54,7 @@ fn empty_dir() -> Kind {
 
 impl Tree {
     /// The directory at a path, made where it is missing.
-    pub fn directory(&mut self, path: &str) -> Result<Id, Box<dyn Error>> {
+    pub(crate) fn directory(&mut self, path: &str) -> Result<Id, Box<dyn Error>> {
         let mut at = 0;
         for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
             at = match self.child(at, name.as_bytes()) {
@@ -65,7 +65,7 @@ impl Tree {
         Ok(at)
     }
 
-    pub fn child(&self, dir: Id, name: &[u8]) -> Option<Id> {
+    pub(crate) fn child(&self, dir: Id, name: &[u8]) -> Option<Id> {
         match &self.nodes[dir].kind {
             Kind::Dir { index, .. } => index.get(name).copied(),
             Kind::File { .. } => None,
@@ -86,7 +86,7 @@ impl Tree {
     }
 
     /// Shows a manifest at a path.
-    pub fn add_manifest(&mut self, at: &str, text: &str) -> Result<(), Box<dyn Error>> {
+    pub(crate) fn add_manifest(&mut self, at: &str, text: &str) -> Result<(), Box<dyn Error>> {
         for line in text.lines() {
             let mut words = line.split(' ');
             let stream = words.next().unwrap_or_default();
@@ -119,7 +119,7 @@ impl Tree {
     }
 
     /// Reads the contents of every block that a manifest named.
-    pub fn load_blocks(&mut self, folder: &Path) -> Result<(), Box<dyn Error>> {
+    pub(crate) fn load_blocks(&mut self, folder: &Path) -> Result<(), Box<dyn Error>> {
         self.blocks = self
             .names
             .iter()

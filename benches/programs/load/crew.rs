@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::Outcome;
 
 /// Which part of the work this process does.
-pub enum Crew {
+pub(crate) enum Crew {
     /// None; it has so many processes do it.
     Leader(usize),
     /// The one of that number, of so many.
@@ -23,7 +23,7 @@ pub enum Crew {
 }
 
 impl Crew {
-    pub fn new(args: &mut pico_args::Arguments) -> Outcome<Self> {
+    pub(crate) fn new(args: &mut pico_args::Arguments) -> Outcome<Self> {
         let procs = args.opt_value_from_str("--procs")?.unwrap_or(1);
         Ok(match args.opt_value_from_str("--member")? {
             Some(number) => Crew::Member(number, procs),
@@ -33,7 +33,7 @@ impl Crew {
 
     /// Has the work done. `part` gets this process's share of `all` units ready and returns what
     /// does it; that returns operations and bytes.
-    pub fn run<P, W>(self, all: u64, part: P) -> Outcome<()>
+    pub(crate) fn run<P, W>(self, all: u64, part: P) -> Outcome<()>
     where
         P: FnOnce(Range<u64>) -> Outcome<W>,
         W: FnOnce() -> Outcome<(u64, u64)>,
@@ -118,7 +118,7 @@ fn lead(procs: usize) -> Outcome<()> {
 }
 
 /// Prints how long it took and how much it was.
-pub fn report(took: Duration, ops: u64, bytes: u64) {
+pub(crate) fn report(took: Duration, ops: u64, bytes: u64) {
     let seconds = took.as_secs_f64();
     println!(r#"{{"seconds": {seconds:.9}, "ops": {ops}, "bytes": {bytes}}}"#);
 }

@@ -19,7 +19,7 @@ fn list(args: &mut Arguments) -> Outcome<Vec<String>> {
     Ok(fs::read_to_string(file)?.lines().map(String::from).collect())
 }
 
-pub fn stat_all(crew: Crew, mut args: Arguments) -> Outcome<()> {
+pub(crate) fn stat_all(crew: Crew, mut args: Arguments) -> Outcome<()> {
     let paths = list(&mut args)?;
     crew.run(paths.len() as u64, |part| {
         let mine = paths[part.start as usize..part.end as usize].to_vec();
@@ -32,7 +32,7 @@ pub fn stat_all(crew: Crew, mut args: Arguments) -> Outcome<()> {
     })
 }
 
-pub fn one_by_one(mut args: Arguments) -> Outcome<()> {
+pub(crate) fn one_by_one(mut args: Arguments) -> Outcome<()> {
     let seconds = args.value_from_str("--seconds")?;
     let paths = list(&mut args)?;
     // In its directory, which it might not get to later.
@@ -65,7 +65,7 @@ pub fn one_by_one(mut args: Arguments) -> Outcome<()> {
     Ok(())
 }
 
-pub fn hold(mut args: Arguments) -> Outcome<()> {
+pub(crate) fn hold(mut args: Arguments) -> Outcome<()> {
     let readers: Vec<_> = list(&mut args)?
         .into_iter()
         .map(|path| {
@@ -79,7 +79,7 @@ pub fn hold(mut args: Arguments) -> Outcome<()> {
     Ok(())
 }
 
-pub fn watch(mut args: Arguments) -> Outcome<()> {
+pub(crate) fn watch(mut args: Arguments) -> Outcome<()> {
     let seconds = args.value_from_str("--seconds")?;
     let path: PathBuf = args.free_from_str()?;
     if fs::symlink_metadata(&path).is_ok() {

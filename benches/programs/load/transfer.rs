@@ -23,7 +23,7 @@ fn file_argument(mut args: Arguments) -> Outcome<PathBuf> {
     Ok(args.free_from_os_str(|text| Ok::<_, std::convert::Infallible>(PathBuf::from(text)))?)
 }
 
-pub fn read(crew: Crew, args: Arguments) -> Outcome<()> {
+pub(crate) fn read(crew: Crew, args: Arguments) -> Outcome<()> {
     let path = file_argument(args)?;
     let size = if let Crew::Member(..) = crew { path.metadata()?.len() } else { 0 };
     crew.run(size, |part| {
@@ -45,7 +45,7 @@ pub fn read(crew: Crew, args: Arguments) -> Outcome<()> {
     })
 }
 
-pub fn random(crew: Crew, mut args: Arguments) -> Outcome<()> {
+pub(crate) fn random(crew: Crew, mut args: Arguments) -> Outcome<()> {
     let count: u64 = args.value_from_str("--count")?;
     let path = file_argument(args)?;
     crew.run(count, |part| {
@@ -72,7 +72,7 @@ fn coprime(pages: u64) -> u64 {
     fn gcd(a: u64, b: u64) -> u64 {
         if b == 0 { a } else { gcd(b, a % b) }
     }
-    (pages * 618 / 1000 + 1..).find(|&step| gcd(step, pages) == 1).unwrap_or(1)
+    (pages * 618 / 1000 + 1..=u64::MAX).find(|&step| gcd(step, pages) == 1).unwrap_or(1)
 }
 
 /// A MiB that no other number has, as a file's contents are: blocks that are written are new ones.
@@ -82,7 +82,7 @@ fn fill(buffer: &mut [u8], number: u64) {
     }
 }
 
-pub fn write(mut args: Arguments) -> Outcome<()> {
+pub(crate) fn write(mut args: Arguments) -> Outcome<()> {
     let mib: u64 = args.value_from_str("--mib")?;
     let path = file_argument(args)?;
     let mut buffer: Vec<u8> = (0..MIB).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
@@ -98,7 +98,7 @@ pub fn write(mut args: Arguments) -> Outcome<()> {
     Ok(())
 }
 
-pub fn create(mut args: Arguments) -> Outcome<()> {
+pub(crate) fn create(mut args: Arguments) -> Outcome<()> {
     let count: u64 = args.value_from_str("--count")?;
     let folder = file_argument(args)?;
     let mut page = vec![7; PAGE as usize];
@@ -113,7 +113,7 @@ pub fn create(mut args: Arguments) -> Outcome<()> {
     Ok(())
 }
 
-pub fn evict(args: Arguments) -> Outcome<()> {
+pub(crate) fn evict(args: Arguments) -> Outcome<()> {
     let file = File::open(file_argument(args)?)?;
     Ok(posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
 }

@@ -27,7 +27,7 @@ impl Layout {
     ///
     /// # Errors
     /// A name that is a file and a directory, or a file that is too large.
-    pub fn of(gathered: &Gathered) -> Result<Self, ManifestError> {
+    pub(super) fn of(gathered: &Gathered) -> Result<Self, ManifestError> {
         let dirs = Grouped::new(
             gathered.dirs.len(),
             gathered.dirs.iter().enumerate().skip(1).map(|(id, dir)| (id, dir.parent)),

@@ -94,12 +94,14 @@ impl<H: Host> CollectionNode<H> {
 
     /// Adds to the kernel's references; answers how many there are then. None where it was
     /// superseded or is gone.
+    #[allow(clippy::must_use_candidate, reason = "it is called to count")]
     pub fn add_ref(&self, n: i64) -> Option<i64> {
         let state = self.collection.state.read();
         state.counts_of(self.ino).map(|counts| add(&counts.refs, n))
     }
 
     /// Adds to the uses from inside; answers how many there are then. None as above.
+    #[allow(clippy::must_use_candidate, reason = "it is called to count")]
     pub fn add_use(&self, n: i64) -> Option<i64> {
         let state = self.collection.state.read();
         let uses = state.counts_of(self.ino).map(|counts| add(&counts.uses, n))?;
@@ -180,14 +182,13 @@ impl<H: Host> Identity for CollectionNode<H> {
     }
 
     fn set_inode(&self, inode: Option<u64>) -> Outcome<()> {
-        match self.superseded() {
-            Some(node) => node.set_inode(inode),
-            None => {
-                if inode.is_none() {
-                    self.forget();
-                }
-                Ok(())
+        if let Some(node) = self.superseded() {
+            node.set_inode(inode)
+        } else {
+            if inode.is_none() {
+                self.forget();
             }
+            Ok(())
         }
     }
 
@@ -269,12 +270,11 @@ impl<H: Host> Attributes for CollectionNode<H> {
 
 impl<H: Host> Freshness for CollectionNode<H> {
     fn accessed(&self) -> Outcome<()> {
-        match self.superseded() {
-            Some(node) => node.accessed(),
-            None => {
-                self.collection.atime.store(self.collection.host.now()?);
-                Ok(())
-            }
+        if let Some(node) = self.superseded() {
+            node.accessed()
+        } else {
+            self.collection.atime.store(self.collection.host.now()?);
+            Ok(())
         }
     }
 

@@ -50,7 +50,7 @@ impl<N: Node> Operations<N> {
     /// As [`Operations::writable_directory`]; what the directory answers.
     pub fn create(&self, parent: Ino, name: &[u8]) -> Outcome<(Attr, Fh)> {
         let (directory, node) =
-            self.made(parent, name, |directory, name| directory.create(name))?;
+            self.made(parent, name, super::super::node::DirectoryNode::create)?;
         let attr = self.referenced_attr(&node)?;
         let parent = Some(directory);
         let opened = self.handles.open(Handle::File {
@@ -75,7 +75,7 @@ impl<N: Node> Operations<N> {
             self.may_write()?;
             return Err(Refusal::NotSupported.into());
         }
-        let (_, node) = self.made(parent, name, |directory, name| directory.create(name))?;
+        let (_, node) = self.made(parent, name, super::super::node::DirectoryNode::create)?;
         self.referenced_attr(&node)
     }
 
@@ -84,7 +84,7 @@ impl<N: Node> Operations<N> {
     /// # Errors
     /// As [`Operations::create`].
     pub fn mkdir(&self, parent: Ino, name: &[u8]) -> Outcome<Attr> {
-        let (_, node) = self.made(parent, name, |directory, name| directory.mkdir(name))?;
+        let (_, node) = self.made(parent, name, super::super::node::DirectoryNode::mkdir)?;
         self.referenced_attr(&node)
     }
 

@@ -36,7 +36,7 @@ impl<N: Node> Operations<N> {
     }
 
     /// Gives entries from `offset` on to `sink` until it is full or the listing ends. With
-    /// `referenced`, each one taken counts as looked up, except `.` and `..` (as FUSE_READDIRPLUS has
+    /// `referenced`, each one taken counts as looked up, except `.` and `..` (as `FUSE_READDIRPLUS` has
     /// it).
     ///
     /// # Errors

@@ -23,7 +23,7 @@ impl<N: Node> Operations<N> {
     fn result<T>(&self, outcome: Outcome<T>) -> Result<T> {
         outcome.map_err(|halt| match halt {
             Halt::Errno(errno) => errno,
-            halt => self.inodes.upcalls().errno_of(halt),
+            halt @ Halt::Upcall(_) => self.inodes.upcalls().errno_of(halt),
         })
     }
 }

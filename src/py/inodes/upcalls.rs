@@ -50,7 +50,7 @@ impl Upcalls for Python3 {
     fn errno_of(&self, halt: Halt) -> Errno {
         match halt {
             Halt::Errno(errno) => errno,
-            halt => Python::attach(|py| errno_of(py, exception(halt))),
+            halt @ Halt::Upcall(_) => Python::attach(|py| errno_of(py, exception(halt))),
         }
     }
 

@@ -169,7 +169,7 @@ fn nanos(time: Timestamp) -> i64 {
 /// Attributes that a handler answered with, for the kernel.
 ///
 /// # Errors
-/// TypeError where it is no `EntryAttributes`.
+/// `TypeError` where it is no `EntryAttributes`.
 pub fn to_attr(object: &Bound<'_, PyAny>) -> PyResult<Attr> {
     let entry = object.cast::<EntryAttributes>().map_err(|_| {
         let kind = object.get_type().name().map_or_else(|_| "?".to_owned(), |n| n.to_string());
@@ -379,7 +379,7 @@ impl StatvfsData {
 /// What a statfs handler answered with, for the kernel.
 ///
 /// # Errors
-/// TypeError where it is no `StatvfsData`.
+/// `TypeError` where it is no `StatvfsData`.
 pub fn to_statfs(object: &Bound<'_, PyAny>) -> PyResult<StatFs> {
     let data = object
         .cast::<StatvfsData>()

@@ -4,7 +4,7 @@
 
 //! A mutex and a condition variable for what outlives a fork.
 //!
-//! parking_lot keeps one table of all threads that wait. A fork inherits it, with waiting threads in
+//! `parking_lot` keeps one table of all threads that wait. A fork inherits it, with waiting threads in
 //! it that it does not have: one of those is woken, and the one that is there sleeps on. The standard
 //! library's wait in the kernel, which knows the threads that there are.
 
@@ -12,22 +12,22 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{PoisonError, TryLockError};
 use std::time::Instant;
 
-/// As parking_lot's, of which it has the methods.
-pub struct Mutex<T>(std::sync::Mutex<T>);
+/// As `parking_lot`'s, of which it has the methods.
+pub(super) struct Mutex<T>(std::sync::Mutex<T>);
 
 /// Holds a [`Mutex`].
-pub struct Guard<'a, T>(Option<std::sync::MutexGuard<'a, T>>);
+pub(super) struct Guard<'a, T>(Option<std::sync::MutexGuard<'a, T>>);
 
 impl<T> Mutex<T> {
-    pub const fn new(value: T) -> Self {
+    pub(super) const fn new(value: T) -> Self {
         Mutex(std::sync::Mutex::new(value))
     }
 
-    pub fn lock(&self) -> Guard<'_, T> {
+    pub(super) fn lock(&self) -> Guard<'_, T> {
         Guard(Some(self.0.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+    pub(super) fn try_lock(&self) -> Option<Guard<'_, T>> {
         match self.0.try_lock() {
             Ok(guard) => Some(Guard(Some(guard))),
             Err(TryLockError::Poisoned(poisoned)) => Some(Guard(Some(poisoned.into_inner()))),
@@ -50,36 +50,36 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
-/// As parking_lot's, of which it has the methods.
-pub struct Condvar(std::sync::Condvar);
+/// As `parking_lot`'s, of which it has the methods.
+pub(super) struct Condvar(std::sync::Condvar);
 
 /// How a wait with a limit ended.
-pub struct Waited(bool);
+pub(super) struct Waited(bool);
 
 impl Waited {
-    pub fn timed_out(&self) -> bool {
+    pub(super) fn timed_out(&self) -> bool {
         self.0
     }
 }
 
 impl Condvar {
-    pub const fn new() -> Self {
+    pub(super) const fn new() -> Self {
         Condvar(std::sync::Condvar::new())
     }
 
-    pub fn notify_one(&self) {
+    pub(super) fn notify_one(&self) {
         self.0.notify_one();
     }
 
-    pub fn notify_all(&self) {
+    pub(super) fn notify_all(&self) {
         self.0.notify_all();
     }
 
-    pub fn wait<T>(&self, guard: &mut Guard<'_, T>) {
+    pub(super) fn wait<T>(&self, guard: &mut Guard<'_, T>) {
         guard.0 = guard.0.take().map(|g| self.0.wait(g).unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub fn wait_until<T>(&self, guard: &mut Guard<'_, T>, deadline: Instant) -> Waited {
+    pub(super) fn wait_until<T>(&self, guard: &mut Guard<'_, T>, deadline: Instant) -> Waited {
         let Some(inner) = guard.0.take() else { return Waited(false) };
         let left = deadline.saturating_duration_since(Instant::now());
         let (inner, waited) =

@@ -126,6 +126,7 @@ pub fn default_action(number: i32) {
 }
 
 /// The number of this process.
+#[must_use]
 pub fn process_id() -> i32 {
     // SAFETY: may be called at any time.
     #[allow(unsafe_code)]

@@ -56,12 +56,11 @@ fn acquire(timeout: Option<Duration>) -> Result<(), Refused> {
     }
     while state.owner.is_some() {
         state.waiting += 1;
-        let late = match deadline {
-            Some(deadline) => FREED.wait_until(&mut state, deadline).timed_out(),
-            None => {
-                FREED.wait(&mut state);
-                false
-            }
+        let late = if let Some(deadline) = deadline {
+            FREED.wait_until(&mut state, deadline).timed_out()
+        } else {
+            FREED.wait(&mut state);
+            false
         };
         state.waiting -= 1;
         if late && state.owner.is_some() {
@@ -192,7 +191,7 @@ impl Lock {
 
     /// Takes the lock. Returns False where that did not come about within `timeout` seconds.
     ///
-    /// Raises RuntimeError where this thread holds it already.
+    /// Raises `RuntimeError` where this thread holds it already.
     #[pyo3(signature = (timeout=None))]
     fn acquire(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let timeout = timeout.filter(|t| *t > 0.0).map(Duration::from_secs_f64);
@@ -205,7 +204,7 @@ impl Lock {
 
     /// Gives the lock back.
     ///
-    /// Raises RuntimeError where this thread does not hold it.
+    /// Raises `RuntimeError` where this thread does not hold it.
     fn release(&self) -> PyResult<()> {
         Ok(release()?)
     }

@@ -58,7 +58,7 @@ pub fn install(py: Python<'_>) -> PyResult<()> {
 /// without a `kind`, lines are of one kind that differ in nothing but request ids, UUIDs and hashes.
 ///
 /// # Errors
-/// ValueError for another level.
+/// `ValueError` for another level.
 #[pyfunction]
 #[pyo3(signature = (message, level="error", kind=None))]
 pub fn report(message: &str, level: &str, kind: Option<&str>) -> PyResult<()> {
@@ -74,7 +74,7 @@ pub fn report(message: &str, level: &str, kind: Option<&str>) -> PyResult<()> {
 /// `debug`, `trace` or `off`.
 ///
 /// # Errors
-/// ValueError for another word.
+/// `ValueError` for another word.
 #[pyfunction]
 pub fn set_log_level(level: &str) -> PyResult<()> {
     let level = level.parse::<LevelFilter>().map_err(|e| PyValueError::new_err(e.to_string()))?;

@@ -31,7 +31,7 @@ fn os_error(error: &io::Error, path: &std::path::Path) -> PyErr {
 /// Like `os.listdir`: the names in directory `path`, a str.
 ///
 /// # Errors
-/// TypeError where `path` is no str; OSError as the system answers.
+/// `TypeError` where `path` is no str; `OSError` as the system answers.
 #[pyfunction]
 pub fn listdir(py: Python<'_>, path: &Bound<'_, PyAny>) -> PyResult<Vec<std::ffi::OsString>> {
     let path = text(path, "path")?;
@@ -60,7 +60,7 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
 /// Sets extended attribute `name` of `path` to `value` (bytes). `namespace` matters on FreeBSD only.
 ///
 /// # Errors
-/// TypeError or ValueError for an argument; OSError as the system answers.
+/// `TypeError` or `ValueError` for an argument; `OSError` as the system answers.
 #[pyfunction]
 #[pyo3(signature = (path, name, value, namespace="user"))]
 pub fn setxattr(
@@ -90,7 +90,7 @@ pub fn setxattr(
 /// call does. `namespace` matters on FreeBSD only.
 ///
 /// # Errors
-/// TypeError or ValueError for an argument; OSError as the system answers.
+/// `TypeError` or `ValueError` for an argument; `OSError` as the system answers.
 #[pyfunction]
 #[pyo3(signature = (path, name, size_guess=128, namespace="user"))]
 pub fn getxattr<'py>(

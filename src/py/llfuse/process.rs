@@ -18,7 +18,7 @@ use super::signals::{self, Phase};
 /// From then on until `serve_signals` it unmounts first, and the status is 0.
 ///
 /// # Errors
-/// OSError where the system refuses.
+/// `OSError` where the system refuses.
 #[pyfunction]
 pub fn catch_signals() -> PyResult<i32> {
     let (reader, writer) = UnixStream::pair()?;

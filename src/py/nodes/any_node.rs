@@ -29,7 +29,7 @@ impl AnyNode {
     /// The entry as a Python object; what was none becomes one.
     ///
     /// # Errors
-    /// What loading the collection for Python raises; RuntimeError where the entry is gone.
+    /// What loading the collection for Python raises; `RuntimeError` where the entry is gone.
     pub fn object(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match self {
             AnyNode::Host(node) => Ok(node.object(py)),

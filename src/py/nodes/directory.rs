@@ -62,10 +62,7 @@ impl DirectoryNode {
     }
 
     /// Runs `body` on the directory when it is fresh, keeping it in use meanwhile.
-    fn when_fresh<'py, T>(
-        slf: &Bound<'py, Self>,
-        body: impl FnOnce() -> PyResult<T>,
-    ) -> PyResult<T> {
+    fn when_fresh<T>(slf: &Bound<'_, Self>, body: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
         slf.call_method0("inc_use")?;
         let result = slf.call_method0("checkupdate").and_then(|_| body());
         slf.call_method0("dec_use")?;

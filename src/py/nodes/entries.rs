@@ -100,6 +100,9 @@ impl Entries {
     }
 
     /// Pairs of name and entry.
+    ///
+    /// # Errors
+    /// Where Python has no memory for them.
     pub fn items<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let pairs = self.table.snapshot().into_iter();
         let pairs = pairs.map(|(name, node)| Ok((String::from(name), node.object(py)?)));
@@ -120,7 +123,7 @@ impl Entries {
 
     /// Takes out and returns the entry of that name, or `default`.
     ///
-    /// Raises KeyError where there is neither.
+    /// Raises `KeyError` where there is neither.
     #[pyo3(signature = (name, *default))]
     fn pop(&self, py: Python<'_>, name: &str, default: &Bound<'_, PyTuple>) -> PyResult<Py<PyAny>> {
         match object(py, self.table.remove(name))? {
@@ -132,7 +135,7 @@ impl Entries {
 
     /// Takes out and returns the last pair of name and entry.
     ///
-    /// Raises KeyError where the table is empty.
+    /// Raises `KeyError` where the table is empty.
     fn popitem(&self, py: Python<'_>) -> PyResult<(String, Py<PyAny>)> {
         let name = self.table.names().pop();
         match name.and_then(|name| self.table.remove(&name).map(|node| (name, node))) {

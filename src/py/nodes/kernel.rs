@@ -67,19 +67,18 @@ fn place(directory: &Bound<'_, PyAny>) -> PyResult<Option<(Ino, String)>> {
     }
     let parent = inodes.get_item(&parent_inode)?;
     // Not through the parent's own methods: they might refresh it.
-    let name = match core_of(&parent).and_then(|core| core.entries()) {
-        Some(table) => table.name_of(|node| node.is(directory)).map(String::from),
-        None => {
-            let mut found = None;
-            for pair in parent.getattr("_entries")?.call_method0("items")?.try_iter()? {
-                let (name, node): (String, Bound<'_, PyAny>) = pair?.extract()?;
-                if node.is(directory) {
-                    found = Some(name);
-                    break;
-                }
+    let name = if let Some(table) = core_of(&parent).and_then(|core| core.entries()) {
+        table.name_of(|node| node.is(directory)).map(String::from)
+    } else {
+        let mut found = None;
+        for pair in parent.getattr("_entries")?.call_method0("items")?.try_iter()? {
+            let (name, node): (String, Bound<'_, PyAny>) = pair?.extract()?;
+            if node.is(directory) {
+                found = Some(name);
+                break;
             }
-            found
         }
+        found
     };
     name.map(|name| Ok((Ino(parent_inode.extract()?), name))).transpose()
 }

@@ -30,15 +30,21 @@ pub fn flag(object: &Bound<'_, PyAny>, name: &str) -> PyResult<bool> {
 
 /// The flag by which an entry of 2017 tells that it was deleted, where the object has it. (A mock has
 /// an attribute of any name, but not a bool.)
+///
+/// # Errors
+/// What the attribute raises.
 pub fn keeps_dead(object: &Bound<'_, PyAny>) -> PyResult<Option<bool>> {
     match object.getattr_opt("dead")? {
-        Some(flag) => Ok(flag.cast::<PyBool>().ok().map(|flag| flag.is_true())),
+        Some(flag) => Ok(flag.cast::<PyBool>().ok().map(pyo3::types::PyBoolMethods::is_true)),
         None => Ok(None),
     }
 }
 
 /// Calls `has_ref`, whose argument of 2017 became none in 3.2.1: where the method does not take the
 /// one form, with the other.
+///
+/// # Errors
+/// What the method raises.
 pub fn has_ref<'py, A, B>(object: &Bound<'py, PyAny>, arguments: A, otherwise: B) -> PyResult<bool>
 where
     A: PyCallArgs<'py>,

@@ -6,6 +6,8 @@
 //!
 //! Functions of the extension module, for `arvados_fuse.sdk_hooks` alone.
 
+#![allow(clippy::missing_errors_doc, reason = "functions for Python, which say what they raise")]
+
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -42,7 +44,7 @@ fn parse(py: Python<'_>, manifest_text: &str) -> PyResult<Tree> {
 /// `reserved` are names in the directory that are not the collection's. Returns False where the
 /// collection has names that no file system can show.
 ///
-/// Raises ValueError where the manifest is malformed, with the line and the reason.
+/// Raises `ValueError` where the manifest is malformed, with the line and the reason.
 #[pyfunction]
 #[allow(clippy::too_many_arguments)]
 pub fn show_tree(
@@ -71,7 +73,7 @@ pub fn show_tree(
 /// Has a directory that shows a tree follow to another version of the collection: what stays keeps
 /// its inode number, and the kernel is told what changed.
 ///
-/// Raises ValueError where the manifest is malformed, or has names that no file system can show.
+/// Raises `ValueError` where the manifest is malformed, or has names that no file system can show.
 #[pyfunction]
 pub fn follow_tree(directory: &Bound<'_, PyAny>, manifest_text: &str, mtime: f64) -> PyResult<()> {
     let (core, table) = (core(directory)?, table(directory)?);

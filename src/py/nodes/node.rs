@@ -317,6 +317,9 @@ impl Node {
     fn kernel_invalidate(&self) {}
 
     /// Whether the contents must be refreshed: marked so, or polling and older than `_poll_time`.
+    ///
+    /// # Errors
+    /// What an overridden attribute raises.
     pub fn stale(slf: &Bound<'_, Self>) -> PyResult<bool> {
         if let Some(stale) = slf.get().core.staleness() {
             return Ok(stale);
@@ -437,11 +440,13 @@ impl Node {
 }
 
 /// The core of a Python object, where it is one of our nodes.
+#[must_use]
 pub fn core_of(object: &Bound<'_, PyAny>) -> Option<Arc<NodeCore>> {
     object.cast::<Node>().ok().map(|node| Arc::clone(&node.get().core))
 }
 
 /// As Python words it.
+#[must_use]
 pub fn no_attribute(name: &str) -> PyErr {
     PyAttributeError::new_err(name.to_owned())
 }

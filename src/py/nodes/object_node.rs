@@ -179,6 +179,8 @@ impl ObjectNode {
             None => self.call(|o| flag(o, "allow_attr_cache")),
         }
     }
+    /// None where Python has to be asked.
+    #[allow(clippy::option_option, reason = "not known here is another answer than not there")]
     fn child_here(&self, name: &str) -> Option<Option<AnyNode>> {
         if let Some(core) = self.answering(&[Name::GetItem, Name::Contains]) {
             let mounted = core.collection();

@@ -88,11 +88,13 @@ impl overrides::Name for Name {
 
 impl Name {
     /// The name that is spelt so, if it is one of these.
+    #[must_use]
     pub fn spelt(text: &str) -> Option<Name> {
         NAMES.iter().find(|(_, own)| *own == text).map(|(name, _)| *name)
     }
 
     /// A value that the core keeps, as against a method.
+    #[must_use]
     pub fn is_value(self) -> bool {
         (Name::Inode as u64..=Name::EntriesTable as u64).contains(&(self as u64))
     }

@@ -23,7 +23,7 @@ use parking_lot::{Condvar, Mutex};
 
 /// How a server answers one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     None,
     /// The right bytes, ended by the end of the connection instead of a length.
     NoLength,
@@ -55,7 +55,7 @@ pub enum Fault {
 
 /// A request as the server saw it.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub path: String,
     pub headers: HashMap<String, String>,
 }
@@ -73,7 +73,7 @@ struct Shared {
 }
 
 /// A service on loopback.
-pub struct Server {
+pub(crate) struct Server {
     pub address: SocketAddr,
     shared: Arc<Shared>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -81,7 +81,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
         let address = listener.local_addr().expect("bound");
         let shared = Arc::new(Shared {
@@ -109,32 +109,32 @@ impl Server {
         Server { address, shared, threads, accepting: Some(accepting) }
     }
 
-    pub fn root(&self) -> String {
+    pub(crate) fn root(&self) -> String {
         format!("http://{}/", self.address)
     }
 
-    pub fn add(&self, data: &Arc<Vec<u8>>) {
+    pub(crate) fn add(&self, data: &Arc<Vec<u8>>) {
         self.shared.blocks.lock().insert(Md5::of(data).to_string(), data.clone());
     }
 
     /// Answers every request by what `behaviour` says of it and of how many came before.
-    pub fn behave(&self, behaviour: impl Fn(&Seen, usize) -> Fault + Send + Sync + 'static) {
+    pub(crate) fn behave(&self, behaviour: impl Fn(&Seen, usize) -> Fault + Send + Sync + 'static) {
         *self.shared.behaviour.lock() = Box::new(behaviour);
     }
 
-    pub fn always(&self, fault: Fault) {
+    pub(crate) fn always(&self, fault: Fault) {
         self.behave(move |_, _| fault);
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().clone()
     }
 
-    pub fn requests(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.shared.seen.lock().len()
     }
 
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Relaxed)
     }
 }
@@ -217,7 +217,7 @@ impl Shared {
             Fault::EndlessBody => {
                 send(endless, &block)?;
                 while !*self.stopped.lock() {
-                    send("", &[0; 65536])?;
+                    send("", &[0; 8192])?;
                 }
                 Ok(false)
             }
@@ -286,7 +286,7 @@ fn read_request(reader: &mut impl BufRead) -> Option<Seen> {
 }
 
 /// A disk service of that number at that root.
-pub fn service(number: usize, root: String) -> Service {
+pub(crate) fn service(number: usize, root: String) -> Service {
     let mut service = Service::from_record("", "unused", 1, false, "disk");
     service.uuid = format!("zzzzz-bi6l4-{number:015}");
     service.root = root;
@@ -294,20 +294,20 @@ pub fn service(number: usize, root: String) -> Service {
 }
 
 /// A list of services for these servers.
-pub fn services(servers: &[Server]) -> Arc<dyn Services> {
+pub(crate) fn services(servers: &[Server]) -> Arc<dyn Services> {
     let list = servers.iter().enumerate().map(|(number, server)| service(number, server.root()));
     Arc::new(StaticServices::new(list.collect()))
 }
 
 /// Two servers that have these blocks.
-pub fn replicas(data: &Arc<Vec<u8>>) -> [Server; 2] {
+pub(crate) fn replicas(data: &Arc<Vec<u8>>) -> [Server; 2] {
     let pair = [Server::start(), Server::start()];
     pair.iter().for_each(|server| server.add(data));
     pair
 }
 
 /// The list of services by which these servers are asked for a block in this order.
-pub fn ordered(data: &[u8], servers: &[Server]) -> Arc<dyn Services> {
+pub(crate) fn ordered(data: &[u8], servers: &[Server]) -> Arc<dyn Services> {
     // The heaviest UUID goes to the first server.
     let hash = Md5::of(data).to_string();
     let mut weighed: Vec<_> = (0..servers.len())
@@ -320,7 +320,7 @@ pub fn ordered(data: &[u8], servers: &[Server]) -> Arc<dyn Services> {
 }
 
 /// Settings that fail fast.
-pub fn quick() -> Config {
+pub(crate) fn quick() -> Config {
     let timeouts = Timeouts {
         connect: Duration::from_secs(2),
         read: Duration::from_millis(300),
@@ -339,21 +339,21 @@ pub fn quick() -> Config {
 }
 
 /// Bytes that look random and differ by seed.
-pub fn data(seed: u64, len: usize) -> Arc<Vec<u8>> {
+pub(crate) fn data(seed: u64, len: usize) -> Arc<Vec<u8>> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     Arc::new(bytes)
 }
 
-pub fn locator(data: &[u8]) -> Locator {
+pub(crate) fn locator(data: &[u8]) -> Locator {
     format!("{}+{}", Md5::of(data), data.len()).parse().expect("a locator")
 }
 
 /// A folder under target/tmp, removed at the end.
-pub struct Scratch(pub PathBuf);
+pub(crate) struct Scratch(pub PathBuf);
 
 impl Scratch {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
@@ -363,7 +363,7 @@ impl Scratch {
     }
 
     /// Where the cache puts a block.
-    pub fn file(&self, data: &[u8]) -> PathBuf {
+    pub(crate) fn file(&self, data: &[u8]) -> PathBuf {
         let hash = Md5::of(data).to_string();
         self.0.join(&hash[..3]).join(format!("{hash}.keepcacheblock"))
     }
@@ -374,12 +374,12 @@ impl Scratch {
     }
 
     /// Bytes of all cache files.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.files().filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum()
     }
 
     /// How many files are being written, or were left behind.
-    pub fn unfinished(&self) -> usize {
+    pub(crate) fn unfinished(&self) -> usize {
         let temporary = |name: &str| name.starts_with("tmp") && name.ends_with(".keepcacheblock");
         self.files().filter(|file| file.file_name().to_str().is_some_and(temporary)).count()
     }
@@ -392,7 +392,7 @@ impl Drop for Scratch {
 }
 
 /// Settings with a disk cache: large blocks are those of more than 150,000 bytes.
-pub fn cached(dir: &Scratch) -> Config {
+pub(crate) fn cached(dir: &Scratch) -> Config {
     let mut config = quick();
     config.cache.disk_dir = Some(dir.0.clone());
     config.cache.max_bytes = 1 << 30;
@@ -401,7 +401,7 @@ pub fn cached(dir: &Scratch) -> Config {
 }
 
 /// Waits until something is so; fails the test after ten seconds.
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !is_so() {
         assert!(Instant::now() < end, "not within 10 s: {what}");
@@ -410,7 +410,7 @@ pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// A block through the client as a mount reads it: again if a cached file turned out changed.
-pub fn read_all(client: &KeepClient, locator: &Locator) -> Vec<u8> {
+pub(crate) fn read_all(client: &KeepClient, locator: &Locator) -> Vec<u8> {
     for _ in 0..5 {
         let block = client.get_blocking(locator).unwrap_or_else(|error| panic!("{error}"));
         if let Ok(bytes) = block.to_vec() {

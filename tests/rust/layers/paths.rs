@@ -14,11 +14,11 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, File, ItemMod, ItemUse, LitStr, Macro, Path, UseTree, Visibility};
 
 /// The modules of the crate, each from its root: `["py", "llfuse", "lock"]`.
-pub type Modules = BTreeSet<Vec<String>>;
+pub(crate) type Modules = BTreeSet<Vec<String>>;
 
 /// A path that is named somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
+pub(crate) struct Named {
     /// Whether it leads into this crate; otherwise its first segment may be another crate.
     pub inside: bool,
     /// Its segments, from the root of the crate where it is inside.
@@ -29,7 +29,7 @@ pub struct Named {
 
 /// What a source file names.
 #[derive(Default)]
-pub struct Source {
+pub(crate) struct Source {
     /// Paths.
     pub named: Vec<Named>,
     /// String literals with their lines, documentation left out.
@@ -40,7 +40,7 @@ pub struct Source {
 ///
 /// # Panics
 /// Where the text is no Rust.
-pub fn read(module: &[String], text: &str, modules: &Modules) -> Source {
+pub(crate) fn read(module: &[String], text: &str, modules: &Modules) -> Source {
     let file: File = syn::parse_file(text).unwrap_or_else(|e| panic!("{}: {e}", module.join("::")));
     let mut reader = Reader {
         module: module.to_vec(),

@@ -20,7 +20,7 @@ const LOST: u8 = BLOCKS - 1;
 
 /// Bytes of a block: its number, from an offset, so many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
+pub(crate) struct Part {
     pub block: u8,
     pub offset: usize,
     pub len: usize,
@@ -36,14 +36,14 @@ fn bytes(block: u8) -> Vec<u8> {
 
 /// What a file contains.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Content(pub Vec<Part>);
+pub(crate) struct Content(pub Vec<Part>);
 
 /// How many contents there are beside none.
-pub const CONTENTS: u8 = 8;
+pub(crate) const CONTENTS: u8 = 8;
 
 impl Content {
     /// One of [`CONTENTS`], which differ in their bytes.
-    pub fn number(number: u8) -> Self {
+    pub(crate) fn number(number: u8) -> Self {
         let part = |block, offset, len| Part { block, offset, len };
         let whole = |block| part(block, 0, size(block));
         Content(match number % CONTENTS {
@@ -59,12 +59,12 @@ impl Content {
     }
 
     /// Its length in bytes.
-    pub fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.0.iter().map(|part| part.len as u64).sum()
     }
 
     /// What a read answers; None where a byte of it is lost.
-    pub fn read(&self, offset: u64, size: u32) -> Option<Vec<u8>> {
+    pub(crate) fn read(&self, offset: u64, size: u32) -> Option<Vec<u8>> {
         let (mut skip, mut wanted) = (usize::try_from(offset).unwrap(), size as usize);
         let mut data = Vec::new();
         for part in &self.0 {
@@ -85,18 +85,18 @@ impl Content {
 }
 
 /// Paths that a collection may have; a directory hides a file of the same name.
-pub const PATHS: [&str; 9] = ["a", "b", "d", "d/a", "d/b", "d/e/a", "e", "e/x", "d/e/x"];
+pub(crate) const PATHS: [&str; 9] = ["a", "b", "d", "d/a", "d/b", "d/e/a", "e", "e/x", "d/e/x"];
 
 /// A version of a collection: for each of [`PATHS`], zero or the number of its content, plus one.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Version {
+pub(crate) struct Version {
     pub slots: [u8; PATHS.len()],
     pub mtime: i128,
 }
 
 impl Version {
     /// Its files, by path.
-    pub fn files(&self) -> BTreeMap<&'static str, Content> {
+    pub(crate) fn files(&self) -> BTreeMap<&'static str, Content> {
         let there = |path: &str| {
             let below = format!("{path}/");
             PATHS.iter().zip(self.slots).any(|(other, slot)| slot > 0 && other.starts_with(&below))
@@ -109,7 +109,7 @@ impl Version {
     }
 
     /// Its directories below the top, by path.
-    pub fn directories(&self) -> BTreeSet<String> {
+    pub(crate) fn directories(&self) -> BTreeSet<String> {
         let mut all = BTreeSet::new();
         for path in self.files().keys() {
             let parts: Vec<&str> = path.split('/').collect();
@@ -121,7 +121,7 @@ impl Version {
     }
 
     /// Its manifest, parsed.
-    pub fn tree(&self) -> Tree {
+    pub(crate) fn tree(&self) -> Tree {
         let mut streams: BTreeMap<String, Vec<(&str, Content)>> = BTreeMap::new();
         for (path, content) in self.files() {
             let (stream, name) = match path.rsplit_once('/') {
@@ -156,7 +156,7 @@ impl Version {
 }
 
 /// The client that all tests read through. It keeps fewer blocks than there are.
-pub fn keep() -> Arc<KeepClient> {
+pub(crate) fn keep() -> Arc<KeepClient> {
     static KEEP: OnceLock<Arc<KeepClient>> = OnceLock::new();
     let client = KEEP.get_or_init(|| {
         // The same in every run: they may share it.

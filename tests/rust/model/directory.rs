@@ -20,10 +20,10 @@ use super::memory::{Inner, Kind, MemoryNode, Shows};
 use super::world::{Entry, Event, World};
 
 /// A mounted collection under test.
-pub type Mounted = MountedCollection<MemoryHost>;
+pub(crate) type Mounted = MountedCollection<MemoryHost>;
 
 /// What a mounted collection needs of the directory that shows it.
-pub struct MemoryHost {
+pub(crate) struct MemoryHost {
     world: Arc<World>,
     directory: Weak<Inner>,
 }
@@ -73,7 +73,7 @@ fn made(objects: Objects) -> Vec<(String, u64)> {
 
 impl MemoryNode {
     /// Its inode number; none in or after its time in the table.
-    pub fn number(&self) -> Option<u64> {
+    pub(crate) fn number(&self) -> Option<u64> {
         self.0.state.inode()
     }
 
@@ -88,7 +88,7 @@ impl MemoryNode {
     }
 
     /// Adds an entry; the number is a new one, unless it is given.
-    pub fn add(&self, name: &str, node: &MemoryNode, number: Option<u64>) -> Outcome<()> {
+    pub(crate) fn add(&self, name: &str, node: &MemoryNode, number: Option<u64>) -> Outcome<()> {
         let directory = self.as_dir().ok_or(Errno::ENOTDIR)?;
         node.0.state.set_parent(self.number());
         let (table, entry) = (self.0.world.table(), Entry::Host(node.clone()));
@@ -101,7 +101,7 @@ impl MemoryNode {
     }
 
     /// Makes an entry, unless there is one.
-    pub fn make(&self, name: &str, node: impl FnOnce() -> MemoryNode) -> Outcome<()> {
+    pub(crate) fn make(&self, name: &str, node: impl FnOnce() -> MemoryNode) -> Outcome<()> {
         self.0.world.change(|| {
             let directory = self.as_dir().ok_or(Errno::ENOTDIR)?;
             if directory.entries.contains(name) { Ok(()) } else { self.add(name, &node(), None) }
@@ -109,7 +109,7 @@ impl MemoryNode {
     }
 
     /// Removes an entry; answers whether it was there.
-    pub fn remove(&self, name: &str) -> Outcome<bool> {
+    pub(crate) fn remove(&self, name: &str) -> Outcome<bool> {
         self.0.world.change(|| {
             let Some(directory) = self.as_dir() else { return Ok(false) };
             let Some(Entry::Host(node)) = directory.entries.get(name) else { return Ok(false) };
@@ -121,7 +121,7 @@ impl MemoryNode {
     }
 
     /// Moves an entry, over what is there; answers whether it was there.
-    pub fn move_to(&self, name: &str, target: &MemoryNode, new_name: &str) -> Outcome<bool> {
+    pub(crate) fn move_to(&self, name: &str, target: &MemoryNode, new_name: &str) -> Outcome<bool> {
         self.0.world.change(|| {
             let (Some(from), Some(to)) = (self.as_dir(), target.as_dir()) else {
                 return Ok(false);
@@ -145,7 +145,7 @@ impl MemoryNode {
     }
 
     /// Loads what it shows, or the newest version of it, where it is stale.
-    pub fn refresh(&self) -> Outcome<()> {
+    pub(crate) fn refresh(&self) -> Outcome<()> {
         if self.shows().is_none() || !self.0.state.is_stale() {
             return Ok(());
         }
@@ -154,7 +154,7 @@ impl MemoryNode {
 
     /// Looks at what it contains, as it was while it was fresh: contents that are dropped or changed
     /// are marked stale before.
-    pub fn while_fresh<T>(&self, look: impl Fn() -> T) -> Outcome<T> {
+    pub(crate) fn while_fresh<T>(&self, look: impl Fn() -> T) -> Outcome<T> {
         loop {
             self.refresh()?;
             let seen = look();
@@ -165,7 +165,7 @@ impl MemoryNode {
     }
 
     /// Shows the newest version of its collection.
-    pub fn show_newest(&self) -> Outcome<()> {
+    pub(crate) fn show_newest(&self) -> Outcome<()> {
         self.shows().map_or(Ok(()), |shows| self.show_newest_of(shows).map(drop))
     }
 
@@ -211,7 +211,7 @@ impl MemoryNode {
     }
 
     /// Objects take the place of what is served from the tree, under the same numbers.
-    pub fn take_over(&self) -> Outcome<()> {
+    pub(crate) fn take_over(&self) -> Outcome<()> {
         self.0.world.change(|| {
             let (Some(shows), Some(_)) = (self.shows(), self.mounted()) else { return Ok(()) };
             // Both show the same version before the one takes the other's place.
@@ -321,7 +321,7 @@ impl MemoryNode {
     }
 
     /// Drops what it contains; a collection is loaded again at the next access.
-    pub fn drop_contents(&self) -> Outcome<()> {
+    pub(crate) fn drop_contents(&self) -> Outcome<()> {
         let Some(directory) = self.as_dir() else { return Ok(()) };
         self.0.world.change(|| {
             let table = self.0.world.table();

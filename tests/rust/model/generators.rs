@@ -10,19 +10,20 @@ use proptest::prelude::*;
 use super::blocks::{CONTENTS, PATHS};
 
 /// Selects one of what there is.
-pub type Pick = u8;
+pub(crate) type Pick = u8;
 
 /// Names that may be looked up: of collections' files, of the layer above, and of nothing.
-pub const NAMES: [&str; 12] = ["a", "b", "d", "e", "x", "p", "q", "r", "s", ".", "..", "missing"];
+pub(crate) const NAMES: [&str; 12] =
+    ["a", "b", "d", "e", "x", "p", "q", "r", "s", ".", "..", "missing"];
 /// Selectors of names below this one are of those that are listed.
-pub const LISTED: Pick = 200;
+pub(crate) const LISTED: Pick = 200;
 /// What a newer version does not change.
-pub const KEPT: u8 = CONTENTS + 1;
+pub(crate) const KEPT: u8 = CONTENTS + 1;
 /// Names that the layer above gives.
-pub const GIVEN: [&str; 4] = ["p", "q", "r", "s"];
+pub(crate) const GIVEN: [&str; 4] = ["p", "q", "r", "s"];
 
 #[derive(Clone, Copy, Debug)]
-pub enum Op {
+pub(crate) enum Op {
     /// Look up a name that is there, or one of [`NAMES`] from [`LISTED`] on; in a directory, unless
     /// `anywhere`.
     Lookup {
@@ -105,7 +106,7 @@ fn slots() -> impl Strategy<Value = [u8; PATHS.len()]> {
 }
 
 /// One operation.
-pub fn op() -> impl Strategy<Value = Op> {
+pub(crate) fn op() -> impl Strategy<Value = Op> {
     let pick = any::<Pick>;
     let rarely = |of: u32| prop_oneof![of => Just(false), 1 => Just(true)];
     prop_oneof![

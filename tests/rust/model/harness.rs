@@ -16,12 +16,12 @@ use super::mount::{CALLER, Mount};
 use super::reference::{Id, ROOT, Reference, Served};
 use super::world::Entry;
 
-pub const COLLECTIONS: u8 = 3;
+pub(crate) const COLLECTIONS: u8 = 3;
 const NO_LIMIT: i64 = 1 << 40;
 
 /// How the layer above answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Above {
+pub(crate) enum Above {
     /// At once.
     Never,
     /// Each call takes its lock.
@@ -42,7 +42,7 @@ pub(super) struct Handle {
 }
 
 /// See the [module](self).
-pub struct Harness {
+pub(crate) struct Harness {
     pub mount: Mount,
     pub(super) reference: Reference,
     pub(super) kernel: Kernel,
@@ -67,7 +67,7 @@ pub(super) fn equal<T: std::fmt::Debug + PartialEq>(
 }
 
 /// References and uses of an entry.
-pub fn counts(entry: &Entry) -> (i64, i64) {
+pub(crate) fn counts(entry: &Entry) -> (i64, i64) {
     match entry {
         Entry::Host(node) => {
             let state = &node.0.state;
@@ -80,14 +80,14 @@ pub fn counts(entry: &Entry) -> (i64, i64) {
 }
 
 /// The first versions of the collections.
-pub fn collections() -> Vec<Version> {
+pub(crate) fn collections() -> Vec<Version> {
     let slots = [[1, 2, 0, 0, 0, 0, 0, 0, 0], [3, 0, 0, 4, 5, 6, 0, 2, 0], [0; 9]];
     slots.map(|slots| Version { slots, mtime: 1 }).to_vec()
 }
 
 impl Harness {
     /// A root with a file, a directory, and two collections.
-    pub fn new(above: Above) -> Self {
+    pub(crate) fn new(above: Above) -> Self {
         let mount = Mount::new(collections());
         mount.table.cache().set_cap(NO_LIMIT);
         let reference = Reference::new(mount.root.0.key);
@@ -110,7 +110,7 @@ impl Harness {
     ///
     /// # Errors
     /// What was wrong, and after which operation.
-    pub fn run(above: Above, ops: &[Op]) -> Result<(), String> {
+    pub(crate) fn run(above: Above, ops: &[Op]) -> Result<(), String> {
         let mut harness = Harness::new(above);
         for (at, op) in ops.iter().enumerate() {
             let done = harness.step(*op).and_then(|()| harness.settle());

@@ -14,7 +14,7 @@ use super::reference::Reference;
 use super::world::Notice;
 
 #[derive(Default)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     names: HashMap<(u64, String), u64>,
     /// Size and time of change.
     attrs: HashMap<u64, (u64, i128)>,
@@ -22,30 +22,30 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    pub fn remember(&mut self, parent: u64, name: &str, attr: &Attr) {
+    pub(crate) fn remember(&mut self, parent: u64, name: &str, attr: &Attr) {
         if !attr.entry_timeout.is_zero() {
             self.names.insert((parent, name.to_owned()), attr.ino.0);
         }
     }
 
-    pub fn remember_attr(&mut self, attr: &Attr) {
+    pub(crate) fn remember_attr(&mut self, attr: &Attr) {
         if !attr.attr_timeout.is_zero() {
             self.attrs.insert(attr.ino.0, (attr.size, attr.mtime.0));
         }
     }
 
-    pub fn remember_pages(&mut self, ino: u64, content: &Content) {
+    pub(crate) fn remember_pages(&mut self, ino: u64, content: &Content) {
         self.pages.insert(ino, content.clone());
     }
 
     /// It dropped the inode, and everything that hung on it.
-    pub fn forget(&mut self, ino: u64) {
+    pub(crate) fn forget(&mut self, ino: u64) {
         self.names.retain(|(parent, _), child| *parent != ino && *child != ino);
         self.attrs.remove(&ino);
         self.pages.remove(&ino);
     }
 
-    pub fn told(&mut self, notice: &Notice) {
+    pub(crate) fn told(&mut self, notice: &Notice) {
         match notice {
             Notice::Inode(ino) => {
                 self.attrs.remove(ino);
@@ -61,7 +61,7 @@ impl Kernel {
     ///
     /// # Errors
     /// What it should have been told.
-    pub fn check(&self, reference: &Reference) -> Result<(), String> {
+    pub(crate) fn check(&self, reference: &Reference) -> Result<(), String> {
         let known = |ino| {
             let id = reference.of_ino(ino)?;
             (reference.objects[id].refs > 0).then_some(id)

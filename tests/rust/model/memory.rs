@@ -23,9 +23,9 @@ use super::world::{Entry, World};
 
 /// An entry of the layer above. Clones refer to the same one.
 #[derive(Clone)]
-pub struct MemoryNode(pub Arc<Inner>);
+pub(crate) struct MemoryNode(pub Arc<Inner>);
 
-pub struct Inner {
+pub(crate) struct Inner {
     pub world: Arc<World>,
     /// Its name in events.
     pub key: u64,
@@ -34,12 +34,12 @@ pub struct Inner {
     cache_uuid: Mutex<Option<String>>,
 }
 
-pub enum Kind {
+pub(crate) enum Kind {
     File { content: Mutex<Content>, of_collection: bool },
     Directory(Directory),
 }
 
-pub struct Directory {
+pub(crate) struct Directory {
     pub entries: Dentries<Entry>,
     /// The collection that it shows.
     pub shows: Option<Shows>,
@@ -47,7 +47,7 @@ pub struct Directory {
     pub of_collection: bool,
 }
 
-pub struct Shows {
+pub(crate) struct Shows {
     /// Which one.
     pub collection: usize,
     /// Served from its tree.
@@ -57,7 +57,7 @@ pub struct Shows {
 }
 
 impl MemoryNode {
-    pub fn new(world: &Arc<World>, kind: Kind, mtime: i128) -> Self {
+    pub(crate) fn new(world: &Arc<World>, kind: Kind, mtime: i128) -> Self {
         let state = Arc::new(NodeState::new(Timestamp(0)));
         state.mtime.store(Timestamp(mtime));
         let loads = matches!(&kind, Kind::Directory(Directory { shows: Some(_), .. }));
@@ -71,35 +71,40 @@ impl MemoryNode {
         }))
     }
 
-    pub fn file(world: &Arc<World>, content: Content, mtime: i128, of_collection: bool) -> Self {
+    pub(crate) fn file(
+        world: &Arc<World>,
+        content: Content,
+        mtime: i128,
+        of_collection: bool,
+    ) -> Self {
         let content = Mutex::new(content);
         Self::new(world, Kind::File { content, of_collection }, mtime)
     }
 
-    pub fn directory(world: &Arc<World>, mtime: i128, of_collection: bool) -> Self {
+    pub(crate) fn directory(world: &Arc<World>, mtime: i128, of_collection: bool) -> Self {
         let directory = Directory { entries: Dentries::default(), shows: None, of_collection };
         Self::new(world, Kind::Directory(directory), mtime)
     }
 
-    pub fn collection(world: &Arc<World>, collection: usize) -> Self {
+    pub(crate) fn collection(world: &Arc<World>, collection: usize) -> Self {
         let shows =
             Shows { collection, mounted: Mutex::default(), superseded: AtomicBool::default() };
         let (entries, shows) = (Dentries::default(), Some(shows));
         Self::new(world, Kind::Directory(Directory { entries, shows, of_collection: false }), 0)
     }
 
-    pub fn as_dir(&self) -> Option<&Directory> {
+    pub(crate) fn as_dir(&self) -> Option<&Directory> {
         match &self.0.kind {
             Kind::Directory(directory) => Some(directory),
             Kind::File { .. } => None,
         }
     }
 
-    pub fn shows(&self) -> Option<&Shows> {
+    pub(crate) fn shows(&self) -> Option<&Shows> {
         self.as_dir()?.shows.as_ref()
     }
 
-    pub fn mounted(&self) -> Option<Arc<Mounted>> {
+    pub(crate) fn mounted(&self) -> Option<Arc<Mounted>> {
         self.shows()?.mounted.lock().clone()
     }
 
@@ -336,10 +341,13 @@ impl DirectoryNode<Entry> for MemoryNode {
     fn rename(&self, old: &str, new: &str, source: &Entry) -> Outcome<()> {
         self.asked("rename")?;
         match source {
-            Entry::Host(source) => match source.move_to(old, self, new)? {
-                true => Ok(()),
-                false => Err(Errno::ENOENT.into()),
-            },
+            Entry::Host(source) => {
+                if source.move_to(old, self, new)? {
+                    Ok(())
+                } else {
+                    Err(Errno::ENOENT.into())
+                }
+            }
             Entry::Collection(_) => Err(Errno::EPERM.into()),
         }
     }

@@ -17,13 +17,13 @@ use super::blocks::Version;
 use super::memory::MemoryNode;
 use super::world::{Above, Served, Table, World};
 
-pub const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1, umask: 0 };
+pub(crate) const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 1, umask: 0 };
 
 /// An entry of a listing: name, attributes, and where the listing goes on.
-pub type Listed = (String, Attr, u64);
+pub(crate) type Listed = (String, Attr, u64);
 
 /// A file system whose root is a directory of the layer above.
-pub struct Mount {
+pub(crate) struct Mount {
     pub world: Arc<World>,
     pub table: Arc<Table>,
     pub served: Arc<Served>,
@@ -32,7 +32,7 @@ pub struct Mount {
 
 impl Mount {
     /// An empty root, over `collections` that exist elsewhere.
-    pub fn new(collections: Vec<Version>) -> Self {
+    pub(crate) fn new(collections: Vec<Version>) -> Self {
         let world = Arc::new(World::default());
         *world.truth.lock() = collections;
         let cache = Arc::new(InodeCache::new(1 << 30, 0));
@@ -48,38 +48,38 @@ impl Mount {
     }
 
     /// Runs a request as a worker does.
-    pub fn ask<T>(&self, request: impl FnOnce(&dyn FileSystem) -> T) -> T {
+    pub(crate) fn ask<T>(&self, request: impl FnOnce(&dyn FileSystem) -> T) -> T {
         self.world.request(|| request(&*self.served))
     }
 
     /// Does, in this thread, what the removal thread would, unless that runs.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.table.wait_removal();
     }
 
-    pub fn lookup(&self, parent: u64, name: &str) -> Result<Attr, Errno> {
+    pub(crate) fn lookup(&self, parent: u64, name: &str) -> Result<Attr, Errno> {
         self.ask(|fs| fs.lookup(&CALLER, Ino(parent), name.as_bytes()))
     }
 
     /// Looks up one name after the other, from the root on; answers the last one's number.
-    pub fn walk(&self, path: &str) -> u64 {
+    pub(crate) fn walk(&self, path: &str) -> u64 {
         path.split('/').fold(Ino::ROOT.0, |at, name| self.lookup(at, name).expect(path).ino.0)
     }
 
-    pub fn forget(&self, ino: u64, count: u64) {
+    pub(crate) fn forget(&self, ino: u64, count: u64) {
         self.ask(|fs| fs.forget(&[(Ino(ino), count)]));
     }
 
-    pub fn open(&self, ino: u64) -> Result<Fh, Errno> {
+    pub(crate) fn open(&self, ino: u64) -> Result<Fh, Errno> {
         self.ask(|fs| fs.open(&CALLER, Ino(ino), libc::O_RDONLY)).map(|opened| opened.fh)
     }
 
-    pub fn opendir(&self, ino: u64) -> Result<Fh, Errno> {
+    pub(crate) fn opendir(&self, ino: u64) -> Result<Fh, Errno> {
         self.ask(|fs| fs.opendir(&CALLER, Ino(ino))).map(|opened| opened.fh)
     }
 
     /// Reads, and waits for the answer.
-    pub fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
+    pub(crate) fn read(&self, fh: Fh, offset: u64, size: u32) -> Result<Vec<u8>, Errno> {
         let start = match self.ask(|fs| fs.read(Ino(0), fh, offset, size))? {
             Read::Now(data) => return Ok(data.bytes().to_vec()),
             Read::Later(start) => start,
@@ -98,7 +98,7 @@ impl Mount {
     }
 
     /// Lists up to `room` entries from `offset` on: what was taken, and how it ended.
-    pub fn list(
+    pub(crate) fn list(
         &self,
         fh: Fh,
         offset: u64,
@@ -124,7 +124,7 @@ impl Mount {
         (taken, ended)
     }
 
-    pub fn release(&self, fh: Fh) -> Result<(), Errno> {
+    pub(crate) fn release(&self, fh: Fh) -> Result<(), Errno> {
         self.ask(|fs| fs.release(Ino(0), fh))
     }
 }

@@ -16,13 +16,13 @@ use super::harness::{Above, Harness};
 const LENGTH: usize = 100;
 
 /// A number from the environment.
-pub fn setting(name: &str) -> Option<u64> {
+pub(super) fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
 /// The seed of this run, and how many operations it has.
-pub fn run_of() -> (u64, usize) {
+pub(super) fn run_of() -> (u64, usize) {
     let seed = setting("TEST_SEED").unwrap_or_else(|| fastrand::u64(..));
     let count = setting("MODEL_N").map_or(20_000, |n| usize::try_from(n).unwrap());
     println!("TEST_SEED={seed} MODEL_N={count}");
@@ -30,14 +30,14 @@ pub fn run_of() -> (u64, usize) {
 }
 
 /// The random numbers of a seed.
-pub fn random(seed: u64) -> TestRng {
+pub(super) fn random(seed: u64) -> TestRng {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     TestRng::from_seed(RngAlgorithm::ChaCha, &bytes)
 }
 
 /// A runner of so many cases.
-pub fn runner(seed: u64, cases: usize) -> TestRunner {
+pub(super) fn runner(seed: u64, cases: usize) -> TestRunner {
     let config = Config {
         cases: u32::try_from(cases).unwrap(),
         failure_persistence: None,

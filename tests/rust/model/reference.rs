@@ -14,20 +14,20 @@ use arvados_fuse::fs::{Attr, Errno};
 use super::blocks::{Content, Version};
 use super::world::Event;
 
-pub type Id = usize;
+pub(crate) type Id = usize;
 /// The root of the mount.
-pub const ROOT: Id = 0;
+pub(crate) const ROOT: Id = 0;
 
 /// How a collection's directory is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Served {
+pub(crate) enum Served {
     Unloaded,
     Tree,
     Objects,
 }
 
 #[derive(Clone, Debug)]
-pub struct Object {
+pub(crate) struct Object {
     /// What a file contains; None for a directory.
     pub content: Option<Content>,
     /// What a directory lists, in order.
@@ -50,7 +50,7 @@ pub struct Object {
 }
 
 /// See the [module](self).
-pub struct Reference {
+pub(crate) struct Reference {
     pub objects: Vec<Object>,
     by_key: HashMap<u64, Id>,
     by_ino: HashMap<u64, Id>,
@@ -75,7 +75,7 @@ fn below(path: &str, name: &str) -> String {
 }
 
 impl Reference {
-    pub fn new(root_key: u64) -> Self {
+    pub(crate) fn new(root_key: u64) -> Self {
         let mut reference =
             Reference { objects: Vec::new(), by_key: HashMap::new(), by_ino: HashMap::new() };
         let root = reference.add_object(None, None, 0);
@@ -104,7 +104,7 @@ impl Reference {
     }
 
     /// The layer above adds an entry to a directory.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         dir: Id,
         name: &str,
@@ -119,7 +119,7 @@ impl Reference {
     }
 
     /// The layer above removes an entry; answers whether it was there.
-    pub fn remove(&mut self, dir: Id, name: &str) -> bool {
+    pub(crate) fn remove(&mut self, dir: Id, name: &str) -> bool {
         let Some(at) = self.objects[dir].entries.iter().position(|(n, _)| n == name) else {
             return false;
         };
@@ -129,7 +129,7 @@ impl Reference {
     }
 
     /// The layer above moves an entry; answers whether it was there.
-    pub fn rename(&mut self, dir: Id, name: &str, target: Id, new_name: &str) -> bool {
+    pub(crate) fn rename(&mut self, dir: Id, name: &str, target: Id, new_name: &str) -> bool {
         let Some(id) = self.child(dir, name) else { return false };
         if self.child(target, new_name) == Some(id) {
             return true;
@@ -142,29 +142,29 @@ impl Reference {
     }
 
     /// Whether `id` is `other` or somewhere below it.
-    pub fn is_below(&self, id: Id, other: Id) -> bool {
+    pub(crate) fn is_below(&self, id: Id, other: Id) -> bool {
         id == other || self.objects[id].parent.is_some_and(|p| p != id && self.is_below(p, other))
     }
 
-    pub fn is_dir(&self, id: Id) -> bool {
+    pub(crate) fn is_dir(&self, id: Id) -> bool {
         self.objects[id].content.is_none()
     }
 
     /// A directory in which the layer above changes entries.
-    pub fn is_plain_dir(&self, id: Id) -> bool {
+    pub(crate) fn is_plain_dir(&self, id: Id) -> bool {
         let object = &self.objects[id];
         self.is_dir(id) && !object.of_collection && object.shows.is_none()
     }
 
     /// What a name stands for at present.
-    pub fn child(&self, dir: Id, name: &str) -> Option<Id> {
+    pub(crate) fn child(&self, dir: Id, name: &str) -> Option<Id> {
         let entries = &self.objects[dir].entries;
         let (_, id) = entries.iter().find(|(other, _)| other == name)?;
         (!self.objects[*id].gone).then_some(*id)
     }
 
     /// What looking up a name has to find.
-    pub fn lookup(&self, dir: Id, name: &str) -> Result<Id, Errno> {
+    pub(crate) fn lookup(&self, dir: Id, name: &str) -> Result<Id, Errno> {
         match name {
             "." => Ok(dir),
             ".." => self.objects[dir].parent.ok_or(Errno::ENOENT),
@@ -173,12 +173,12 @@ impl Reference {
     }
 
     /// The object of that number.
-    pub fn of_ino(&self, ino: u64) -> Option<Id> {
+    pub(crate) fn of_ino(&self, ino: u64) -> Option<Id> {
         self.by_ino.get(&ino).copied()
     }
 
     /// That object was told to have that number.
-    pub fn bind(&mut self, id: Id, ino: u64) -> Result<(), String> {
+    pub(crate) fn bind(&mut self, id: Id, ino: u64) -> Result<(), String> {
         match (self.objects[id].ino, self.by_ino.get(&ino)) {
             (None, None) => {
                 self.objects[id].ino = Some(ino);
@@ -193,7 +193,7 @@ impl Reference {
     }
 
     /// Whether attributes are those of an object.
-    pub fn check_attr(&mut self, id: Id, attr: &Attr) -> Result<(), String> {
+    pub(crate) fn check_attr(&mut self, id: Id, attr: &Attr) -> Result<(), String> {
         self.bind(id, attr.ino.0)?;
         let object = &self.objects[id];
         let writable = match &object.content {
@@ -213,13 +213,13 @@ impl Reference {
     }
 
     /// Whether it, or anything below it, is in use.
-    pub fn in_use(&self, id: Id) -> bool {
+    pub(crate) fn in_use(&self, id: Id) -> bool {
         let object = &self.objects[id];
         object.uses > 0 || object.entries.iter().any(|(_, child)| self.in_use(*child))
     }
 
     /// What is in nobody's hands any more is gone.
-    pub fn sweep(&mut self) {
+    pub(crate) fn sweep(&mut self) {
         loop {
             let free = |id: &Id| {
                 let object = &self.objects[*id];
@@ -244,7 +244,7 @@ impl Reference {
     }
 
     /// The layer above did something: may it, and what becomes of it?
-    pub fn apply(&mut self, event: &Event) -> Result<(), String> {
+    pub(crate) fn apply(&mut self, event: &Event) -> Result<(), String> {
         match event {
             Event::Loaded { dir, version } => {
                 let id = self.by_key[dir];

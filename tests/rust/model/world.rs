@@ -29,21 +29,21 @@ use super::directory::{MemoryHost, Mounted};
 use super::memory::MemoryNode;
 
 /// An entry of the file systems under test.
-pub type Entry = AnyNode<MemoryHost>;
+pub(crate) type Entry = AnyNode<MemoryHost>;
 /// The inode table under test.
-pub type Table = Inodes<Entry>;
+pub(crate) type Table = Inodes<Entry>;
 /// The file system under test.
-pub type Served = Operations<Entry>;
+pub(crate) type Served = Operations<Entry>;
 
 /// A lock that its thread may take again, and that is let go of without a guard.
 #[derive(Default)]
-pub struct Reentrant {
+pub(crate) struct Reentrant {
     owner: Mutex<Option<(ThreadId, u32)>>,
     free: Condvar,
 }
 
 impl Reentrant {
-    pub fn lock(&self) {
+    pub(crate) fn lock(&self) {
         let me = std::thread::current().id();
         let mut owner = self.owner.lock();
         loop {
@@ -64,7 +64,7 @@ impl Reentrant {
         }
     }
 
-    pub fn unlock(&self) {
+    pub(crate) fn unlock(&self) {
         let mut owner = self.owner.lock();
         match &mut *owner {
             Some((_, depth)) if *depth > 1 => *depth -= 1,
@@ -75,14 +75,14 @@ impl Reentrant {
         }
     }
 
-    pub fn is_mine(&self) -> bool {
+    pub(crate) fn is_mine(&self) -> bool {
         matches!(&*self.owner.lock(), Some((who, _)) if *who == std::thread::current().id())
     }
 }
 
 /// Something that the layer above did, in the order in which it did so.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// The collection of that directory was loaded.
     Loaded { dir: u64, version: Version },
     /// It shows another version. What was made for that, by path, where it has objects of its own.
@@ -95,14 +95,14 @@ pub enum Event {
 
 /// What the kernel was told to forget.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub(crate) enum Notice {
     Inode(u64),
     Name(u64, String),
 }
 
 /// How entries of the layer above are answered for.
 #[derive(Default)]
-pub struct Hook {
+pub(crate) struct Hook {
     /// Every method is an upcall: it takes the lock of the layer above until the request ends.
     pub enabled: AtomicBool,
     /// Upcalls call back into the inode table.
@@ -127,7 +127,7 @@ thread_local! {
 
 /// See the [module](self).
 #[derive(Default)]
-pub struct World {
+pub(crate) struct World {
     pub table: OnceLock<Weak<Table>>,
     pub served: OnceLock<Weak<Served>>,
     pub hook: Hook,
@@ -147,26 +147,26 @@ pub struct World {
 }
 
 impl World {
-    pub fn table(&self) -> Arc<Table> {
+    pub(crate) fn table(&self) -> Arc<Table> {
         self.table.get().and_then(Weak::upgrade).expect("the table lives as long as its entries")
     }
 
     /// A number for an entry of the layer above.
-    pub fn next_key(&self) -> u64 {
+    pub(crate) fn next_key(&self) -> u64 {
         self.keys.fetch_add(1, SeqCst) + 1
     }
 
     /// The time; it goes on with each look.
-    pub fn now(&self) -> Timestamp {
+    pub(crate) fn now(&self) -> Timestamp {
         Timestamp(i128::from(self.clock.fetch_add(1, SeqCst)) * 1_000_000)
     }
 
-    pub fn tell(&self, event: Event) {
+    pub(crate) fn tell(&self, event: Event) {
         self.events.lock().push(event);
     }
 
     /// An entry of the layer above is asked `what`.
-    pub fn upcall(self: &Arc<Self>, what: &'static str) -> Outcome<()> {
+    pub(crate) fn upcall(self: &Arc<Self>, what: &'static str) -> Outcome<()> {
         let meanwhile = {
             let mut meanwhile = self.hook.meanwhile.lock();
             meanwhile.take_if(|(call, _)| *call == what)
@@ -230,7 +230,7 @@ impl World {
     }
 
     /// Runs one request, at the end of which the lock of the layer above is let go of.
-    pub fn request<T>(&self, body: impl FnOnce() -> T) -> T {
+    pub(crate) fn request<T>(&self, body: impl FnOnce() -> T) -> T {
         let result = body();
         if ENTERED.take() {
             self.above.unlock();
@@ -239,7 +239,7 @@ impl World {
     }
 
     /// Changes something in the layer above, which nobody else changes meanwhile.
-    pub fn change<T>(&self, body: impl FnOnce() -> T) -> T {
+    pub(crate) fn change<T>(&self, body: impl FnOnce() -> T) -> T {
         let above = self.hook.enabled.load(SeqCst);
         if above {
             self.above.lock();
@@ -254,12 +254,12 @@ impl World {
     }
 
     /// When an entry of the layer above is asked `what` next, `act` is done first.
-    pub fn meanwhile(&self, what: &'static str, act: impl FnOnce() + Send + 'static) {
+    pub(crate) fn meanwhile(&self, what: &'static str, act: impl FnOnce() + Send + 'static) {
         *self.hook.meanwhile.lock() = Some((what, Box::new(act)));
     }
 
     /// From now on upcall number `at` fails. Answers how many there were until now.
-    pub fn fail_at(&self, at: u64) -> u64 {
+    pub(crate) fn fail_at(&self, at: u64) -> u64 {
         let calls = self.hook.calls.swap(0, SeqCst);
         *self.hook.failed.lock() = None;
         self.hook.fail_at.store(at, SeqCst);
@@ -267,7 +267,7 @@ impl World {
     }
 
     /// What failed, if anything did since [`World::fail_at`].
-    pub fn failed(&self) -> Option<&'static str> {
+    pub(crate) fn failed(&self) -> Option<&'static str> {
         *self.hook.failed.lock()
     }
 }
@@ -288,7 +288,7 @@ impl arvados_fuse::fs::inodes::RangeOwner<Entry> for Nothing {
 }
 
 /// What the inode table asks of the world.
-pub struct Above(pub Arc<World>);
+pub(crate) struct Above(pub Arc<World>);
 
 impl Upcalls for Above {
     fn run(&self, body: &mut dyn FnMut()) {
