@@ -12,6 +12,7 @@ pub mod adapter;
 mod convert;
 pub mod desk;
 pub mod mount;
+mod negotiation;
 pub mod notifier;
 pub mod options;
 pub mod session;

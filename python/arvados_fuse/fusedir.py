@@ -13,7 +13,8 @@ from arvados.util import (
     uuid_pattern,
 )
 
-from .collection_dir import CollectionDirectory, CollectionDirectoryBase
+from .collection_base import CollectionDirectoryBase
+from .collection_dir import CollectionDirectory
 from .directory import Directory
 from .fresh import FreshBase, check_update, convertTime, use_counter
 from .fusefile import FuncToJSONFile, FuseArvadosFile, ObjectFile, StringFile

@@ -10,7 +10,7 @@ import arvados.collection
 import llfuse
 from llfuse._core import final_when_fresh
 
-from .collection_dir import RECORD_FILE, CollectionDirectoryBase
+from .collection_base import RECORD_FILE, CollectionDirectoryBase
 from .fresh import use_counter
 
 

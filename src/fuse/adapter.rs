@@ -9,7 +9,6 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +16,7 @@ use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier,
     RenameFlags, ReplyAttr, ReplyBmap, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
@@ -27,12 +26,10 @@ use super::convert::{
     caller, errno, fh, file_attr, ino, kind, open_flags, reply_attr, reply_empty, reply_entry,
     reply_open, reply_xattr, shorter_timeout, time_or_now, timestamp,
 };
-use super::desk::Desk;
+use super::desk::{Desk, guarded};
+use super::negotiation::agree;
 use super::options::Options;
 use crate::fs::{FileSystem, Read, SetAttr, SinkFull};
-
-/// Largest write request: what the kernel allows without a raised `fs.fuse.max_pages_limit`.
-const MAX_WRITE: u32 = 1 << 20;
 
 /// A [`FileSystem`] as fuser calls it.
 pub struct Adapter {
@@ -60,36 +57,10 @@ impl Adapter {
     }
 }
 
-/// Runs one request; a panic stays inside.
-fn guarded(operation: &'static str, body: impl FnOnce()) {
-    if catch_unwind(AssertUnwindSafe(body)).is_err() {
-        log::error!("panic while answering {operation}: EIO");
-    }
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let offered = config.capabilities();
-        let expires = offered.contains(InitFlags::FUSE_HAS_EXPIRE_ONLY);
+        let expires = agree(config, &self.options, self.fs.has_readdirplus());
         self.expires.store(expires, Ordering::Relaxed);
-        let mut wanted = InitFlags::FUSE_PARALLEL_DIROPS;
-        if self.options.auto_inval_data == Some(true) {
-            wanted |= InitFlags::FUSE_AUTO_INVAL_DATA;
-        }
-        if !self.options.sync_read {
-            wanted |= InitFlags::FUSE_ASYNC_READ;
-        }
-        if self.fs.has_readdirplus() {
-            wanted |= InitFlags::FUSE_DO_READDIRPLUS | InitFlags::FUSE_READDIRPLUS_AUTO;
-        }
-        // What this kernel does not offer, it does without.
-        let _ = config.add_capabilities(wanted & offered);
-        let _ = config
-            .set_max_write(self.options.max_write.unwrap_or(MAX_WRITE).clamp(4096, MAX_WRITE));
-        if let Some(bytes) = self.options.max_readahead {
-            let _ = config.set_max_readahead(bytes).or_else(|most| config.set_max_readahead(most));
-        }
-        let _ = config.set_max_background(self.options.max_background.unwrap_or(64));
         guarded("init", || self.fs.init());
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! thread only (a connection of sqlite3, say) where they call `main`. fuser reads requests in threads
 //! of its own, so the reader hands each over and waits for it to be done.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -152,6 +153,13 @@ impl Desk {
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
+    }
+}
+
+/// Runs one request; a panic stays inside.
+pub(super) fn guarded(operation: &'static str, body: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(body)).is_err() {
+        log::error!("panic while answering {operation}: EIO");
     }
 }
 
