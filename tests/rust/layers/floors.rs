@@ -27,7 +27,6 @@ const KNOT: &[&str] = &[
     "py::nodes::any_node",
     "py::nodes::collection_host",
     "py::nodes::node",
-    "py::nodes::object_node::contents",
     "py::nodes::legacy_2017",
 ];
 
