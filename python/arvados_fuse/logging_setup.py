@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import threading
+from collections import deque
 from logging.handlers import SysLogHandler
 from typing import Any
 
@@ -100,8 +101,8 @@ class LogFile(logging.FileHandler):
 class SystemLog(logging.Handler):
     """Sends messages to syslog or journald, through a datagram socket.
 
-    OSError where nobody listens there. Unlike `SysLogHandler` it never waits: while the system's log
-    takes no more, messages are lost.
+    OSError where nobody listens there. Unlike `SysLogHandler` it never waits: what the system's log
+    does not take at once it gets before the next message, the last thousand of them.
     """
 
     def __init__(self, path: str, tag: str) -> None:
@@ -109,6 +110,7 @@ class SystemLog(logging.Handler):
         self._path = path
         self._tag = tag
         self._socket = self._connect()
+        self._waiting: deque[bytes] = deque(maxlen=1000)
 
     def _connect(self) -> socket.socket:
         connected = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -130,19 +132,24 @@ class SystemLog(logging.Handler):
             self.handleError(record)
 
     def _send(self, message: bytes) -> None:
+        self._waiting.append(message)
+        while self._waiting and self._takes(self._waiting[0]):
+            self._waiting.popleft()
+
+    def _takes(self, message: bytes) -> bool:
         try:
             self._socket.send(message)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
-                self._socket.send(message[:8192])
-                return
+                return self._takes(message[:8192])
             # The log's server was started again, and listens at a new socket.
             fresh = self._connect()
             self._socket.close()
             self._socket = fresh
             fresh.send(message)
+        return True
 
     def close(self) -> None:
         self._socket.close()

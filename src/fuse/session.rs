@@ -90,24 +90,40 @@ impl Stopper {
     ///
     /// # Errors
     /// Where the process has no descriptors left.
-    pub fn leave(&self) -> io::Result<()> {
+    pub fn leave(self: &Arc<Self>) -> io::Result<()> {
         if !self.begin() {
             return Ok(());
         }
         self.desk.drain(Instant::now() + GRACE);
-        let mut phase = self.phase.lock();
+        let phase = self.phase.lock();
         if phase.ended {
             return Ok(());
         }
         *self.left.lock() = Some(workers::replace_by_null(self.device)?);
         self.desk.close();
-        let interrupter = workers::Interrupter::install()?;
+        drop(phase);
+        let stopper = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("fuse-interrupt".into())
+            .spawn(move || stopper.interrupt_until_ended())?;
         let deadline = Instant::now() + GRACE;
-        while !phase.ended && Instant::now() < deadline {
+        let mut phase = self.phase.lock();
+        while !phase.ended && !self.changed.wait_until(&mut phase, deadline).timed_out() {}
+        Ok(())
+    }
+
+    /// However long it takes until each worker reads again: on a machine that does much else, or where
+    /// a handler takes its time.
+    fn interrupt_until_ended(&self) {
+        let interrupter = match workers::Interrupter::install() {
+            Ok(interrupter) => interrupter,
+            Err(error) => return log::error!("the workers cannot be interrupted: {error}"),
+        };
+        let mut phase = self.phase.lock();
+        while !phase.ended {
             interrupter.interrupt_workers();
             self.changed.wait_for(&mut phase, AGAIN);
         }
-        Ok(())
     }
 
     fn begin(&self) -> bool {

@@ -250,7 +250,7 @@ fn serve(ready: Ready, workers: usize, handle_signals: bool) -> std::io::Result<
     served.map(|()| signal)
 }
 
-fn leave(stopper: &Stopper) {
+fn leave(stopper: &Arc<Stopper>) {
     if let Err(error) = stopper.leave() {
         log::error!("cannot end the loop: {error}");
     }

@@ -149,8 +149,14 @@ def test_a_daemon_does_not_wait_for_a_system_log_that_does_not_read(
     huge = logging.LogRecord("name", logging.WARNING, "", 0, "y" * (1 << 20), (), None)
     assert 0 < len(system_log.messages()) < 1000
     handler.handle(huge)
-    last = system_log.messages()[-1]
-    assert last.startswith(f"<28>tag[{os.getpid()}]: name WARNING: yyy") and len(last) == 8192
+
+    def arrived() -> list[str]:
+        # What waits goes before the next message.
+        handler.handle(record)
+        return system_log.told(rf"^<28>tag\[{os.getpid()}\]: name WARNING: yyy")
+
+    (message,) = poll("the huge one", arrived)  # type: ignore[misc]
+    assert len(message) == 8192
     handler.close()
 
 
@@ -230,3 +236,21 @@ def test_the_statistics_of_a_daemon_are_in_its_log_file(
     mount = arv_mount("--crunchstat-interval=0.2", daemon=True)
     line = r"crunchstat: fuseops \d+ write \d+ read -- interval 0\.2000 seconds "
     poll("statistics", lambda: re.search(line, mount.log.read_text()))
+
+
+def test_what_the_systems_log_does_not_take_at_once_it_gets_later(system_log: SystemLog) -> None:
+    handler = logging_setup.SystemLog(str(system_log.path), "arv-mount")
+    try:
+        # The kernel keeps about ten datagrams for a reader that is busy.
+        for number in range(100):
+            handler.emit(logging.makeLogRecord({"msg": f"message {number}", "levelno": 40}))
+
+        def last() -> list[str]:
+            handler.emit(logging.makeLogRecord({"msg": "another"}))
+            return system_log.told("message 99$")
+
+        poll("the last one", last)
+        found = [m.rpartition(" ")[2] for m in system_log.told(r"message \d+$")]
+        assert found == [str(number) for number in range(100)]
+    finally:
+        handler.close()
