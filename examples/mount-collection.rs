@@ -15,12 +15,12 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use arvados_fuse::collection::Tree;
+use arvados_fuse::fs::Timestamp;
 use arvados_fuse::fs::any_node::AnyNode;
 use arvados_fuse::fs::cache::InodeCache;
-use arvados_fuse::fs::collection::root::{RootDirectory, Standalone};
-use arvados_fuse::fs::inodes::{Inodes, Upcalls};
+use arvados_fuse::fs::collection::root::{NoUpcalls, RootDirectory, Standalone};
+use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::operations::{Operations, Utf8};
-use arvados_fuse::fs::{Errno, Halt, Ino, Timestamp};
 use arvados_fuse::fuse::mount::mount_at;
 use arvados_fuse::fuse::options::Options;
 use arvados_fuse::fuse::session::Session;
@@ -30,34 +30,6 @@ use arvados_fuse::keep::{CacheConfig, Config, KeepClient, StaticServices};
 const OPTIONS: [&str; 4] =
     ["big_writes", "max_read=1048576", "max_readahead=262144", "fsname=mount-collection"];
 const WORKERS: usize = 10;
-
-/// There is no layer above.
-struct Nobody;
-
-impl Upcalls for Nobody {
-    fn run(&self, body: &mut dyn FnMut()) {
-        body();
-    }
-
-    fn invalidate_inode(&self, _ino: Ino) {}
-
-    fn invalidate_entry(&self, _parent: Ino, _name: &[u8]) {}
-
-    fn expire_entry(&self, _parent: Ino, _name: &[u8]) {}
-
-    fn prune(&self, _inos: Vec<Ino>) {}
-
-    fn errno_of(&self, halt: Halt) -> Errno {
-        match halt {
-            Halt::Errno(errno) => errno,
-            Halt::Upcall(_) => Errno::EIO,
-        }
-    }
-
-    fn report(&self, what: &str, halt: Halt) {
-        eprintln!("{what}: {halt:?}");
-    }
-}
 
 fn load(manifest: &Path) -> Result<(Tree, Timestamp), Box<dyn Error>> {
     let tree = Tree::parse(&std::fs::read_to_string(manifest)?)
@@ -88,7 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     let (tree, mtime) = load(&manifest)?;
     let cache = Arc::new(InodeCache::new(256 << 20, 4));
-    let table: Arc<Inodes<AnyNode<Standalone>>> = Inodes::new(cache, Arc::new(Nobody));
+    let table: Arc<Inodes<AnyNode<Standalone>>> = Inodes::new(cache, Arc::new(NoUpcalls));
     let again = move || load(&manifest).ok();
     RootDirectory::mount(tree, mtime, Arc::clone(&keep), Some(Box::new(again)), &table)
         .map_err(|halt| format!("the collection cannot be shown: {halt:?}"))?;

@@ -14,10 +14,10 @@ use std::sync::Arc;
 use arvados_fuse::collection::Tree;
 use arvados_fuse::fs::any_node::AnyNode;
 use arvados_fuse::fs::cache::InodeCache;
-use arvados_fuse::fs::collection::root::{RootDirectory, Standalone};
-use arvados_fuse::fs::inodes::{Inodes, Upcalls};
+use arvados_fuse::fs::collection::root::{NoUpcalls, RootDirectory, Standalone};
+use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::operations::{Operations, Utf8};
-use arvados_fuse::fs::{Caller, Errno, Fh, FileSystem, Halt, Ino, Read, Timestamp};
+use arvados_fuse::fs::{Caller, Errno, Fh, FileSystem, Ino, Read, Timestamp};
 use arvados_fuse::keep::{CacheConfig, Config, KeepClient, StaticServices};
 use arvados_fuse::types::Md5;
 
@@ -56,22 +56,6 @@ fn allocations(body: impl FnOnce()) -> u64 {
     ALLOCATIONS.get() - before
 }
 
-struct Nobody;
-
-impl Upcalls for Nobody {
-    fn run(&self, body: &mut dyn FnMut()) {
-        body();
-    }
-    fn invalidate_inode(&self, _ino: Ino) {}
-    fn invalidate_entry(&self, _parent: Ino, _name: &[u8]) {}
-    fn expire_entry(&self, _parent: Ino, _name: &[u8]) {}
-    fn prune(&self, _inos: Vec<Ino>) {}
-    fn errno_of(&self, _halt: Halt) -> Errno {
-        Errno::EIO
-    }
-    fn report(&self, _what: &str, _halt: Halt) {}
-}
-
 const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0 };
 const ROUNDS: usize = 1000;
 
@@ -106,7 +90,7 @@ fn mount(folder: &Path, on_disk: bool) -> Mount {
         CacheConfig { disk_dir: on_disk.then(|| folder.join("cache")), ..CacheConfig::default() };
     let config = Config { local_store: Some(store), cache, ..Config::default() };
     let keep = KeepClient::new(config, Arc::new(StaticServices::new(Vec::new())));
-    let table = Inodes::new(Arc::new(InodeCache::new(1 << 30, 4)), Arc::new(Nobody));
+    let table = Inodes::new(Arc::new(InodeCache::new(1 << 30, 4)), Arc::new(NoUpcalls));
     let tree = Tree::parse(&manifest).expect("a manifest");
     RootDirectory::mount(tree, Timestamp::now(), keep, None, &table).expect("mounted");
     let operations = Operations::new(table, Box::new(Utf8));

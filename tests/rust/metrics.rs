@@ -11,29 +11,13 @@ use std::time::Duration;
 use arvados_fuse::collection::Tree;
 use arvados_fuse::fs::any_node::AnyNode;
 use arvados_fuse::fs::cache::InodeCache;
-use arvados_fuse::fs::collection::root::{RootDirectory, Standalone};
-use arvados_fuse::fs::inodes::{Inodes, Upcalls};
+use arvados_fuse::fs::collection::root::{NoUpcalls, RootDirectory, Standalone};
+use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::operations::{Operations, Utf8};
-use arvados_fuse::fs::{Caller, Errno, FileSystem, Halt, Ino, Read, Timestamp};
+use arvados_fuse::fs::{Caller, FileSystem, Ino, Read, Timestamp};
 use arvados_fuse::keep::{Config, KeepClient, StaticServices};
 use arvados_fuse::metrics::{self, Op};
 use arvados_fuse::types::Md5;
-
-struct Nobody;
-
-impl Upcalls for Nobody {
-    fn run(&self, body: &mut dyn FnMut()) {
-        body();
-    }
-    fn invalidate_inode(&self, _ino: Ino) {}
-    fn invalidate_entry(&self, _parent: Ino, _name: &[u8]) {}
-    fn expire_entry(&self, _parent: Ino, _name: &[u8]) {}
-    fn prune(&self, _inos: Vec<Ino>) {}
-    fn errno_of(&self, _halt: Halt) -> Errno {
-        Errno::EIO
-    }
-    fn report(&self, _what: &str, _halt: Halt) {}
-}
 
 const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0 };
 
@@ -45,7 +29,7 @@ fn mount(folder: &Path) -> Operations<AnyNode<Standalone>> {
     std::fs::write(folder.join(md5.to_string()), block).expect("written");
     let config = Config { local_store: Some(folder.into()), ..Config::default() };
     let keep = KeepClient::new(config, Arc::new(StaticServices::new(Vec::new())));
-    let table = Inodes::new(Arc::new(InodeCache::new(1 << 30, 4)), Arc::new(Nobody));
+    let table = Inodes::new(Arc::new(InodeCache::new(1 << 30, 4)), Arc::new(NoUpcalls));
     let tree = Tree::parse(&format!(". {md5}+5 0:5:f\n")).expect("a manifest");
     RootDirectory::mount(tree, Timestamp::now(), keep, None, &table).expect("mounted");
     Operations::new(table, Box::new(Utf8))

@@ -11,11 +11,11 @@ use super::{Host, MountedCollection, Settings};
 use crate::collection::{NodeId, Tree};
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::{Ino, Timestamp};
-use crate::fs::errno::Refusal;
-use crate::fs::inodes::Inodes;
+use crate::fs::errno::{Errno, Refusal};
+use crate::fs::inodes::{Inodes, Upcalls};
 use crate::fs::node::{
-    Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
-    Outcome, Reader,
+    Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Halt, Identity,
+    Listing, Outcome, Reader,
 };
 use crate::fs::read_data::ReadData;
 use crate::fs::state::NodeState;
@@ -29,6 +29,34 @@ pub struct Standalone {
     keep: Arc<KeepClient>,
     reload: Option<Reload>,
     root: Weak<Root>,
+}
+
+/// There is no layer above, and nobody who would tell the kernel: for a mount that never changes.
+pub struct NoUpcalls;
+
+impl Upcalls for NoUpcalls {
+    fn run(&self, body: &mut dyn FnMut()) {
+        body();
+    }
+
+    fn invalidate_inode(&self, _ino: Ino) {}
+
+    fn invalidate_entry(&self, _parent: Ino, _name: &[u8]) {}
+
+    fn expire_entry(&self, _parent: Ino, _name: &[u8]) {}
+
+    fn prune(&self, _inos: Vec<Ino>) {}
+
+    fn errno_of(&self, halt: Halt) -> Errno {
+        match halt {
+            Halt::Errno(errno) => errno,
+            Halt::Upcall(_) => Refusal::Lost.into(),
+        }
+    }
+
+    fn report(&self, what: &str, halt: Halt) {
+        log::error!("{what}: {halt:?}");
+    }
 }
 
 impl Host for Standalone {
