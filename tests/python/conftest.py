@@ -8,6 +8,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,6 +49,11 @@ def poll(what: str, condition: Callable[[], object], timeout: float = 20) -> obj
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    # A shell without job control has what it runs in the background ignore these, and so would every
+    # program that is started here.
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     missing = [p for p in ("fusermount3", "git", "rsync", "sqlite3") if not shutil.which(p)]
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         missing.append("/dev/fuse")
