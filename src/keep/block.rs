@@ -24,7 +24,7 @@ use super::verified::Verified;
 use crate::types::Md5;
 
 /// A block whose md5 and length were checked. Cheap to clone; stays readable, also after the
-/// cache has let go of it, for as long as it is kept.
+/// cache has evicted it, for as long as it is kept.
 #[derive(Clone, Debug)]
 pub struct Block(Held);
 

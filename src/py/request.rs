@@ -51,7 +51,7 @@ impl Drop for RequestScope {
     }
 }
 
-/// `llfuse.lock`, the GIL, and the mark that Python may be called; let go of in the reverse order.
+/// `llfuse.lock`, the GIL, and the mark that Python may be called; released in the reverse order.
 struct Entered {
     _scope: UpcallScope,
     _gil: Gil,

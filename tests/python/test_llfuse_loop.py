@@ -145,7 +145,7 @@ def test_threads_and_descriptors_end_with_the_mount(tmp_path: Path) -> None:
             (path / "f").touch()
             assert os.listdir(path) == ["f"]
     assert descriptors() == before[1]
-    # The kernel may take a moment to let go of a thread that was joined.
+    # The kernel may take a moment to forget a thread that was joined.
     poll("the threads' end", lambda: tasks() <= before[0])
 
 

@@ -37,7 +37,7 @@ class FaultControl:
         self._cluster.hook("faults/add", rule)
 
     def clear(self) -> None:
-        """Have no rules, and let go of whoever waits for an answer."""
+        """Have no rules, and answer whoever waits."""
         self._cluster.hook("faults/clear", {})
 
     def stalled(self) -> int:

@@ -57,7 +57,7 @@ class Faults:
         self.rules.append(dict(rule))
 
     def clear(self) -> None:
-        """Have no rules, and let go of whoever waits for an answer."""
+        """Have no rules, and answer whoever waits."""
         self.rules.clear()
         self._cleared.set()
         self._cleared = asyncio.Event()

@@ -2,7 +2,7 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! System calls that let go of the GIL: a program that serves a mount may call them on it.
+//! System calls that release the GIL: a program that serves a mount may call them on it.
 
 use std::ffi::{CString, OsStr};
 use std::io;

@@ -102,7 +102,7 @@ fn a_collection_deleted_while_a_file_that_left_it_is_open_goes() {
     mount.drain();
     assert_eq!(mount.table.numbers(), [1]);
     drop(nodes);
-    // The read was answered from the Keep client's thread, which may not have let go of it yet.
+    // The read was answered from the Keep client's thread, which may not have dropped it yet.
     let patience = Instant::now() + Duration::from_secs(30);
     while mounted(&mount) > 0 {
         assert!(Instant::now() < patience, "nothing has the collection");

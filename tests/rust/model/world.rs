@@ -35,7 +35,7 @@ pub(crate) type Table = Inodes<Entry>;
 /// The file system under test.
 pub(crate) type Served = Operations<Entry>;
 
-/// A lock that its thread may take again, and that is let go of without a guard.
+/// A lock that its thread may take again, and that is released without a guard.
 #[derive(Default)]
 pub(crate) struct Reentrant {
     owner: Mutex<Option<(ThreadId, u32)>>,
@@ -54,7 +54,7 @@ impl Reentrant {
                 }
                 Some(_) => {
                     let late = self.free.wait_for(&mut owner, Duration::from_secs(120));
-                    assert!(!late.timed_out(), "a lock of the layer above is never let go of");
+                    assert!(!late.timed_out(), "a lock of the layer above is never released");
                 }
                 None => {
                     *owner = Some((me, 1));
@@ -229,7 +229,7 @@ impl World {
         }
     }
 
-    /// Runs one request, at the end of which the lock of the layer above is let go of.
+    /// Runs one request, at the end of which the lock of the layer above is released.
     pub(crate) fn request<T>(&self, body: impl FnOnce() -> T) -> T {
         let result = body();
         if ENTERED.take() {
