@@ -133,23 +133,32 @@ class SystemLog(logging.Handler):
 
     def _send(self, message: bytes) -> None:
         self._waiting.append(message)
-        while self._waiting and self._takes(self._waiting[0]):
-            self._waiting.popleft()
+        while self._waiting:
+            oldest = self._waiting.popleft()
+            try:
+                self._transmit(oldest)
+            except BlockingIOError:
+                self._waiting.appendleft(oldest)
+                return
+            except OSError:
+                # It is lost; the others are not to wait for it.
+                if not self._waiting:
+                    raise
 
-    def _takes(self, message: bytes) -> bool:
+    def _transmit(self, message: bytes) -> None:
         try:
             self._socket.send(message)
         except BlockingIOError:
-            return False
+            raise
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
-                return self._takes(message[:8192])
+                self._socket.send(message[:8192])
+                return
             # The log's server was started again, and listens at a new socket.
             fresh = self._connect()
             self._socket.close()
             self._socket = fresh
             fresh.send(message)
-        return True
 
     def close(self) -> None:
         self._socket.close()

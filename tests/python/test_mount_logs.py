@@ -254,3 +254,17 @@ def test_what_the_systems_log_does_not_take_at_once_it_gets_later(system_log: Sy
         assert found == [str(number) for number in range(100)]
     finally:
         handler.close()
+
+
+def test_a_message_that_cannot_be_sent_holds_up_no_other(system_log: SystemLog) -> None:
+    handler = logging_setup.SystemLog(str(system_log.path), "arv-mount")
+    # Less than a message that is cut to what syslog takes.
+    handler._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(logging, "raiseExceptions", False)
+            handler.emit(logging.makeLogRecord({"msg": "x" * 100_000}))
+            handler.emit(logging.makeLogRecord({"msg": "the next"}))
+        assert len(system_log.told("the next$")) == 1
+    finally:
+        handler.close()
