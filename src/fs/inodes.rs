@@ -7,7 +7,7 @@
 //! Lock order: the table's lock, then that of the ranges, then the uuid index's; each is a leaf
 //! towards nodes (no node is asked anything that could call the layer above while one is held).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -82,6 +82,8 @@ pub struct Inodes<N: Node> {
     removal: Arc<Removal<N>>,
     /// Names that the kernel was told there are not.
     pub absent: Absent,
+    /// See [`Inodes::renaming`].
+    renamed: Mutex<HashSet<u64>>,
     upcalls: Arc<dyn Upcalls>,
 }
 
@@ -97,6 +99,7 @@ impl<N: Node> Inodes<N> {
             cache,
             removal: Arc::default(),
             absent: Absent::default(),
+            renamed: Mutex::default(),
             upcalls,
         })
     }
@@ -256,6 +259,7 @@ impl<N: Node> Inodes<N> {
     /// Forgets all that is kept of an entry which is no longer in the table. Each step is taken even
     /// where the node fails at another: nobody comes again for it.
     fn uncount(&self, ino: u64, node: &N) -> Outcome<()> {
+        self.renamed.lock().remove(&ino);
         let unlisted = match node.cache_uuid() {
             Ok(uuid) => {
                 self.unlist(uuid.as_deref(), node);
@@ -269,12 +273,12 @@ impl<N: Node> Inodes<N> {
                 Err(halt)
             }
         };
-        let renamed = node.set_cache_uuid(None);
+        let cleared = node.set_cache_uuid(None);
         let unmanaged = match self.cache.replaced().and_then(|replaced| replaced.unmanage(node)) {
             Some(done) => done,
             None => self.cache.unmanage_as(ino, node).map(drop),
         };
-        unlisted.and(renamed).and(unmanaged).and(node.set_inode(None))
+        unlisted.and(cleared).and(unmanaged).and(node.set_inode(None))
     }
 
     /// The entry was deleted from its directory: it goes when nothing uses it any more.
@@ -285,6 +289,25 @@ impl<N: Node> Inodes<N> {
         node.set_parent_inode(None)?;
         self.remove_later(node);
         Ok(())
+    }
+
+    /// Renames an entry in the way that `rename` does. A directory may delete the entry of the old name
+    /// and be slow to add one of the new name, or (the release's do) go on listing there what was
+    /// replaced, while the kernel has the new name lead to the entry: it is not asked to give that back,
+    /// because it would look the name up and be led elsewhere.
+    ///
+    /// # Errors
+    /// What `rename` answers, or the node.
+    pub fn renaming(&self, node: Option<&N>, rename: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+        let Some((node, ino)) = node.and_then(|node| Some((node, node.inode().ok()??))) else {
+            return rename();
+        };
+        self.renamed.lock().insert(ino);
+        let result = rename();
+        if result.is_err() || node.parent_inode()?.is_some() || node.inode()?.is_none() {
+            self.renamed.lock().remove(&ino);
+        }
+        result
     }
 
     /// Has the removal thread look at an entry: it goes if it was deleted and nothing uses it.
@@ -396,6 +419,7 @@ impl<N: Node> Inodes<N> {
         if node.has_ref()? {
             if let Some(ino) = node.inode()?
                 && node.parent_inode()?.is_none()
+                && !self.renamed.lock().contains(&ino)
             {
                 // No name leads there any more that anybody would look up.
                 self.upcalls.prune(vec![Ino(ino)]);

@@ -7,11 +7,15 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import arvados.collection
+import arvados_fuse
+import llfuse
 import pytest
 from arvados_fuse.localcluster import LocalCluster
 from conftest import save_collection
+from inprocess import add, mounted
 
 
 @pytest.fixture(params=["collection", "subdirectory", "scratch"])
@@ -119,3 +123,33 @@ def test_a_file_moved_to_another_directory_over_one_that_is_open(
     assert (place / "x").read_text() == "third!"
     assert (other / "x").read_text() == "moved here!"
     assert (saved(fresh_cluster, place) or {"x": "third!"})["x"] == "third!"
+
+
+class Moves(arvados_fuse.Directory):
+    """A directory that renames as the release's do: it deletes the entry of the old name, and goes on
+    listing what was there under the new one."""
+
+    def writable(self) -> bool:
+        return True
+
+    def rename(self, name_old: str, name_new: str, src: arvados_fuse.Directory) -> None:
+        self.inodes.invalidate_entry(self, name_old)
+        self.inodes.del_entry(self._entries.pop(name_old))
+
+
+def test_the_kernel_keeps_the_file_that_it_renamed(tmp_path: Path) -> None:
+    def root(operations: Any) -> Any:
+        return Moves(llfuse.ROOT_INODE, operations.inodes, True, None)
+
+    with mounted(tmp_path / "mnt", root, enable_write=True) as operations:
+        top = operations.inodes[llfuse.ROOT_INODE]
+        for number in range(20):
+            for name, text in (("old", "renamed"), ("new", "replaced")):
+                add(operations, top, name, arvados_fuse.StringFile(top.inode, text, 0))
+            lock, target = tmp_path / "mnt" / "old", tmp_path / "mnt" / "new"
+            inode = lock.stat().st_ino
+            target.stat()
+            lock.rename(target)
+            operations.inodes.wait_remove_queue_empty()
+            assert target.stat().st_ino == inode, number
+            assert target.read_text() == "renamed"

@@ -141,7 +141,8 @@ impl<N: Node> Operations<N> {
         let (old, new) = (self.decode(name)?, self.decode(new_name)?);
         let source = self.writable_directory(parent)?;
         let target = self.writable_directory(new_parent)?;
-        target.rename(&old, &new, &source)
+        let moved = source.child(&old)?;
+        self.inodes.renaming(moved.as_ref(), || target.rename(&old, &new, &source))
     }
 
     /// What Keep cannot express: refused, by a read-only mount as such.
