@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 # our core (RELEASED_MODULES=1).
 SUBJECT := $(if $(PEER),peer,$(if $(RELEASED_MODULES),released-modules,ours))
 
-.PHONY: help setup build build-release demo test test-rust model test-python test-upstream test-sdk lint wheel sdist bench bench-core bench-compare clean
+.PHONY: help setup build build-release examples demo test test-rust model test-python test-upstream test-sdk lint wheel sdist bench bench-core bench-compare clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -35,9 +35,8 @@ build-release: setup
 demo: build-release ## Load this machine's files into a local cluster, mount, read back, compare
 	@$(BIN)/python scripts/demo.py
 
-test: lint wheel build test-python test-upstream test-sdk ## Run all tests
-	@$(BIN)/python tests/upstream/suite.py released-modules
-	@$(BIN)/python tests/upstream/suite.py peer
+test: lint wheel build examples ## Run all tests
+	@scripts/test-mounts.sh $(PYTEST_ARGS)
 	@echo "== all tests passed"
 
 test-rust: setup ## Test the core (a part of lint)
@@ -47,9 +46,11 @@ test-rust: setup ## Test the core (a part of lint)
 model: setup ## Compare the file system with a plain model (N=1000000 operations, SEED=...)
 	MODEL_N=$(or $(N),200000) $(if $(SEED),TEST_SEED=$(SEED)) cargo test -q --no-default-features --test model -- --nocapture
 
-test-python: setup
+examples: setup
 	@echo "== building the programs of the benchmark"
 	cargo build -q --no-default-features --examples
+
+test-python: examples ## Run our own tests through mounts (PYTEST_ARGS="-k ...")
 	@echo "== testing through mounts"
 	$(BIN)/python -m pytest tests/python $(PYTEST_ARGS)
 

@@ -297,14 +297,15 @@ impl<N: Node> Inodes<N> {
     /// because it would look the name up and be led elsewhere.
     ///
     /// # Errors
-    /// What `rename` answers, or the node.
+    /// What the node answers, or `rename`.
     pub fn renaming(&self, node: Option<&N>, rename: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
-        let Some((node, ino)) = node.and_then(|node| Some((node, node.inode().ok()??))) else {
-            return rename();
+        let ino = match node {
+            Some(node) => node.inode()?,
+            None => None,
         };
-        self.renamed.lock().insert(ino);
+        let noted = ino.filter(|ino| self.renamed.lock().insert(*ino));
         let result = rename();
-        if result.is_err() || node.parent_inode()?.is_some() || node.inode()?.is_none() {
+        if let (Some(ino), Err(_)) = (noted, &result) {
             self.renamed.lock().remove(&ino);
         }
         result
