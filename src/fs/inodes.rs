@@ -124,9 +124,9 @@ impl<N: Node> Inodes<N> {
     /// The entry of that number.
     #[must_use]
     pub fn get(&self, ino: u64) -> Option<N> {
-        let in_table = || self.table.read().get(&ino).cloned();
-        // Where objects supersede a collection meanwhile, the entry moves from its range to the table.
-        in_table().or_else(|| self.in_range(ino)).or_else(in_table)
+        // Where objects are about to supersede a collection, they are in the table first, directories
+        // with half of what is in them: the collection answers until they do.
+        self.in_range(ino).or_else(|| self.table.read().get(&ino).cloned())
     }
 
     fn in_range(&self, ino: u64) -> Option<N> {

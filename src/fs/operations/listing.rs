@@ -21,11 +21,12 @@ impl<N: Node> Operations<N> {
         if !node.is_dir() {
             return Err(Refusal::NotDirectory.into());
         }
+        // First: a newer version may have it no more.
+        self.freshen(&node)?;
         let Some(parent) = self.parent_of(&node)? else {
             log::warn!("opendir of inode {ino}, whose parent is not in the table");
             return Err(Refusal::Lost.into());
         };
-        self.freshen(&node)?;
         node.inc_use()?;
         let listed = node.items();
         node.dec_use()?;

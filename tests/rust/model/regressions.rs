@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arvados_fuse::fs::Errno;
 use arvados_fuse::fs::inodes::RangeOwner;
 
 use super::blocks::Version;
@@ -180,6 +181,33 @@ fn an_entry_that_moves_from_its_range_to_the_table_is_found() {
     mount.table.add_range(first, 2, Arc::new(Moving(Arc::clone(&mount.world))));
     assert!(mount.table.get(first).is_some());
     assert!(mount.table.contains(first + 1));
+}
+
+/// The object of a directory is in the table before those of what is in it.
+#[test]
+fn a_directory_that_is_about_to_be_superseded_lacks_nothing() {
+    let (mount, nodes) = mount(&[E_X]);
+    let mount = Arc::new(mount);
+    let dir = mount.walk("0/e");
+    let (looked, found) = std::sync::mpsc::channel();
+    let kernel = Arc::clone(&mount);
+    mount.world.meanwhile("set_inode", move || {
+        let taken = kernel.list(kernel.opendir(dir).unwrap(), 0, false, 100).0;
+        looked.send((kernel.lookup(dir, "x").is_ok(), taken.len())).unwrap();
+    });
+    nodes[0].take_over().unwrap();
+    assert_eq!(found.recv().unwrap(), (true, 3));
+    assert!(mount.lookup(dir, "x").is_ok());
+}
+
+/// A directory is opened, which shows that a newer version has it no more.
+#[test]
+fn a_directory_that_is_found_to_be_gone_cannot_be_opened() {
+    let (mount, nodes) = mount(&[E_X]);
+    let dir = mount.walk("0/e");
+    commit(&mount, 0, EMPTY);
+    nodes[0].0.state.mark_stale(true);
+    assert_eq!(mount.opendir(dir), Err(Errno::EIO));
 }
 
 /// The handle's entry is the collection's own; an object took its place, and was deleted.
