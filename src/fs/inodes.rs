@@ -27,6 +27,15 @@ pub trait Upcalls: Send + Sync + 'static {
     fn run(&self, body: &mut dyn FnMut());
     /// Has the kernel told, later and by another thread, to drop what it cached of an inode.
     fn invalidate_inode(&self, ino: Ino);
+    /// As [`Upcalls::invalidate_inode`], of the attributes alone.
+    fn invalidate_attributes(&self, ino: Ino) {
+        self.invalidate_inode(ino);
+    }
+    /// Whether the kernel is yet to be told to drop what it cached of an inode.
+    fn is_invalidating(&self, ino: Ino) -> bool {
+        let _ = ino;
+        false
+    }
     /// Has the kernel told, later and by another thread, what a name in a directory no longer
     /// leads to.
     fn invalidate_entry(&self, parent: Ino, name: &[u8]);

@@ -326,6 +326,16 @@ impl<N: Node> Operations<N> {
     /// `ENOENT`, `EISDIR`; opened for writing, `EROFS` on a read-only mount and `EPERM` for a
     /// file that cannot be changed; what the nodes answer to a refresh.
     pub fn open(&self, ino: Ino, flags: i32) -> Outcome<Fh> {
+        let (fh, refreshed) = self.open_refreshed(ino, flags)?;
+        if refreshed {
+            self.inodes.upcalls().invalidate_inode(ino);
+        }
+        Ok(fh)
+    }
+
+    /// As [`Operations::open`]; answers whether the file was refreshed besides: then the kernel must not
+    /// keep pages of it.
+    fn open_refreshed(&self, ino: Ino, flags: i32) -> Outcome<(Fh, bool)> {
         let node = self.node(ino)?;
         if node.is_dir() {
             return Err(Refusal::IsDirectory.into());
@@ -337,9 +347,9 @@ impl<N: Node> Operations<N> {
                 return Err(Refusal::NotPermitted.into());
             }
         }
-        if node.stale()? {
+        let refreshed = node.stale()?;
+        if refreshed {
             node.checkupdate()?;
-            self.inodes.invalidate(&node)?;
         }
         self.inodes.touch(&node)?;
         // A collection above may have been loaded so long ago that the signatures of its blocks
@@ -355,7 +365,8 @@ impl<N: Node> Operations<N> {
             below = above;
         }
         let reader = node.reader()?;
-        self.handles.open(Handle::File { node, parent, for_writing, reader })
+        let fh = self.handles.open(Handle::File { node, parent, for_writing, reader })?;
+        Ok((fh, refreshed))
     }
 
     /// Whether the handle is for reading only and reads without its node: then nothing that it is

@@ -153,3 +153,21 @@ def test_the_kernel_keeps_the_file_that_it_renamed(tmp_path: Path) -> None:
             operations.inodes.wait_remove_queue_empty()
             assert target.stat().st_ino == inode, number
             assert target.read_text() == "renamed"
+
+
+def test_what_was_changed_is_read_before_the_kernel_was_told(tmp_path: Path) -> None:
+    def root(operations: Any) -> Any:
+        return arvados_fuse.Directory(llfuse.ROOT_INODE, operations.inodes, False, None)
+
+    with mounted(tmp_path / "mnt", root) as operations:
+        inodes, top = operations.inodes, operations.inodes[llfuse.ROOT_INODE]
+        file = add(operations, top, "file", arvados_fuse.StringFile(top.inode, "", 0))
+        file.fresh()
+        for text in ("blub", "plnp", "drei"):
+            # What the kernel is told comes after all this.
+            for number in range(20_000):
+                inodes.invalidate_entry(top, f"nothing {number}")
+            file.contents = text
+            inodes.invalidate_inode(file)
+            assert (tmp_path / "mnt" / "file").read_text() == text
+            assert (tmp_path / "mnt" / "file").read_text() == text

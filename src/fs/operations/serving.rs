@@ -112,8 +112,14 @@ impl<N: Node> FileSystem for Operations<N> {
     }
 
     fn open(&self, _caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
-        let fh = self.answer(Op::Open, || Operations::open(self, ino, flags))?;
-        Ok(Opened { fh, keep_cache: true, no_flush: self.only_reads(fh) })
+        let (fh, refreshed) = self.answer(Op::Open, || self.open_refreshed(ino, flags))?;
+        let upcalls = self.inodes.upcalls();
+        if refreshed {
+            upcalls.invalidate_attributes(ino);
+        }
+        // The kernel drops its pages when it has this answer, and not some time later.
+        let keep_cache = !refreshed && !upcalls.is_invalidating(ino);
+        Ok(Opened { fh, keep_cache, no_flush: self.only_reads(fh) })
     }
 
     fn read(&self, _ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {

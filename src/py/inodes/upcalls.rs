@@ -35,6 +35,14 @@ impl Upcalls for Python3 {
         notify::invalidate_inode(ino, false);
     }
 
+    fn invalidate_attributes(&self, ino: Ino) {
+        notify::invalidate_inode(ino, true);
+    }
+
+    fn is_invalidating(&self, ino: Ino) -> bool {
+        notify::is_invalidating(ino)
+    }
+
     fn invalidate_entry(&self, parent: Ino, name: &[u8]) {
         notify::invalidate_entry(parent, name);
     }

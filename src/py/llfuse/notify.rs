@@ -30,12 +30,14 @@ enum Notification {
 
 struct Queue {
     waiting: VecDeque<Notification>,
+    /// An inode whose pages are being dropped.
+    dropping: Option<Ino>,
     sending: bool,
     running: bool,
 }
 
 static QUEUE: Mutex<Queue> =
-    Mutex::new(Queue { waiting: VecDeque::new(), sending: false, running: false });
+    Mutex::new(Queue { waiting: VecDeque::new(), dropping: None, sending: false, running: false });
 static CHANGED: Condvar = Condvar::new();
 
 fn push(notification: Notification) {
@@ -49,6 +51,12 @@ fn push(notification: Notification) {
 /// Has the kernel drop what it cached of an inode: its attributes and, unless `attr_only`, pages.
 pub fn invalidate_inode(ino: Ino, attr_only: bool) {
     push(Notification::Inode(ino, attr_only));
+}
+
+/// Whether the kernel is yet to be told to drop the pages of an inode.
+pub fn is_invalidating(ino: Ino) -> bool {
+    let queue = QUEUE.lock();
+    queue.dropping == Some(ino) || queue.waiting.contains(&Notification::Inode(ino, false))
 }
 
 /// Has the kernel forget what a name in a directory leads to.
@@ -110,7 +118,7 @@ fn run(notifier: &dyn KernelNotifier) {
     loop {
         let notification = {
             let mut queue = QUEUE.lock();
-            queue.sending = false;
+            (queue.sending, queue.dropping) = (false, None);
             CHANGED.notify_all();
             loop {
                 if !queue.running {
@@ -119,6 +127,9 @@ fn run(notifier: &dyn KernelNotifier) {
                 }
                 if let Some(next) = queue.waiting.pop_front() {
                     queue.sending = true;
+                    if let Notification::Inode(ino, false) = next {
+                        queue.dropping = Some(ino);
+                    }
                     break next;
                 }
                 CHANGED.wait(&mut queue);

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::attributes::{RequestContext, from_set_attr, to_attr, to_statfs};
 use super::errors::{fuse_errno, fuse_error};
-use super::lock;
+use super::{lock, notify};
 use crate::fs::{
     Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, ReadData, Result,
     SetAttr, StatFs,
@@ -95,6 +95,11 @@ fn attr(answer: Bound<'_, PyAny>) -> PyResult<Attr> {
 
 fn handle(answer: Bound<'_, PyAny>) -> PyResult<Opened> {
     Ok(Opened { fh: Fh(answer.extract()?), keep_cache: true, no_flush: false })
+}
+
+/// The kernel drops its pages of a file now where it is to be told so anyway.
+fn opened(ino: Ino, opened: Opened) -> Opened {
+    Opened { keep_cache: opened.keep_cache && !notify::is_invalidating(ino), ..opened }
 }
 
 fn bytes(answer: &Bound<'_, PyAny>) -> PyResult<PyBackedBytes> {
@@ -236,7 +241,8 @@ impl FileSystem for PythonFs {
 
     fn open(&self, caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
         let ctx = RequestContext::from(caller);
-        self.call("open", |py| Ok((ino.0, flags, Py::new(py, ctx)?)), handle)
+        let handle = self.call("open", |py| Ok((ino.0, flags, Py::new(py, ctx)?)), handle)?;
+        Ok(opened(ino, handle))
     }
 
     fn read(&self, _ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
