@@ -29,6 +29,7 @@ use super::hashing::HashPool;
 use super::http::Http;
 use super::in_flight::{FetchGuard, InFlight, JoinOutcome, Priority, Waiter, call, deliver};
 use super::service::Services;
+use super::service_list::ServiceList;
 use super::storage::{Storage, VERIFIERS, WRITERS};
 use crate::metrics;
 use crate::types::{Locator, Md5};
@@ -266,12 +267,13 @@ impl Running {
             .map_err(why)?;
         let pool = HashPool::start(hashers).map_err(why)?;
         let http = Http::new(&shared.config, pool.handle(), shared.metrics.clone())?;
+        let http = Arc::new(http);
         let cache = shared.cache.clone();
         let storage =
             Storage::new(cache, &shared.config.cache, shared.metrics.clone(), shared.stop.clone());
-        let services = shared.services.clone();
+        let list = Arc::new(ServiceList::new(shared.services.clone()));
         let worker = Worker {
-            fetcher: Fetcher::new(shared.config.clone(), http, storage.clone(), services),
+            fetcher: Fetcher::new(shared.config.clone(), http, storage.clone(), list),
             storage,
             shared: shared.clone(),
             ahead: Semaphore::new(shared.config.concurrent_prefetches()),

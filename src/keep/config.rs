@@ -126,6 +126,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The X-Request-Id for everything that is asked about one block.
+    pub(super) fn id_of_request(&self) -> String {
+        let random = || std::iter::repeat_with(|| fastrand::digit(36)).take(20).collect::<String>();
+        self.request_id.clone().unwrap_or_else(|| format!("req-{}", random()))
+    }
+
     /// How many blocks may be fetched ahead at the same time.
     pub(super) fn concurrent_prefetches(&self) -> usize {
         let fit = match self.cache.disk_dir {

@@ -5,8 +5,6 @@
 //! Getting a block that is not at hand: which services are asked, how often, and when to give up.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -16,37 +14,29 @@ use super::http::Http;
 use super::local_store;
 use super::progress::Progress;
 use super::rendezvous::probe_order;
-use super::service::{Service, ServiceType, Services};
+use super::rounds::{Rounds, limits};
+use super::service::{Service, ServiceType};
+use super::service_list::ServiceList;
 use super::storage::{Storage, Stored};
-use crate::report::{report, report_as};
+use crate::report::report_as;
 use crate::types::Locator;
-
-/// A list younger than this is not asked for again because of failures: many blocks fail
-/// together when a service goes away.
-const FRESH: Duration = Duration::from_secs(1);
-
-/// Doublings of the time to connect, at most.
-const MAX_DOUBLINGS: u32 = 5;
 
 pub(super) struct Fetcher {
     config: Config,
-    http: Http,
+    http: Arc<Http>,
     storage: Arc<Storage>,
-    source: Arc<dyn Services>,
-    known: tokio::sync::Mutex<Option<(Arc<[Service]>, Instant)>>,
-    listing: Arc<AtomicBool>,
+    list: Arc<ServiceList>,
 }
 
 impl Fetcher {
     /// Blocks of services go into the storage as they arrive.
     pub(super) fn new(
         config: Config,
-        http: Http,
+        http: Arc<Http>,
         storage: Arc<Storage>,
-        source: Arc<dyn Services>,
+        list: Arc<ServiceList>,
     ) -> Self {
-        let (known, listing) = Default::default();
-        Fetcher { config, http, storage, source, known, listing }
+        Fetcher { config, http, storage, list }
     }
 
     /// Fetches a block. `wanted` is asked before each further round: ahead of a reader, one
@@ -57,7 +47,8 @@ impl Fetcher {
         wanted: impl Fn() -> bool,
     ) -> Result<Stored, KeepError> {
         let start = Instant::now();
-        let mut attempts = Attempts { request_id: self.request_id(), ..Attempts::default() };
+        let mut attempts =
+            Attempts { request_id: self.config.id_of_request(), ..Attempts::default() };
         let progress = Progress::new();
         let block = format!("{}+{}", locator.md5(), locator.size());
         let Config { notice, patience, deadline, .. } = self.config;
@@ -85,13 +76,12 @@ impl Fetcher {
         if let Some(dir) = self.config.local_store.clone() {
             return local_store::read(dir, locator.clone()).await.map(Stored::Memory);
         }
-        let mut wait = self.config.backoff;
+        let mut rounds = Rounds::new(&self.config);
         let mut note = String::new();
-        for round in 0..=self.config.num_retries {
-            let next = Instant::now() + wait.mul_f64(1.0 - 0.1 * fastrand::f64());
+        while let Some(round) = rounds.next().await {
             attempts.rounds = round + 1;
             progress.stands_at("the API", "the list of Keep services is asked for");
-            match self.services(round > 0).await {
+            match self.list.get(round > 0).await {
                 Err(error) => {
                     progress.stands_at("no list of Keep services", &error);
                     note = error;
@@ -105,11 +95,9 @@ impl Fetcher {
                     }
                 }
             }
-            if round == self.config.num_retries || !wanted() {
+            if !wanted() {
                 break;
             }
-            tokio::time::sleep_until(next).await;
-            wait = (wait * 2).min(self.config.max_backoff);
         }
         Err((attempts.verdict(), note))
     }
@@ -124,8 +112,7 @@ impl Fetcher {
         progress: &Progress,
     ) -> Option<Stored> {
         let proxy = services.iter().any(|service| service.kind == ServiceType::Proxy);
-        let mut limits = if proxy { self.config.proxy_timeouts } else { self.config.timeouts };
-        limits.connect *= 1 << round.min(MAX_DOUBLINGS);
+        let limits = limits(&self.config, proxy, round);
         let roots = probe_order(locator, services);
         // Services that have left the list neither fail nor save the block.
         attempts.answers.retain(|(root, _)| roots.contains(root));
@@ -151,56 +138,5 @@ impl Fetcher {
             }
         }
         None
-    }
-
-    /// The services as known, or as their source has them now. An old list serves while a new
-    /// one cannot be had.
-    async fn services(&self, refresh: bool) -> Result<Arc<[Service]>, String> {
-        let mut known = self.known.lock().await;
-        if let Some((list, at)) = &*known
-            && (!refresh || at.elapsed() < FRESH)
-        {
-            return Ok(list.clone());
-        }
-        // A call that was given up with its reader's deadline may still be running: one is enough.
-        if self.listing.swap(true, Ordering::AcqRel) {
-            let waiting = || "the list of Keep services is slow to come".to_string();
-            return known.as_ref().map(|(list, _)| list.clone()).ok_or_else(waiting);
-        }
-        let listing = Listing(self.listing.clone());
-        let source = self.source.clone();
-        let listed = tokio::task::spawn_blocking(move || {
-            let _listing = listing;
-            source.list(refresh)
-        });
-        match listed.await {
-            Ok(Ok(list)) => {
-                let list: Arc<[Service]> = list.into();
-                *known = Some((list.clone(), Instant::now()));
-                Ok(list)
-            }
-            failed => {
-                let why = match failed {
-                    Ok(Err(error)) => error.to_string(),
-                    _ => "listing the Keep services panicked".into(),
-                };
-                report(log::Level::Warn, &format!("no list of Keep services: {why}"));
-                known.as_ref().map(|(list, _)| list.clone()).ok_or(why)
-            }
-        }
-    }
-
-    fn request_id(&self) -> String {
-        let random = || std::iter::repeat_with(|| fastrand::digit(36)).take(20).collect::<String>();
-        self.config.request_id.clone().unwrap_or_else(|| format!("req-{}", random()))
-    }
-}
-
-/// Set while the source is being asked, whoever still waits for the answer.
-struct Listing(Arc<AtomicBool>);
-
-impl Drop for Listing {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Client, Proxy, Response, Url};
+use reqwest::{Client, Method, Proxy, RequestBuilder, Response, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -50,7 +50,7 @@ pub(super) struct Http {
     clients: Mutex<HashMap<Duration, Client>>,
     receiving: Semaphore,
     pool: HashHandle,
-    metrics: Arc<metrics::Keep>,
+    pub(super) metrics: Arc<metrics::Keep>,
 }
 
 impl Http {
@@ -103,6 +103,23 @@ impl Http {
         Ok(client)
     }
 
+    /// A request to one service, yet to be sent.
+    pub(super) fn request(
+        &self,
+        method: Method,
+        root: &str,
+        path: &str,
+        request_id: &str,
+        limits: Timeouts,
+    ) -> Result<Request, Answer> {
+        let not_a_url = |_| Answer::Broken("not a URL".into());
+        let url: Url = format!("{root}{path}").parse().map_err(not_a_url)?;
+        let proxy = self.proxies.for_url(&url).map_err(Answer::Broken)?;
+        let client = self.client(limits.connect)?;
+        let builder = client.request(method, url).header("X-Request-Id", request_id);
+        Ok(Request { builder, proxy, connect: limits.connect })
+    }
+
     /// Asks one service for a block: exactly its bytes, in the sink, or what went wrong.
     pub(super) async fn get(
         &self,
@@ -113,28 +130,13 @@ impl Http {
         sink: Sink,
         progress: &Progress,
     ) -> Result<Stored, Answer> {
-        let not_a_url = |_| Answer::Broken("not a URL".into());
-        let url: Url = format!("{root}{locator}").parse().map_err(not_a_url)?;
-        let proxy = self.proxies.for_url(&url).map_err(Answer::Broken)?;
+        let request = self.request(Method::GET, root, &locator.to_string(), request_id, limits)?;
         let _under_way = self.metrics.requests.hold();
-        let sent = self.client(limits.connect)?.get(url).header("X-Request-Id", request_id).send();
         let patience = limits.connect + limits.read;
-        let response = match timeout(patience, sent).await {
-            Err(_) => {
-                let why = format!("no answer in {} s", patience.as_secs_f64());
-                return Err(Answer::TimedOut(why));
-            }
-            Ok(Err(error)) if error.is_timeout() => {
-                let why = format!("no connection in {} s", limits.connect.as_secs_f64());
-                return Err(Answer::TimedOut(why));
-            }
-            Ok(Err(error)) => {
-                let through = proxy.filter(|_| error.is_connect()).map(|proxy| named(&proxy));
-                let through = through.unwrap_or_default();
-                return Err(Answer::Broken(format!("{through}{}", reason(&error))));
-            }
-            Ok(Ok(response)) => response,
+        let Ok(response) = timeout(patience, request.send()).await else {
+            return Err(no_answer(patience));
         };
+        let response = response?;
         let status = response.status();
         if !status.is_success() {
             return Err(Answer::Status(status.as_u16()));
@@ -211,26 +213,53 @@ impl Http {
     }
 }
 
+/// A request, and what to say of it where there is no connection.
+pub(super) struct Request {
+    builder: RequestBuilder,
+    proxy: Option<Url>,
+    connect: Duration,
+}
+
+impl Request {
+    /// The answer, as far as its headers. Waits for it without limit, once there is a connection.
+    pub(super) async fn send(self) -> Result<Response, Answer> {
+        self.builder.send().await.map_err(|error| {
+            if error.is_timeout() {
+                let why = format!("no connection in {} s", self.connect.as_secs_f64());
+                return Answer::TimedOut(why);
+            }
+            let through = self.proxy.filter(|_| error.is_connect()).map(|proxy| named(&proxy));
+            let through = through.unwrap_or_default();
+            Answer::Broken(format!("{through}{}", reason(&error)))
+        })
+    }
+}
+
+/// Nothing came in that time.
+pub(super) fn no_answer(patience: Duration) -> Answer {
+    Answer::TimedOut(format!("no answer in {} s", patience.as_secs_f64()))
+}
+
 /// Whether a transfer keeps up the minimum bandwidth: too slow is who stays below it, on
 /// average, over the whole of the read time-out.
-struct ThroughputGuard {
+pub(super) struct ThroughputGuard {
     limits: Timeouts,
     since: Instant,
     bytes: u64,
 }
 
 impl ThroughputGuard {
-    fn new(limits: Timeouts) -> Self {
+    pub(super) fn new(limits: Timeouts) -> Self {
         ThroughputGuard { limits, since: Instant::now(), bytes: 0 }
     }
 
     /// When it will have been too slow if nothing more comes.
-    fn end(&self) -> Instant {
+    pub(super) fn end(&self) -> Instant {
         self.since + self.limits.read
     }
 
     /// Counts bytes; false once too slow.
-    fn advance(&mut self, bytes: usize) -> bool {
+    pub(super) fn advance(&mut self, bytes: usize) -> bool {
         self.bytes += bytes as u64;
         let span = self.since.elapsed();
         if self.bytes as f64 >= span.as_secs_f64() * self.limits.min_bandwidth as f64 {
@@ -243,13 +272,13 @@ impl ThroughputGuard {
     }
 
     /// We made the service wait: what was before says nothing about it.
-    fn waited(&mut self) {
+    pub(super) fn waited(&mut self) {
         (self.since, self.bytes) = (Instant::now(), 0);
     }
 
-    fn too_slow(&self, received: usize) -> Answer {
+    pub(super) fn too_slow(&self, moved: usize) -> Answer {
         Answer::TimedOut(format!(
-            "less than {} bytes a second for {} s, after {received} bytes",
+            "less than {} bytes a second for {} s, after {moved} bytes",
             self.limits.min_bandwidth,
             self.limits.read.as_secs_f64()
         ))
@@ -263,7 +292,7 @@ fn named(proxy: &Url) -> String {
 }
 
 /// The causes of an error in one line, without the URL: it holds the block's signature.
-fn reason(error: &reqwest::Error) -> String {
+pub(super) fn reason(error: &reqwest::Error) -> String {
     let mut cause = std::error::Error::source(error);
     let mut text = String::new();
     while let Some(error) = cause {
