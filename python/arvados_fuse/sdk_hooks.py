@@ -123,12 +123,17 @@ def shutdown(keep: Any) -> None:
         reader.shutdown()
 
 
-def _services(keep: Any, refresh: bool) -> list[tuple[str, str, str]]:
+def _services(keep: Any, refresh: bool) -> list[tuple[str, str, str, bool]]:
     keep.build_services_list(force_rebuild=refresh)
     services = {service["uuid"]: service for service in keep._keep_services or ()}
     services.update(keep._gateway_services)
     return [
-        (uuid, service["_service_root"], service.get("service_type") or "disk")
+        (
+            uuid,
+            service["_service_root"],
+            service.get("service_type") or "disk",
+            bool(service.get("read_only")),
+        )
         for uuid, service in services.items()
     ]
 
@@ -153,7 +158,7 @@ def reader_for(keep: Any) -> Any:
         disk = getattr(cache, "_disk_cache", False)
         weak = weakref.ref(keep)
 
-        def services(refresh: bool) -> list[tuple[str, str, str]]:
+        def services(refresh: bool) -> list[tuple[str, str, str, bool]]:
             keep = weak()
             return _services(keep, refresh) if keep is not None else []
 

@@ -353,7 +353,7 @@ class FileNode(Node):
 class KeepReader:
     def __new__(
         cls,
-        services: Callable[[bool], list[tuple[str, str, str]]],
+        services: Callable[[bool], list[tuple[str, str, str, bool]]],
         *,
         token: str,
         insecure: bool,

@@ -62,6 +62,7 @@ mod tests {
             uuid: format!("zzzzz-bi6l4-{number:015x}"),
             root: format!("http://keep{number:x}/"),
             kind: ServiceType::Disk,
+            read_only: false,
         }
     }
 

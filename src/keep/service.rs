@@ -6,14 +6,15 @@
 
 use std::fmt;
 
-/// What a service is, as far as reading cares.
+/// What a service is, as far as its clients care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceType {
     /// keepstore beside its disks: near, so that a short time to connect is enough.
     Disk,
-    /// keepproxy, or anything else that is not a disk: the longer time-outs apply.
+    /// keepproxy, or anything else that is not a disk: the longer time-outs apply, and it makes all
+    /// copies of a block itself.
     Proxy,
-    /// Asked only for blocks whose locator names it.
+    /// Asked only for blocks whose locator names it; never written to.
     Gateway,
 }
 
@@ -38,17 +39,27 @@ pub struct Service {
     pub root: String,
     /// What it is.
     pub kind: ServiceType,
+    /// Whether it takes no blocks.
+    pub read_only: bool,
 }
 
 impl Service {
     /// A service from the fields of the API's `keep_services` record.
     #[must_use]
-    pub fn from_record(uuid: &str, host: &str, port: u16, ssl: bool, service_type: &str) -> Self {
+    pub fn from_record(
+        uuid: &str,
+        host: &str,
+        port: u16,
+        ssl: bool,
+        service_type: &str,
+        read_only: bool,
+    ) -> Self {
         let scheme = if ssl { "https" } else { "http" };
         let brackets = host.contains(':') && !host.starts_with('[');
         let host = if brackets { format!("[{host}]") } else { host.to_string() };
         let kind = ServiceType::named(service_type);
-        Service { uuid: uuid.to_string(), root: format!("{scheme}://{host}:{port}/"), kind }
+        let root = format!("{scheme}://{host}:{port}/");
+        Service { uuid: uuid.to_string(), root, kind, read_only }
     }
 
     pub(super) fn is_gateway(&self) -> bool {
@@ -59,7 +70,7 @@ impl Service {
 /// Where the list of services comes from. Called on a thread that may block, by one caller at a
 /// time; never from a reader's thread.
 pub trait Services: Send + Sync {
-    /// The services that blocks may be read from. `refresh`: those known before failed, so ask
+    /// The services of the cluster, those that are read-only included. `refresh`: those known before failed, so ask
     /// the source again.
     ///
     /// # Errors
@@ -104,6 +115,7 @@ impl StaticServices {
                 uuid: format!("00000-bi6l4-{number:015}"),
                 root: format!("{text}{slash}"),
                 kind: ServiceType::Proxy,
+                read_only: false,
             })
         };
         setting.split_whitespace().enumerate().map(service).collect::<Result<_, _>>().map(Self)
@@ -122,7 +134,7 @@ mod tests {
 
     #[test]
     fn records_and_settings_become_roots() {
-        let root = |host, ssl| Service::from_record("u", host, 25107, ssl, "disk").root;
+        let root = |host, ssl| Service::from_record("u", host, 25107, ssl, "disk", false).root;
         assert_eq!(root("keep0.example", false), "http://keep0.example:25107/");
         assert_eq!(root("::1", true), "https://[::1]:25107/");
         let StaticServices(two) =

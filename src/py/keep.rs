@@ -22,14 +22,17 @@ struct FromPython {
 
 impl Services for FromPython {
     fn list(&self, refresh: bool) -> Result<Vec<Service>, ServicesError> {
-        let listed: Vec<(String, String, String)> = Python::attach(|py| {
+        let listed: Vec<(String, String, String, bool)> = Python::attach(|py| {
             let listed = self.list.call1(py, (refresh,)).and_then(|list| list.extract(py));
             let told = |error: PyErr| line_of(py, &error).unwrap_or_else(|| error.to_string());
             listed.map_err(|error| ServicesError(told(error)))
         })?;
         Ok(listed
             .into_iter()
-            .map(|(uuid, root, kind)| Service { uuid, root, kind: ServiceType::named(&kind) })
+            .map(|(uuid, root, kind, read_only)| {
+                let kind = ServiceType::named(&kind);
+                Service { uuid, root, kind, read_only }
+            })
             .collect())
     }
 }
@@ -66,7 +69,8 @@ impl KeepReader {
 
 #[pymethods]
 impl KeepReader {
-    /// `services(refresh)` lists the services as tuples of uuid, root URL and service type.
+    /// `services(refresh)` lists the services as tuples of uuid, root URL, service type, and whether it
+    /// is read-only.
     /// `timeout` and `proxy_timeout` are (seconds to connect, seconds to wait, bytes a second).
     /// `ca_file` has the certificates of the authorities to trust. `disk_cache_dir` is None for a cache in memory; `cache_max` is in bytes, `max_slots` in
     /// blocks.

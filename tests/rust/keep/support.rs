@@ -287,7 +287,7 @@ fn read_request(reader: &mut impl BufRead) -> Option<Seen> {
 
 /// A disk service of that number at that root.
 pub(crate) fn service(number: usize, root: String) -> Service {
-    let mut service = Service::from_record("", "unused", 1, false, "disk");
+    let mut service = Service::from_record("", "unused", 1, false, "disk", false);
     service.uuid = format!("zzzzz-bi6l4-{number:015}");
     service.root = root;
     service
