@@ -2,7 +2,7 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! Reading blocks from Keep: services, retries, verification, the block cache, read-ahead.
+//! Reading blocks from Keep and writing them: services, retries, verification, the block cache, read-ahead.
 //!
 //! Start at [`KeepClient`]. A block is found in [`cache`](self) memory or on disk, or fetched
 //! from a service; whichever it is, its md5 and length were checked before a byte of it is given
@@ -21,22 +21,28 @@ mod hashing;
 mod http;
 mod in_flight;
 mod local_store;
+mod pieces;
 mod progress;
 mod proxy;
+mod put;
 mod readahead;
 mod rendezvous;
 mod rounds;
+mod sending;
 mod service;
 mod service_list;
 mod storage;
+mod tally;
 mod tls;
+mod upload;
 mod verified;
 
 pub use block::{Block, Stale};
 pub use client::KeepClient;
 pub use config::{CacheConfig, Config, MAX_BLOCK, Timeouts};
-pub use error::{Answer, Failure, KeepError};
+pub use error::{Answer, Failure, KeepError, Operation};
 pub use in_flight::{Priority, Waiter};
 pub use proxy::Proxies;
+pub use put::{PutOptions, PutWaiter};
 pub use readahead::ReadAhead;
 pub use service::{Service, ServiceType, Services, ServicesError, StaticServices};

@@ -285,6 +285,10 @@ metrics! {
             "Of these, fetched";
         bytes_downloaded: Counter = "arvmount_keep_received_bytes_total", "bytes",
             "Bytes of blocks received from services, wrong ones included";
+        puts: Counter = "arvmount_keep_puts_total", "blocks",
+            "Blocks to be written";
+        bytes_uploaded: Counter = "arvmount_keep_sent_bytes_total", "bytes",
+            "Bytes of blocks that services took, once for each service";
         bytes_verified: Counter = "arvmount_keep_verified_bytes_total", "bytes",
             "Bytes of cache files that were hashed before they were trusted";
         requests: Gauge = "arvmount_keep_requests", "requests",

@@ -3,7 +3,7 @@
 // SPDX-License-Identifier: AGPL-3.0-only
 
 //! The Keep client: what is at hand is given out at once, what is not is fetched once for all who
-//! wait.
+//! wait. What is written is stored, and then at hand.
 //!
 //! Nothing is started, opened or read before the first block that is not at hand: the process may
 //! fork between making the client and using it. In a child that forks later the client starts
@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Semaphore;
@@ -23,14 +24,17 @@ use tokio::sync::Semaphore;
 use super::block::Block;
 use super::cache::Cache;
 use super::config::Config;
-use super::error::{Failure, KeepError};
+use super::error::{Attempts, Failure, KeepError};
 use super::fetch::Fetcher;
 use super::hashing::HashPool;
 use super::http::Http;
 use super::in_flight::{FetchGuard, InFlight, JoinOutcome, Priority, Waiter, call, deliver};
+use super::pieces::Pieces;
+use super::put::{PutGuard, PutOptions, PutWaiter, Putter};
 use super::service::Services;
 use super::service_list::ServiceList;
 use super::storage::{Storage, VERIFIERS, WRITERS};
+use super::upload::Uploader;
 use crate::metrics;
 use crate::types::{Locator, Md5};
 
@@ -43,7 +47,7 @@ const BLOCKING_THREADS: usize = WRITERS + VERIFIERS + 4;
 /// How long a shutdown waits for threads that block.
 const GRACE: Duration = Duration::from_millis(700);
 
-/// Reads blocks, from memory, the disk cache and Keep. See the [module](super).
+/// Reads blocks, from memory, the disk cache and Keep, and writes them. See the [module](super).
 ///
 /// ```
 /// use arvados_fuse::keep::{Config, Failure, KeepClient, StaticServices};
@@ -172,6 +176,55 @@ impl KeepClient {
         }
     }
 
+    /// Stores a block of at most 64 MiB, given in pieces, which are hashed and sent as they are, and
+    /// calls `waiter` with its locator, which is signed where the cluster signs them. From then on
+    /// the block is at hand.
+    ///
+    /// `waiter` is called on a thread of the client; on the caller's only if the client is or was
+    /// just shut down or cannot start its threads.
+    ///
+    /// ```
+    /// use arvados_fuse::keep::{Config, KeepClient, PutOptions, StaticServices};
+    /// use std::sync::Arc;
+    ///
+    /// let services = StaticServices::new(Vec::new());
+    /// let client = KeepClient::new(Config::default(), Arc::new(services));
+    /// // Stored nowhere: nothing but the hash is computed.
+    /// let options = PutOptions { replicas: 0, ..PutOptions::default() };
+    /// let foo = client.put_blocking(vec!["f".into(), "oo".into()], &options)?;
+    /// assert_eq!(foo.to_string(), "acbd18db4cc2f85cedef654fccc4a4d8+3");
+    /// # Ok::<(), arvados_fuse::keep::KeepError>(())
+    /// ```
+    pub fn put(&self, data: Vec<Bytes>, options: &PutOptions, waiter: PutWaiter) {
+        self.shared.metrics.puts.add(1);
+        let pieces = Pieces::new(data);
+        let guard = PutGuard::new(waiter, pieces.len(), self.shared.stop.clone());
+        match self.worker() {
+            Ok((handle, worker)) => {
+                drop(handle.spawn(worker.putter.clone().run(guard, pieces, options.clone())));
+            }
+            Err(why) => guard.fail(&why),
+        }
+    }
+
+    /// Stores a block and waits for it. Not for a thread of the client.
+    ///
+    /// # Errors
+    /// Why it is not stored, or in too few copies.
+    pub fn put_blocking(
+        &self,
+        data: Vec<Bytes>,
+        options: &PutOptions,
+    ) -> Result<Locator, KeepError> {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let size = data.iter().map(|piece| piece.len() as u64).sum();
+        self.put(data, options, Box::new(move |outcome| drop(sender.send(outcome))));
+        receiver.recv().unwrap_or_else(|_| {
+            let shut = Failure::ShutDown;
+            Err(KeepError::not_written(shut, (None, size), String::new(), Attempts::default()))
+        })
+    }
+
     /// The running totals.
     pub fn metrics(&self) -> &metrics::Keep {
         &self.shared.metrics
@@ -272,8 +325,12 @@ impl Running {
         let storage =
             Storage::new(cache, &shared.config.cache, shared.metrics.clone(), shared.stop.clone());
         let list = Arc::new(ServiceList::new(shared.services.clone()));
+        let uploader = Uploader::new(shared.config.clone(), http.clone(), list.clone());
+        let uploads = shared.config.uploads;
+        let putter = Putter::new(uploader, storage.clone(), pool.handle(), uploads);
         let worker = Worker {
             fetcher: Fetcher::new(shared.config.clone(), http, storage.clone(), list),
+            putter: Arc::new(putter),
             storage,
             shared: shared.clone(),
             ahead: Semaphore::new(shared.config.concurrent_prefetches()),
@@ -299,6 +356,7 @@ impl Running {
 struct Worker {
     shared: Arc<Shared>,
     fetcher: Fetcher,
+    putter: Arc<Putter>,
     storage: Arc<Storage>,
     ahead: Semaphore,
     requests: Semaphore,

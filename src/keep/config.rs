@@ -50,15 +50,19 @@ pub struct Config {
     /// The longest time between two rounds.
     pub max_backoff: Duration,
     /// Time in which nothing of a block arrives, from whichever service, all rounds included; then
-    /// its readers get an error.
+    /// its readers get an error. So does a writer when no service takes any of its block.
     pub patience: Duration,
-    /// Total time for one block, all rounds included; then its readers get an error.
+    /// Total time for one block, all rounds included; then its readers get an error, or its writer.
     pub deadline: Duration,
-    /// Readers that wait so long with nothing arriving are told of in the log.
+    /// Who waits so long with nothing arriving, or nothing taken, is told of in the log.
     pub notice: Duration,
     /// Blocks fetched ahead at the same time, at most; without a folder for the cache also no more
     /// than fit into memory.
     pub prefetches: usize,
+    /// Blocks written at the same time, at least one: each to several services, and those before it
+    /// in the queue may be hashed meanwhile. Further ones wait for their turn, as long as that
+    /// takes.
+    pub uploads: usize,
     /// Threads that compute md5. 0: as many as there are processors, at most 8.
     pub hash_threads: usize,
     /// X-Request-Id for every request. `None`: a new one for each block.
@@ -119,6 +123,7 @@ impl Default for Config {
             deadline: Duration::from_secs(15 * 60),
             notice: Duration::from_secs(7),
             prefetches: 8,
+            uploads: 4,
             hash_threads: 0,
             request_id: None,
         }

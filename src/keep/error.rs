@@ -2,7 +2,7 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! What can go wrong while reading a block, with what each service said.
+//! What can go wrong while reading or writing a block, with what each service said.
 //!
 //! Messages carry the block's hash and size, never its signature, and never the token.
 
@@ -22,13 +22,16 @@ pub enum Answer {
     Broken(String),
     /// Too slow to connect, to answer, or below the minimum bandwidth.
     TimedOut(String),
-    /// The bytes are not those of the block: why.
+    /// The bytes, or the locator of what was written, are not those of the block: why.
     Corrupt(String),
+    /// It stored so many copies; but those of all services are too few, or not of every storage
+    /// class.
+    Stored(u32),
 }
 
 impl Answer {
     /// Whether the same service may give another answer later. 404, 403 and 410 are final for
-    /// this service, as in the SDK; 429 is worth another try, as in the Go client.
+    /// this service, as in the SDK, and what it stored; 429 is worth another try, as in the Go client.
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
@@ -37,6 +40,7 @@ impl Answer {
                     && !matches!(status, 408 | 409 | 423 | 429 | 500 | 502..=504)
             }
             Answer::Broken(_) | Answer::TimedOut(_) | Answer::Corrupt(_) => false,
+            Answer::Stored(_) => true,
         }
     }
 }
@@ -49,6 +53,7 @@ impl Answer {
             Answer::Broken(why) => why.clone(),
             Answer::TimedOut(_) => "slow".into(),
             Answer::Corrupt(_) => "corrupt".into(),
+            Answer::Stored(_) => "stored".into(),
         }
     }
 }
@@ -58,6 +63,8 @@ impl fmt::Display for Answer {
         match self {
             Answer::Status(status) => write!(f, "HTTP status {status}"),
             Answer::Broken(why) | Answer::TimedOut(why) | Answer::Corrupt(why) => f.write_str(why),
+            Answer::Stored(1) => f.write_str("stored 1 copy"),
+            Answer::Stored(copies) => write!(f, "stored {copies} copies"),
         }
     }
 }
@@ -70,7 +77,7 @@ pub enum Failure {
     /// At least one service refuses (401, 403) and none failed otherwise: most often the
     /// locator's signature has expired; a fresh manifest may cure it.
     Forbidden,
-    /// The only answers were bytes that are not the block's.
+    /// The only answers were bytes that are not the block's, or locators of another block.
     Corrupt,
     /// Too slow, or the total deadline has passed.
     Timeout,
@@ -78,18 +85,34 @@ pub enum Failure {
     Server,
     /// There is no service to ask: the list is empty or could not be had.
     NoServices,
+    /// A block was stored, but in fewer copies than asked for, or not in every storage class.
+    TooFewCopies,
+    /// What is to be written is larger than any block. Nobody was asked.
+    TooLarge,
     /// The client has been shut down.
     ShutDown,
 }
 
-/// Why a block could not be read. Cheap to clone: many waiters get the same one.
+/// What was to be done with a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Operation {
+    /// It was to be read.
+    #[default]
+    Get,
+    /// It was to be written.
+    Put,
+}
+
+/// Why a block could not be read or written. Cheap to clone: many waiters get the same one.
 #[derive(Clone)]
 pub struct KeepError(Arc<Inner>);
 
 struct Inner {
+    operation: Operation,
     failure: Failure,
-    block: Md5,
-    size: u32,
+    /// `None` where it was not hashed yet.
+    block: Option<Md5>,
+    size: u64,
     request_id: String,
     attempts: u32,
     took: Duration,
@@ -109,7 +132,28 @@ impl KeepError {
         note: String,
         attempts: Attempts,
     ) -> Self {
+        Self::of(Operation::Get, failure, (Some(block), size.into()), note, attempts)
+    }
+
+    /// Of a block that was to be written: its hash, where it is known, and its size.
+    pub(super) fn not_written(
+        failure: Failure,
+        block: (Option<Md5>, u64),
+        note: String,
+        attempts: Attempts,
+    ) -> Self {
+        Self::of(Operation::Put, failure, block, note, attempts)
+    }
+
+    fn of(
+        operation: Operation,
+        failure: Failure,
+        (block, size): (Option<Md5>, u64),
+        note: String,
+        attempts: Attempts,
+    ) -> Self {
         KeepError(Arc::new(Inner {
+            operation,
             failure,
             block,
             size,
@@ -127,17 +171,21 @@ impl KeepError {
         self.0.failure
     }
 
+    /// What was to be done with the block.
+    #[must_use]
+    pub fn operation(&self) -> Operation {
+        self.0.operation
+    }
+
     /// What crunch-run and the owner of a container are told: see [`crate::report`]. A block that
-    /// no service has or gives out is the SDK's `NotFoundError`, anything else its `KeepReadError`.
+    /// no service has or gives out is the SDK's `NotFoundError`, anything else its `KeepReadError`; one that is
+    /// not written is its `KeepWriteError`.
     #[must_use]
     pub fn phrase(&self) -> &'static str {
-        match self.0.failure {
-            Failure::NotFound | Failure::Forbidden => phrases::BLOCK_NOT_FOUND,
-            Failure::Corrupt
-            | Failure::Timeout
-            | Failure::Server
-            | Failure::NoServices
-            | Failure::ShutDown => phrases::UNHANDLED,
+        match (self.0.operation, self.0.failure) {
+            (Operation::Put, _) => phrases::KEEP_WRITE,
+            (Operation::Get, Failure::NotFound | Failure::Forbidden) => phrases::BLOCK_NOT_FOUND,
+            (Operation::Get, _) => phrases::UNHANDLED,
         }
     }
 
@@ -151,8 +199,9 @@ impl KeepError {
             .collect();
         // Each block has its own order of services.
         answers.sort();
-        let kind = format!("{:?} {} {}", inner.failure, inner.note, answers.join(" "));
-        report::report_as(log::Level::Error, &kind, &format!("{}: {self}", self.phrase()));
+        let phrase = self.phrase();
+        let kind = format!("{phrase} {:?} {} {}", inner.failure, inner.note, answers.join(" "));
+        report::report_as(log::Level::Error, &kind, &format!("{phrase}: {self}"));
     }
 
     /// The last answer of each service that was asked, by its root URL, in the order asked.
@@ -190,6 +239,31 @@ impl Attempts {
         !self.answers.is_empty() && self.answers.iter().all(|(_, answer)| answer.is_final())
     }
 
+    /// Forgets services that have left the list, which neither fail nor save the block. What they
+    /// stored is stored.
+    pub(super) fn keep_only(&mut self, roots: &[String]) {
+        self.answers
+            .retain(|(root, answer)| roots.contains(root) || matches!(answer, Answer::Stored(_)));
+    }
+
+    /// As [`Attempts::verdict`], of a block that was to be written.
+    pub(super) fn verdict_of_put(&self) -> Failure {
+        let all = |test: fn(&Answer) -> bool| self.answers.iter().all(|(_, answer)| test(answer));
+        if self.answers.is_empty() {
+            Failure::NoServices
+        } else if !all(|answer| !matches!(answer, Answer::Stored(_))) {
+            Failure::TooFewCopies
+        } else if all(|answer| matches!(answer, Answer::Status(401 | 403))) {
+            Failure::Forbidden
+        } else if all(|answer| matches!(answer, Answer::Corrupt(_) | Answer::Status(401 | 403))) {
+            Failure::Corrupt
+        } else if all(|answer| matches!(answer, Answer::TimedOut(_) | Answer::Status(401 | 403))) {
+            Failure::Timeout
+        } else {
+            Failure::Server
+        }
+    }
+
     /// The failure that the last answers of all services add up to.
     pub(super) fn verdict(&self) -> Failure {
         let all = |test: fn(&Answer) -> bool| self.answers.iter().all(|(_, answer)| test(answer));
@@ -213,19 +287,27 @@ impl Attempts {
 impl fmt::Display for KeepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = &*self.0;
+        let put = inner.operation == Operation::Put;
         let what = match inner.failure {
             Failure::NotFound => "not found",
             Failure::Forbidden => "permission denied",
+            Failure::Corrupt if put => "only wrong locators were given",
             Failure::Corrupt => "only wrong bytes were sent",
             Failure::Timeout => "timed out",
             Failure::Server => "services failed",
             Failure::NoServices => "no Keep services available",
+            Failure::TooFewCopies => "too few copies",
+            Failure::TooLarge => "larger than any block",
             Failure::ShutDown => "the Keep client was shut down",
         };
         if !inner.request_id.is_empty() {
             write!(f, "[{}] ", inner.request_id)?;
         }
-        write!(f, "block {}+{}: {what}", inner.block, inner.size)?;
+        match inner.block {
+            Some(block) => write!(f, "block {block}+{}", inner.size)?,
+            None => write!(f, "block of {} bytes", inner.size)?,
+        }
+        write!(f, "{}: {what}", if put { " not written" } else { "" })?;
         if !inner.note.is_empty() {
             write!(f, " ({})", inner.note)?;
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::config::Config;
-use super::error::{Answer, Attempts, Failure, KeepError};
+use super::error::{Answer, Attempts, Failure, KeepError, Operation};
 use super::http::Http;
 use super::local_store;
 use super::progress::Progress;
@@ -49,17 +49,10 @@ impl Fetcher {
         let start = Instant::now();
         let mut attempts =
             Attempts { request_id: self.config.id_of_request(), ..Attempts::default() };
-        let progress = Progress::new();
+        let progress = Progress::new(Operation::Get);
         let block = format!("{}+{}", locator.md5(), locator.size());
-        let Config { notice, patience, deadline, .. } = self.config;
-        let outcome = tokio::select! {
-            outcome = self.rounds(locator, &mut attempts, &wanted, &progress) => outcome,
-            obstacle = progress.watch(&block, notice, patience, &wanted) => {
-                let note = format!("nothing came for {} s: {obstacle}", patience.as_secs_f64());
-                Err((Failure::Timeout, note))
-            }
-            () = tokio::time::sleep(deadline) => Err((Failure::Timeout, "deadline passed".into())),
-        };
+        let rounds = self.rounds(locator, &mut attempts, &wanted, &progress);
+        let outcome = progress.bound(rounds, &self.config, &block, &wanted).await;
         attempts.took = start.elapsed();
         outcome.map_err(|(failure, note)| {
             KeepError::after(failure, locator.md5(), locator.size(), note, attempts)
@@ -114,8 +107,7 @@ impl Fetcher {
         let proxy = services.iter().any(|service| service.kind == ServiceType::Proxy);
         let limits = limits(&self.config, proxy, round);
         let roots = probe_order(locator, services);
-        // Services that have left the list neither fail nor save the block.
-        attempts.answers.retain(|(root, _)| roots.contains(root));
+        attempts.keep_only(&roots);
         for root in roots {
             if attempts.gave_final_answer(&root) {
                 continue;

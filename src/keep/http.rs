@@ -215,7 +215,7 @@ impl Http {
 
 /// A request, and what to say of it where there is no connection.
 pub(super) struct Request {
-    builder: RequestBuilder,
+    pub(super) builder: RequestBuilder,
     proxy: Option<Url>,
     connect: Duration,
 }

@@ -205,7 +205,10 @@ impl Drop for Delivery {
 }
 
 /// Calls a waiter; a panic of it harms nobody else.
-pub(super) fn call(waiter: Waiter, outcome: Result<Block, KeepError>) {
+pub(super) fn call<T>(
+    waiter: Box<dyn FnOnce(Result<T, KeepError>) + Send>,
+    outcome: Result<T, KeepError>,
+) {
     // The panic hook has told of it.
     let _ = catch_unwind(AssertUnwindSafe(|| waiter(outcome)));
 }

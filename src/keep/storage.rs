@@ -82,6 +82,11 @@ impl Storage {
         Some(self.keep_file(file).await)
     }
 
+    /// Whether a block is at hand.
+    pub(super) fn has(&self, md5: Md5) -> bool {
+        self.cache.contains(&md5)
+    }
+
     /// For the bytes of a block that is about to arrive.
     pub(super) fn sink(self: &Arc<Self>, locator: &Locator) -> Sink {
         // No service has larger ones, whatever a locator says.

@@ -13,6 +13,8 @@ mod keep {
     mod disk_faults;
     mod faults;
     mod protocol;
+    mod put;
+    mod put_faults;
     mod random;
     mod tls;
     mod verified;

@@ -11,8 +11,11 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use arvados_fuse::keep::{Failure, KeepClient, Priority, Proxies, Services, StaticServices};
+use arvados_fuse::keep::{
+    Failure, KeepClient, Operation, Priority, Proxies, PutOptions, Services, StaticServices,
+};
 use parking_lot::Mutex;
+use support::taking::Take;
 use support::{Fault, Scratch, Server, cached, data, locator, quick, read_all, services, until};
 
 /// The tests count what the whole process has: one at a time.
@@ -98,6 +101,100 @@ fn a_shutdown_under_load_is_quick_and_every_waiter_is_told() {
 }
 
 #[test]
+fn a_shutdown_while_uploading_is_quick_and_every_writer_is_told() {
+    let _alone = ALONE.lock();
+    let before = held();
+    let dir = Scratch::new("uploads");
+    let server = [Server::start(), Server::start()];
+    server[0].take(|_, number| match number % 4 {
+        0 => Take::Stall,
+        1 => Take::StallMid,
+        2 => Take::Status(503),
+        _ => Take::Store(1, Some("")),
+    });
+    server[1].always_take(Take::StallMid);
+    let mut config = cached(&dir);
+    config.timeouts.read = Duration::from_secs(60);
+    config.backoff = Duration::from_secs(60);
+    config.max_backoff = Duration::from_secs(60);
+    config.uploads = 6;
+    let client = KeepClient::new(config, services(&server));
+    let (sender, receiver) = channel();
+    // Some are in the kernel's buffers as a whole, some are not.
+    for number in 0..20 {
+        let sender = sender.clone();
+        let waiter = Box::new(move |outcome: Result<_, _>| {
+            sender.send(outcome.map(|_| ())).expect("the test waits");
+        });
+        let len = if number % 2 == 0 { 10_000 } else { 12 << 20 };
+        client.put(vec![data(number, len).to_vec().into()], &PutOptions::default(), waiter);
+    }
+    drop(sender);
+    until("six are on their way", || server[1].requests() == 6);
+    let start = Instant::now();
+    client.shutdown();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    let outcomes: Vec<_> = receiver.iter().collect();
+    assert_eq!(outcomes.len(), 20, "each is told once");
+    for outcome in outcomes {
+        let error = outcome.expect_err("none has two copies");
+        assert_eq!((error.failure(), error.operation()), (Failure::ShutDown, Operation::Put));
+    }
+    assert_eq!(dir.unfinished(), 0);
+    drop(server);
+    assert_eq!(held(), before);
+
+    let error = client.put_blocking(vec!["foo".into()], &PutOptions::default()).expect_err("late");
+    assert_eq!(error.failure(), Failure::ShutDown);
+    assert_eq!(held(), before);
+}
+
+#[test]
+fn uploads_that_fail_leak_nothing() {
+    let _alone = ALONE.lock();
+    let block = data(1, 6 << 20);
+    let server = [Server::start()];
+    server[0].take(|_, number| match number % 8 {
+        0 => Take::CloseMid,
+        1 => Take::ResetMid,
+        2 => Take::StallMid,
+        3 => Take::Refuse(503),
+        4 => Take::Status(403),
+        5 => Take::Answer("no locator".into()),
+        6 => Take::Stall,
+        _ => Take::Store(1, None),
+    });
+    let mut config = quick();
+    config.num_retries = 0;
+    config.timeouts.read = Duration::from_millis(100);
+    config.cache.max_bytes = 64 << 20;
+    let client = KeepClient::new(config, services(&server));
+    let options = PutOptions { replicas: 1, ..PutOptions::default() };
+    let data = bytes::Bytes::copy_from_slice(&block);
+    let run = |times| {
+        for _ in 0..times {
+            // Seven of eight fail, as they should.
+            let _ = client.put_blocking(vec![data.clone()], &options);
+            client.clear_cache();
+        }
+    };
+    run(8);
+    let threads = held().0;
+    run(64);
+    until("only kept connections are left", || established(&server[0]) <= 2);
+    assert_eq!(held().0, threads);
+    until("nobody has the block any more", || data.is_unique());
+}
+
+/// Connections that clients have to that server.
+fn established(server: &Server) -> usize {
+    let sockets = std::fs::read_to_string("/proc/self/net/tcp").expect("proc");
+    // The state follows the other end's address.
+    let server = format!(":{:04X} 01 ", server.address.port());
+    sockets.lines().filter(|line| line.contains(&server)).count()
+}
+
+#[test]
 fn many_faults_leak_nothing() {
     let _alone = ALONE.lock();
     let block = data(1, 100_000);
@@ -123,16 +220,11 @@ fn many_faults_leak_nothing() {
             client.clear_cache();
         }
     };
-    // Closed connections take a moment on both sides.
-    let ours = || {
-        let sockets = std::fs::read_to_string("/proc/self/net/tcp").expect("proc");
-        let server = format!(":{:04X} ", server[0].address.port());
-        sockets.lines().filter(|line| line.contains(&server) && line.contains(" 01 ")).count()
-    };
     run(16);
     let threads = held().0;
     run(400);
-    until("only kept connections are left", || ours() <= 4);
+    // Closed ones take a moment on both sides.
+    until("only kept connections are left", || established(&server[0]) <= 2);
     assert_eq!(held().0, threads);
 }
 
@@ -149,6 +241,19 @@ fn a_child_forked_before_the_first_use_has_a_client_of_its_own() {
     client.clear_cache();
     assert!(forked(|| *read_all(&client, &locator(&block)) == **block));
     assert!(read_all(&client, &locator(&block)) == *block);
+
+    let options = PutOptions { replicas: 1, ..PutOptions::default() };
+    let put = |seed| {
+        let block = data(seed, 100_000);
+        client.put_blocking(vec![block.to_vec().into()], &options).is_ok()
+            && server[0].stored(&block)
+    };
+    assert!(put(3));
+    assert!(forked(|| {
+        let block = data(4, 100_000);
+        client.put_blocking(vec![block.to_vec().into()], &options).is_ok()
+    }));
+    assert!(put(5));
 }
 
 /// Runs `work` in a child; whether it ended well within ten seconds.

@@ -7,6 +7,9 @@
 // Each test binary uses its part.
 #![allow(dead_code)]
 
+#[path = "support/taking.rs"]
+pub(crate) mod taking;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -56,6 +59,7 @@ pub(crate) enum Fault {
 /// A request as the server saw it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
+    pub method: String,
     pub path: String,
     pub headers: HashMap<String, String>,
 }
@@ -65,6 +69,7 @@ type Behaviour = Box<dyn Fn(&Seen, usize) -> Fault + Send + Sync>;
 struct Shared {
     blocks: Mutex<HashMap<String, Arc<Vec<u8>>>>,
     behaviour: Mutex<Behaviour>,
+    taking: taking::Takes,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     stopped: Mutex<bool>,
@@ -87,6 +92,7 @@ impl Server {
         let shared = Arc::new(Shared {
             blocks: Mutex::default(),
             behaviour: Mutex::new(Box::new(|_, _| Fault::None)),
+            taking: taking::Takes::default(),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
             stopped: Mutex::new(false),
@@ -166,6 +172,12 @@ impl Shared {
                 all.push(seen.clone());
                 all.len() - 1
             };
+            if seen.method == "PUT" {
+                match self.take(&mut reader, &stream, &seen, number) {
+                    Ok(true) => continue,
+                    _ => break,
+                }
+            }
             let fault = (self.behaviour.lock())(&seen, number);
             let hash =
                 seen.path.trim_start_matches('/').split('+').next().unwrap_or("").to_string();
@@ -227,10 +239,7 @@ impl Shared {
                 if fault == Fault::ResetMid {
                     send(&length(block.len()), half)?;
                 }
-                let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-                setsockopt(&stream, sockopt::Linger, &linger)?;
-                self.open.lock().retain(|open| open.peer_addr().ok() != stream.peer_addr().ok());
-                Ok(false)
+                self.reset(stream)
             }
             Fault::Stall => {
                 self.wait(Duration::MAX);
@@ -255,6 +264,14 @@ impl Shared {
         }
     }
 
+    /// Has the connection end with a reset.
+    fn reset(&self, stream: &TcpStream) -> std::io::Result<bool> {
+        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(&stream, sockopt::Linger, &linger)?;
+        self.open.lock().retain(|open| open.peer_addr().ok() != stream.peer_addr().ok());
+        Ok(false)
+    }
+
     /// Waits that long or until the server is stopped, which it tells.
     fn wait(&self, long: Duration) -> bool {
         let mut stopped = self.stopped.lock();
@@ -273,14 +290,15 @@ impl Shared {
 fn read_request(reader: &mut impl BufRead) -> Option<Seen> {
     let mut line = String::new();
     reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
-    let path = line.split(' ').nth(1)?.to_string();
+    let mut words = line.split(' ').map(str::to_string);
+    let (method, path) = (words.next()?, words.next()?);
     let mut headers = HashMap::new();
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok().filter(|read| *read > 0)?;
         match line.trim_end().split_once(": ") {
             Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.to_string()),
-            None => return Some(Seen { path, headers }),
+            None => return Some(Seen { method, path, headers }),
         };
     }
 }
