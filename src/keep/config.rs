@@ -50,7 +50,8 @@ pub struct Config {
     /// The longest time between two rounds.
     pub max_backoff: Duration,
     /// Time in which nothing of a block arrives, from whichever service, all rounds included; then
-    /// its readers get an error. So does a writer when no service takes any of its block.
+    /// its readers get an error. So does a writer when no service takes any of its block; what one took
+    /// that did not store it does not count.
     pub patience: Duration,
     /// Total time for one block, all rounds included; then its readers get an error, or its writer.
     pub deadline: Duration,
@@ -59,9 +60,9 @@ pub struct Config {
     /// Blocks fetched ahead at the same time, at most; without a folder for the cache also no more
     /// than fit into memory.
     pub prefetches: usize,
-    /// Blocks written at the same time, at least one: each to several services, and those before it
-    /// in the queue may be hashed meanwhile. Further ones wait for their turn, as long as that
-    /// takes.
+    /// Blocks sent at the same time, at most (but one), each to as many services as it needs copies.
+    /// As many are hashed meanwhile. Others wait for their turn, and no limit of time counts until
+    /// then.
     pub uploads: usize,
     /// Threads that compute md5. 0: as many as there are processors, at most 8.
     pub hash_threads: usize,

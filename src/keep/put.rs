@@ -6,6 +6,7 @@
 //!
 //! Invariant: every waiter is called exactly once, as for reading.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,7 +18,7 @@ use super::hashing::{Digesting, HashHandle};
 use super::in_flight::call;
 use super::pieces::Pieces;
 use super::sending::Outgoing;
-use super::storage::{Sink, Storage};
+use super::storage::Storage;
 use super::upload::Uploader;
 use crate::types::{Locator, Md5};
 
@@ -148,15 +149,11 @@ impl Putter {
         if options.replicas == 0 {
             return Ok(block.locator());
         }
-        let _turn = self.uploads.acquire().await;
-        // It is written to the disk while it is sent.
-        let (stored, sink) = tokio::join!(self.uploader.store(&block, options), self.cache(&block));
-        let locator = stored?;
-        if let Some(sink) = sink
-            && let Ok(kept) = sink.finish().await
-        {
-            self.storage.keep(md5, kept).await;
-        }
+        let turn = self.uploads.acquire().await;
+        let locator = self.uploader.store(&block, options).await?;
+        drop(turn);
+        // Whatever fails here has been told, and the block is stored.
+        let _ = self.cache(&block).await;
         Ok(locator)
     }
 
@@ -171,17 +168,18 @@ impl Putter {
         digesting.finish().await
     }
 
-    /// The bytes on their way to the cache, unless they are there: to be read from once they are stored.
-    /// What fails there has been told.
-    async fn cache(&self, block: &Outgoing) -> Option<Sink> {
+    /// Puts a block that is stored into the cache, unless it is there.
+    async fn cache(&self, block: &Outgoing) -> io::Result<()> {
         if block.size == 0 || self.storage.has(block.md5) {
-            return None;
+            return Ok(());
         }
         let mut sink = self.storage.sink(&block.locator());
         let mut cursor = block.pieces.cursor();
         for part in cursor.parts(PART) {
-            sink.push(part).await.ok()?;
+            sink.push(part).await?;
         }
-        Some(sink)
+        let kept = sink.finish().await?;
+        self.storage.keep(block.md5, kept).await;
+        Ok(())
     }
 }

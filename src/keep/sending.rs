@@ -80,8 +80,6 @@ impl Http {
         request.builder = builder.body(reqwest::Body::wrap(upload.body()));
         let _under_way = self.metrics.requests.hold();
         let response = upload.watch(request.send()).await?;
-        // Whatever of the body was not taken yet is of no use any more.
-        drop(upload);
         let status = response.status();
         if !status.is_success() {
             return Err(Answer::Status(status.as_u16()));
