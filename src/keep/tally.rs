@@ -135,5 +135,8 @@ mod tests {
         assert_eq!(count(1, Some("default=1,archive=1")), (0, "archive".into(), false));
         assert_eq!(count(1, Some("other=9")), (0, "archive".into(), false));
         assert_eq!(count(1, Some("archive=1")), (0, String::new(), true));
+
+        let silent = Receipt { locator, copies: 1, classes: None };
+        assert!(Tally::new(&PutOptions::default()).count(silent), "none was asked for");
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Barrier};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arvados_fuse::keep::{
     Failure, KeepClient, Operation, Priority, PutOptions, Service, ServiceType, Services,
@@ -68,6 +68,7 @@ fn a_block_is_stored_as_keepstore_expects_and_read_back_from_the_cache() {
         let seen = &pair[0].seen()[0];
         assert_eq!((seen.method.as_str(), &seen.path), ("PUT", &format!("/{}", Md5::of(&block))));
         assert_eq!(seen.headers["authorization"], "Bearer the-secret-token");
+        assert_eq!(seen.headers["accept"], "*/*");
         assert_eq!(seen.headers["content-length"], len.to_string());
         assert_eq!(seen.headers["x-keep-desired-replicas"], "2");
         for absent in ["content-type", "transfer-encoding", "x-keep-storage-classes", "expect"] {
@@ -155,9 +156,13 @@ fn a_service_that_stores_several_copies_is_enough() {
     let block = data(3, 1000);
     let three = servers::<3>();
     three[0].always_take(Take::Store(2, Some("")));
-    three[1].always_take(Take::Slowly(Duration::from_secs(60)));
-    let client = KeepClient::new(quick(), ordered(&block, &three));
+    three[1].always_take(Take::Stall);
+    let mut config = quick();
+    config.timeouts.read = Duration::from_secs(60);
+    let client = KeepClient::new(config, ordered(&block, &three));
+    let start = Instant::now();
     put(&client, &block, &copies(2));
+    assert!(start.elapsed() < Duration::from_secs(10), "nobody waits for the other one");
     assert_eq!(three[2].requests(), 0);
 }
 

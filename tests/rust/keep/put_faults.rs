@@ -11,7 +11,7 @@ use arvados_fuse::keep::{Answer, Failure, KeepClient, Services, StaticServices};
 
 use super::put::{copies, pieces};
 use super::support::taking::{Take, signed};
-use super::support::{Server, data, locator, ordered, quick, service};
+use super::support::{Server, data, locator, ordered, quick, service, until};
 
 const LEN: usize = 300_000;
 
@@ -38,7 +38,7 @@ fn faults() -> Vec<(Take, Failure, usize)> {
         wrong(signed(&block).replace("+300000+", "+300001+")),
         wrong("no locator".into()),
         wrong(String::new()),
-        wrong("x".repeat(100_000)),
+        wrong(format!("{}{}", signed(&block), " ".repeat(100_000))),
         (Take::CloseMid, Failure::Server, 2),
         (Take::ResetMid, Failure::Server, 2),
         (Take::Stall, Failure::Timeout, 2),
@@ -126,14 +126,26 @@ fn a_body_that_no_buffer_holds_meets_the_same() {
 }
 
 #[test]
+fn what_was_refused_is_sent_no_further() {
+    let block = data(9, 32 << 20);
+    let server = [Server::start()];
+    server[0].always_take(Take::RefuseAndRead(403));
+    let client = KeepClient::new(quick(), ordered(&block, &server));
+    let error = client.put_blocking(pieces(&block), &copies(1)).expect_err("refused");
+    assert_eq!(error.failure(), Failure::Forbidden, "{error}");
+    until("no more comes", || server[0].read_on() > 0);
+    assert!(server[0].read_on() < 24 << 20, "{}", server[0].read_on());
+}
+
+#[test]
 fn a_slow_service_is_waited_for_as_long_as_it_takes_enough() {
     let block = data(4, 48 << 20);
     let server = [Server::start()];
-    server[0].always_take(Take::Pace(24 << 20));
+    server[0].always_take(Take::Pace(5 << 20));
     let mut config = quick();
     config.num_retries = 0;
-    // What is in buffers of the kernel takes a part of it.
-    config.timeouts.read = Duration::from_millis(800);
+    // From the last byte in the kernel's buffers to the answer it takes a while, too.
+    config.timeouts.read = Duration::from_secs(2);
     let start = Instant::now();
     let client = KeepClient::new(config.clone(), ordered(&block, &server));
     client.put_blocking(pieces(&block), &copies(1)).unwrap_or_else(|error| panic!("{error}"));

@@ -24,8 +24,10 @@ pub(crate) enum Take {
     Silently,
     /// Stored once, after so long.
     Slowly(Duration),
-    /// Stored once; read at about so many bytes a second.
+    /// Stored once; the first half is read at about so many bytes a second.
     Pace(usize),
+    /// Answered with that status at once, and read on slowly.
+    RefuseAndRead(u16),
     /// Taken, and answered with that status.
     Status(u16),
     /// Answered with that status before any of it is read.
@@ -48,12 +50,18 @@ pub(super) struct Takes {
     behaviour: Mutex<Behaviour>,
     busy: AtomicUsize,
     most: AtomicUsize,
+    read_on: AtomicUsize,
 }
 
 impl Default for Takes {
     fn default() -> Self {
         let behaviour: Behaviour = Box::new(|_, _| Take::Store(1, Some("")));
-        Takes { behaviour: Mutex::new(behaviour), busy: 0.into(), most: 0.into() }
+        Takes {
+            behaviour: Mutex::new(behaviour),
+            busy: 0.into(),
+            most: 0.into(),
+            read_on: 0.into(),
+        }
     }
 }
 
@@ -73,6 +81,11 @@ impl Server {
         block.is_some_and(|block| **block == *data)
     }
 
+    /// Bytes that it read of blocks that it had refused, once no more came.
+    pub(crate) fn read_on(&self) -> usize {
+        self.shared.taking.read_on.load(Ordering::Relaxed)
+    }
+
     /// How many blocks it took at the same time, at most.
     pub(crate) fn most_at_once(&self) -> usize {
         self.shared.taking.most.load(Ordering::Relaxed)
@@ -81,7 +94,11 @@ impl Server {
 
 /// What a service answers that has stored a block.
 pub(crate) fn signed(data: &[u8]) -> String {
-    format!("{}+{}+A{}@7fffffff", Md5::of(data), data.len(), "0123456789".repeat(4))
+    sign(&Md5::of(data).to_string(), data.len())
+}
+
+fn sign(hash: &str, size: usize) -> String {
+    format!("{hash}+{size}+A{}@7fffffff", "0123456789".repeat(4))
 }
 
 impl Shared {
@@ -125,23 +142,36 @@ impl Shared {
                 self.wait(Duration::from_millis(300));
                 return Ok(false);
             }
+            Take::RefuseAndRead(status) => {
+                answer(*status, "", "no")?;
+                let (mut read, mut piece) = (0, vec![0; 64 << 10]);
+                while let Ok(more @ 1..) = reader.read(&mut piece) {
+                    read += more;
+                    self.wait(Duration::from_millis(5));
+                }
+                self.taking.read_on.fetch_add(read, Ordering::Relaxed);
+                return Ok(false);
+            }
             Take::CloseMid | Take::ResetMid | Take::StallMid => size / 2,
             _ => size,
         };
         let mut data = vec![0; part];
         match take {
             Take::Pace(speed) => {
-                for piece in data.chunks_mut(speed / 100) {
+                let (slow, fast) = data.split_at_mut(size / 2);
+                for piece in slow.chunks_mut(speed / 100) {
                     reader.read_exact(piece)?;
                     self.wait(Duration::from_millis(10));
                 }
+                reader.read_exact(fast)?;
             }
             _ => reader.read_exact(&mut data)?,
         }
-        if part == size && seen.path != format!("/{}", Md5::of(&data)) {
+        let hash = Md5::of(&data).to_string();
+        if part == size && seen.path != format!("/{hash}") {
             return answer(422, "", "not the block").map(|()| true);
         }
-        let locator = signed(&data);
+        let locator = sign(&hash, size);
         let stored = |copies: u32, classes: Option<&str>| {
             let confirmed = "X-Keep-Storage-Classes-Confirmed";
             let classes = classes.map(|said| format!("{confirmed}: {said}\r\n"));
@@ -162,9 +192,9 @@ impl Shared {
                 return Ok(false);
             }
             Take::ResetMid => return self.reset(stream),
-            Take::CloseMid | Take::Refuse(_) => return Ok(false),
+            Take::CloseMid | Take::Refuse(_) | Take::RefuseAndRead(_) => return Ok(false),
         };
-        self.blocks.lock().insert(Md5::of(&data).to_string(), Arc::new(data));
+        self.blocks.lock().insert(hash, Arc::new(data));
         answer(200, &headers, &format!("{locator}\n")).map(|()| true)
     }
 }
