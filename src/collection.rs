@@ -14,6 +14,7 @@
 mod blocks;
 mod build;
 mod diff;
+pub mod draft;
 mod hints;
 mod plan;
 mod tree;
