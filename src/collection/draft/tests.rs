@@ -5,3 +5,4 @@
 //! What each part promises; `tests/rust/draft.rs` holds all of it to a plain model.
 
 mod contents;
+mod packer;
