@@ -5,4 +5,5 @@
 //! What each part promises; `tests/rust/draft.rs` holds all of it to a plain model.
 
 mod contents;
+mod manifest;
 mod packer;
