@@ -169,7 +169,7 @@ impl Contents {
 
     /// Makes a hole of `len` bytes at `offset`. The file's length stays.
     pub fn punch_hole(&mut self, offset: u64, len: u64) -> Vec<Arc<Chunk>> {
-        let touched = self.cut(offset, offset.saturating_add(len).min(self.len));
+        let touched = self.cut(offset, offset.saturating_add(len));
         self.tidy(touched, Vec::new())
     }
 
@@ -328,7 +328,7 @@ impl Contents {
         end: u64,
     ) -> impl Iterator<Item = (u64, u64, u64, &Extent)> {
         let before = self.extents.range(..=begin).next_back();
-        let first = before.filter(|(at, extent)| *at + extent.len() > begin);
+        let first = before.filter(|(at, extent)| *at + extent.len() > begin && begin < end);
         let first = first.map_or(begin, |(at, _)| *at);
         self.extents.range(first..end.max(first)).map(move |(at, extent)| {
             let from = begin.max(*at);

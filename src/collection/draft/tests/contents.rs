@@ -46,6 +46,7 @@ fn a_write_is_kept_as_it_is_and_a_split_shares_it() {
     };
     assert_eq!(left.as_ptr(), data.as_ptr());
     assert_eq!(right.as_ptr(), data[1010..].as_ptr());
+    assert!(contents.pieces(500, 0).is_empty());
     assert_eq!(contents.copied_bytes(), 0);
     assert_eq!(contents.chunks().count(), 2);
     assert_eq!(contents.buffered_bytes(), 1 << 20);
@@ -202,7 +203,8 @@ fn little_that_is_left_of_a_chunk_does_not_keep_its_buffer() {
     assert_eq!(gauge.bytes(), 0);
     // A write longer than a chunk has buffers that go one by one.
     let made = contents.write(0, filled(1, 3 * MIB + 1));
-    assert_eq!(made.iter().map(|chunk| chunk.len()).sum::<u32>(), (3 << 20) + 1);
+    let lens: Vec<_> = made.iter().map(|chunk| chunk.len()).collect();
+    assert_eq!(lens, [1 << 20, 1 << 20, 1 << 20, 1]);
     drop(made);
     contents.truncate(1);
     assert_eq!(gauge.bytes(), 1);
@@ -240,6 +242,18 @@ fn what_another_file_released_is_found_when_all_is_looked_through() {
     assert_eq!(target.settle().len(), 1);
     assert_eq!(gauge.bytes(), 200_000);
     assert!(bytes(&target).iter().all(|byte| *byte == 1));
+}
+
+#[test]
+fn small_writes_into_a_chunk_become_one_with_it() {
+    let mut contents = Contents::empty();
+    contents.write(0, filled(1, MIB));
+    for at in 0..80u64 {
+        contents.write(at * 3 * 4096, filled(2, 4096));
+    }
+    // Of 161 extents.
+    assert!(contents.extent_count() < 60, "{}", contents.extent_count());
+    assert!(contents.copied_bytes() < 2 << 20, "{}", contents.copied_bytes());
 }
 
 #[test]
