@@ -118,6 +118,11 @@ impl Chunk {
         }
     }
 
+    /// Whether [`waiting`](Self::waiting) would have the bytes.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(&*self.state.lock(), State::Waiting(_))
+    }
+
     pub(super) fn piece(&self, offset: u32, len: u32) -> Piece {
         match &*self.state.lock() {
             State::Waiting(bytes) | State::Uploading(bytes) => {

@@ -123,7 +123,7 @@ impl Contents {
         window: Range<u64>,
         made: &mut Vec<Arc<Chunk>>,
     ) {
-        if !chunk.is_wasteful() || !chunk.is_shown() {
+        if !chunk.is_wasteful() || !chunk.is_shown() || !chunk.is_waiting() {
             return;
         }
         let mut groups = Vec::new();

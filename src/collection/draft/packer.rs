@@ -74,7 +74,7 @@ impl Run {
     /// Leaves out chunks that are gone, nobody shows, or are in a pack; the others, in order.
     fn sweep(&mut self, block_size: u64) -> Vec<Arc<Chunk>> {
         let mut chunks: Vec<Arc<Chunk>> = self.chunks.iter().filter_map(Weak::upgrade).collect();
-        chunks.retain(|chunk| chunk.is_shown() && chunk.waiting().is_some());
+        chunks.retain(|chunk| chunk.is_shown() && chunk.is_waiting());
         chunks.sort_by_key(|chunk| (chunk.origin().1, Arc::as_ptr(chunk)));
         chunks.dedup_by(|a, b| Arc::ptr_eq(a, b));
         self.set(&chunks, block_size);

@@ -91,6 +91,10 @@ fn holes_are_parts_of_one_block_of_zeros() {
     );
     assert_eq!(text.as_deref(), Ok(&*expected));
     assert_eq!(tree(&expected).normalized(), expected);
+    contents.truncate(3 + (1 << 20) + 1);
+    let short = BlockRef::Own(Arc::new("00000000000000000000000000000000+1".parse().expect("one")));
+    let refused = write_manifest(root(vec![("a", all(&contents))]), Some(&short));
+    assert_eq!(refused.map_err(|e| e.reason), Err(UnwritableReason::TooManyZeros));
     contents.truncate(MAX_LEN);
     let refused = write_manifest(root(vec![("a", all(&contents))]), Some(&zero));
     assert_eq!(refused.map_err(|e| e.reason), Err(UnwritableReason::TooManyZeros));

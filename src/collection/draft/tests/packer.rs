@@ -157,6 +157,63 @@ fn a_stored_chunk_is_read_from_its_block_wherever_it_is_shown() {
 }
 
 #[test]
+fn what_is_uploaded_is_not_copied() {
+    let mut packer = Packer::new();
+    let mut contents = Contents::empty();
+    write(&mut packer, &mut contents, 0, filled(1, 200 * KIB));
+    for at in 0..20 {
+        write(&mut packer, &mut contents, 200 * KIB + at, filled(2, 1));
+    }
+    let packs = packer.drain();
+    // Neither because little of it is shown, nor because it is one of many.
+    contents.punch_hole(100, 150 << 10);
+    for at in 20..32 {
+        write(&mut packer, &mut contents, 200 * KIB + at, filled(2, 1));
+    }
+    assert_eq!(contents.copied_bytes(), 0);
+    assert_eq!(contents.chunks().filter(|chunk| chunk.is_uploading()).count(), 21);
+    packs.into_iter().for_each(|pack| drop(store(pack)));
+    contents.punch_hole(0, 50);
+    assert_eq!(contents.buffered_bytes(), 12);
+}
+
+#[test]
+fn extents_of_a_block_become_one_by_themselves() {
+    let mut packer = Packer::new();
+    let mut contents = Contents::empty();
+    // Two rows that meet in the block, not in the file, when each part is written.
+    let parts = (0..4000).map(|at| 2 * at).chain((0..4000).map(|at| 2 * at + 1));
+    for at in parts {
+        write(&mut packer, &mut contents, at * 8 * KIB, filled(1, 8 * KIB));
+    }
+    packer.drain().into_iter().for_each(|pack| drop(store(pack)));
+    assert_eq!(contents.extent_count(), 8000);
+    for at in 0..300 {
+        write(&mut packer, &mut contents, (8000 + 2 * at) * 8 * KIB, filled(1, 8 * KIB));
+    }
+    assert!(contents.extent_count() < 400, "{}", contents.extent_count());
+}
+
+#[test]
+fn a_chunk_that_something_else_keeps_is_not_uploaded_for_it() {
+    let mut packer = Packer::with_block_size(1 << 20);
+    let mut contents = Contents::empty();
+    let kept = contents.write(0, filled(1, 1 << 20));
+    packer.add(Arc::clone(&kept[0]));
+    contents.truncate(0);
+    assert!(packer.drain().is_empty());
+    // Nor does one in another's pack fill a block.
+    let mut other = Packer::with_block_size(1 << 20);
+    let uploading = contents.write(0, filled(1, 1 << 20));
+    packer.add(Arc::clone(&uploading[0]));
+    other.add(Arc::clone(&uploading[0]));
+    let _pack = packer.drain();
+    write(&mut other, &mut contents, 1 << 20, filled(1, 10));
+    assert!(other.full().is_none());
+    assert_eq!(other.bytes(), 10);
+}
+
+#[test]
 fn a_block_that_failed_is_made_again() {
     let mut packer = Packer::new();
     let mut contents = Contents::empty();
