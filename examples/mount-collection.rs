@@ -18,6 +18,7 @@ use arvados_fuse::collection::Tree;
 use arvados_fuse::fs::Timestamp;
 use arvados_fuse::fs::any_node::AnyNode;
 use arvados_fuse::fs::cache::InodeCache;
+use arvados_fuse::fs::collection::Settings;
 use arvados_fuse::fs::collection::root::{NoUpcalls, RootDirectory, Standalone};
 use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::operations::{Operations, Utf8};
@@ -62,8 +63,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cache = Arc::new(InodeCache::new(256 << 20, 4));
     let table: Arc<Inodes<AnyNode<Standalone>>> = Inodes::new(cache, Arc::new(NoUpcalls));
     let again = move || load(&manifest).ok();
-    RootDirectory::mount(tree, mtime, Arc::clone(&keep), Some(Box::new(again)), &table)
-        .map_err(|halt| format!("the collection cannot be shown: {halt:?}"))?;
+    RootDirectory::mount(
+        tree,
+        mtime,
+        Arc::clone(&keep),
+        Some(Box::new(again)),
+        Settings::default(),
+        &table,
+    )
+    .map_err(|halt| format!("the collection cannot be shown: {halt:?}"))?;
 
     let options = Options::parse(OPTIONS)?;
     let mount = mount_at(&mountpoint, &options)?;

@@ -29,9 +29,10 @@ pub mod read_data;
 pub mod removal;
 pub mod state;
 pub mod told;
+pub mod write_buffer;
 
 pub use attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs, Timestamp};
 pub use errno::{Errno, Refusal};
 pub use filesystem::{DirSink, FileSystem, KernelNotifier, Opened, Result, SinkFull};
-pub use node::{Halt, Node, Outcome, Read};
+pub use node::{Halt, Node, Outcome, Read, Write, Written};
 pub use read_data::{Bytes, ReadData};

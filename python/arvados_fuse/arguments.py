@@ -317,6 +317,14 @@ class ArgumentParser(argparse.ArgumentParser):
             metavar="SIZE",
             help="How much to cache of files, likewise (default 8G on disk, 256M in memory)",
         )
+        cache.add_argument(
+            "--write-buffer",
+            type=size,
+            default=256 * 1024 * 1024,
+            metavar="SIZE",
+            help="How much may be written to scratch space and not stored yet, likewise: whoever "
+            "writes more waits (default 256M)",
+        )
 
     def _add_plumbing(self) -> None:
         plumbing = self.add_argument_group("Mount interactions with Arvados and Linux")

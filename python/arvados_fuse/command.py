@@ -332,6 +332,8 @@ class Mount:
         cache_dir = self.args.disk_cache_dir
         if self.args.disk_cache and cache_dir and not os.path.isdir(cache_dir):
             raise Exception(f"--disk-cache-dir {cache_dir} is not a directory: make it first")
+        if write_buffer := getattr(self.args, "write_buffer", None):
+            _core.set_write_buffer(write_buffer)
         # A cache size of 0 has the SDK choose, by whether the cache is on disk.
         block_cache = BlockCache(
             cache_max=self.args.file_cache,

@@ -38,6 +38,12 @@ _HOOKS = [
         (arvados.collection, "CollectionReader"),
         (arvados.collection.Collection, "__init__"),
         (arvados.arvfile.ArvadosFile, "readfrom"),
+        (arvados.keep.KeepClient, "put"),
+        (arvados.keep.KeepClient, "local_store_put"),
+        (arvados.keep.KeepClient._KeepService, "put"),
+        (arvados.arvfile.ArvadosFile, "writeto"),
+        (arvados.arvfile.ArvadosFile, "truncate"),
+        (arvados.collection.Collection, "open"),
     ]
 ]
 _KEEP_CLIENT = arvados.keep.KeepClient
@@ -178,7 +184,10 @@ def reader_for(keep: Any) -> Any:
             max_slots=int(getattr(cache, "_max_slots", 0)),
         )
         _readers[keep] = reader
-        counters = ("get_counter", "hits_counter", "misses_counter", "download_counter")
+        counters = (
+            *("get_counter", "hits_counter", "misses_counter", "download_counter"),
+            *("put_counter", "upload_counter"),
+        )
         for place, name in enumerate(counters):
             count = reader.counters
             setattr(keep, name, _Fed(getattr(keep, name), lambda p=place, c=count: c()[p]))

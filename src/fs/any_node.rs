@@ -7,10 +7,11 @@
 
 use std::time::Duration;
 
+use super::attr::Timestamp;
 use super::collection::{CollectionNode, Host};
 use super::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
-    Outcome, Reader,
+    Outcome, Reader, Truncated, Written,
 };
 use super::read_data::ReadData;
 
@@ -71,6 +72,7 @@ propagate!(Identity {
 propagate!(Attributes {
     fn facts(&self, may_write: bool) -> Outcome<Facts>;
     fn writable(&self) -> Outcome<bool>;
+    fn set_mtime(&self, mtime: Timestamp) -> Outcome<bool>;
     fn time_to_next_poll(&self) -> Outcome<Duration>;
     fn allow_dirent_cache(&self) -> Outcome<bool>;
 });
@@ -106,8 +108,8 @@ propagate!(Cacheable {
 propagate!(FileNode {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>>;
     fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData>;
-    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32>;
-    fn truncate(&self, size: u64) -> Outcome<u64>;
+    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<Written>;
+    fn truncate(&self, size: u64) -> Outcome<Truncated>;
     fn flush(&self) -> Outcome<()>;
 });
 

@@ -11,6 +11,10 @@
 //! then every question about an entry leads to the one that took its place. What it needs from
 //! outside is a [`Host`].
 //!
+//! - [`draft`]: what was changed here and is not in a version
+//! - [`writing`]: changing it
+//! - [`upload`]: storing what was written
+//! - [`export`]: a manifest of what it is at present
 //! - [`snapshot`]: one version, with the inode numbers under which it is shown
 //! - [`node`]: a file or directory in it, as an inode entry
 //! - [`reader`]: reading an open file
@@ -19,27 +23,37 @@
 //!
 //! Lock order: the state's lock is a leaf. Nobody is asked anything while it is held.
 
+pub mod draft;
+pub mod export;
 pub mod follow;
 pub mod node;
 pub mod reader;
 pub mod root;
 pub mod snapshot;
+pub mod upload;
+pub mod writing;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::any_node::AnyNode;
 use super::atomic::AtomicTimestamp;
 use super::attr::Timestamp;
+use super::inodes::Inodes;
 use super::node::{NodeOf, Outcome};
 use super::state::NodeState;
+use super::write_buffer::WriteBuffer;
 use crate::collection::{NodeId, Tree, diff};
-use crate::keep::KeepClient;
+use crate::keep::{KeepClient, PutOptions};
+pub use draft::DraftFile;
+use draft::{Draft, TOP};
 pub use node::CollectionNode;
 use snapshot::Snapshot;
+use upload::Uploads;
 
 /// What a mounted collection needs from outside.
 pub trait Host: Send + Sync + Sized + 'static {
@@ -69,8 +83,17 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// What took the place of the entry of that number, in a collection that was superseded.
     fn successor(&self, ino: u64) -> Option<Self::Node>;
 
+    /// The inode table, for as long as there is one.
+    fn table(&self) -> Option<Arc<Inodes<AnyNode<Self>>>>;
+
+    /// The collection that an entry of the layer above is the top directory of.
+    fn shown_by(node: &Self::Node) -> Option<Arc<MountedCollection<Self>>>;
+
     /// The client that reads the files' blocks; None where each read is the layer above's to answer.
     fn keep(&self) -> Option<Arc<KeepClient>>;
+
+    /// The client that stores what was written, whoever answers for reads by now.
+    fn store(&self) -> Arc<KeepClient>;
 
     /// Has a newer record loaded, for its block signatures ([`MountedCollection::update`]); answers
     /// whether that went well. May wait: it is called in a thread of its own.
@@ -87,6 +110,10 @@ pub struct Settings {
     pub writable: bool,
     /// Names in the top directory that are not the collection's.
     pub reserved: Vec<String>,
+    /// How what is written is stored; None where changing anything is the layer above's.
+    pub stored: Option<PutOptions>,
+    /// Bounds the bytes that were written and are not stored yet; None: the process's.
+    pub buffer: Option<Arc<WriteBuffer>>,
 }
 
 /// A collection served from its tree.
@@ -99,7 +126,15 @@ pub struct MountedCollection<H> {
     root: Arc<NodeState>,
     uses: AtomicI64,
     superseded: AtomicBool,
+    /// The contents were dropped.
+    detached: AtomicBool,
     ranges: Mutex<Vec<u64>>,
+    /// How often something was changed here.
+    changes: AtomicU64,
+    /// Inode numbers for what is made here, reserved together.
+    numbers: Mutex<Range<u64>>,
+    buffer: Arc<WriteBuffer>,
+    uploads: Arc<Uploads>,
     /// Who waits for newer signatures; while anybody does, a thread sees to it.
     renewals: Mutex<Vec<Renewed>>,
     state: RwLock<State>,
@@ -109,6 +144,7 @@ struct State {
     current: Arc<Snapshot>,
     counts: Box<[Counts]>,
     orphans: HashMap<u64, Orphan>,
+    draft: Draft,
 }
 
 /// What is counted for each node.
@@ -158,10 +194,20 @@ pub struct Known {
 pub enum Resolved<U> {
     /// In this version.
     Here(Arc<Snapshot>, NodeId),
+    /// In the draft.
+    Draft(Drafted),
     /// This took its place.
     Successor(U),
     /// Nowhere: it was removed, and nobody had it.
     Gone,
+}
+
+/// What a node of the draft is.
+pub enum Drafted {
+    /// A file.
+    File(Arc<DraftFile>),
+    /// A directory, and when it was changed.
+    Dir(Timestamp),
 }
 
 fn counts(tree: &Tree) -> Box<[Counts]> {
@@ -189,13 +235,22 @@ impl<H: Host> MountedCollection<H> {
         first: u64,
         mtime: Timestamp,
     ) -> Arc<Self> {
+        let buffer = settings.buffer.as_ref().unwrap_or_else(|| WriteBuffer::shared());
+        let buffer = Arc::clone(buffer);
+        let options = settings.stored.clone().unwrap_or_default();
+        let uploads = Uploads::new(options, Arc::clone(&buffer));
         Arc::new(MountedCollection {
             host,
             atime: AtomicTimestamp::new(root.atime.load()),
+            changes: AtomicU64::new(0),
+            numbers: Mutex::default(),
+            buffer: Arc::clone(&buffer),
+            uploads,
             settings,
             root,
             uses: AtomicI64::new(0),
             superseded: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
             // Where there are none, the next who asks gets the same first number.
             ranges: Mutex::new(if tree.len() > 1 { vec![first] } else { Vec::new() }),
             renewals: Mutex::default(),
@@ -203,6 +258,7 @@ impl<H: Host> MountedCollection<H> {
                 counts: counts(&tree),
                 current: Arc::new(Snapshot::new(tree, first, mtime)),
                 orphans: HashMap::new(),
+                draft: Draft::counted_by(Arc::clone(buffer.gauge())),
             }),
         })
     }
@@ -254,7 +310,10 @@ impl<H: Host> MountedCollection<H> {
     pub fn memory(&self) -> usize {
         let state = self.state.read();
         let orphan = size_of::<u64>() + size_of::<Orphan>();
-        state.current.memory() + size_of_val(&*state.counts) + state.orphans.capacity() * orphan
+        state.current.memory()
+            + size_of_val(&*state.counts)
+            + state.orphans.capacity() * orphan
+            + state.draft.memory()
     }
 
     /// Whether anything in it is in use. What left it is not: it goes on without the collection.
@@ -272,35 +331,49 @@ impl<H: Host> MountedCollection<H> {
         // Nodes are numbered so that a directory comes before what is in it.
         let nodes = state.counts.iter().enumerate().skip(1).rev();
         let referenced = nodes.filter(|(_, counts)| counts.refs.load(Ordering::Acquire) > 0);
-        referenced
-            .filter_map(|(at, _)| {
-                let id = NodeId(u32::try_from(at).ok()?);
-                Some(Known {
-                    ino: snapshot.ino(id),
-                    parent: self.parent_of(snapshot, id)?,
-                    name: snapshot.tree().name(id).to_owned(),
-                    dir: snapshot.tree().is_dir(id),
-                })
+        let mut known = state.known_drafted();
+        for known in &mut known {
+            if known.parent == TOP {
+                known.parent = self.root.inode().unwrap_or_default();
+            }
+        }
+        // What was in a directory of the snapshot comes before it: whatever of the draft is above it has
+        // none of the snapshot's below.
+        let of_snapshot = referenced.filter_map(|(at, _)| {
+            let id = NodeId(u32::try_from(at).ok()?);
+            Some(Known {
+                ino: snapshot.ino(id),
+                parent: self.parent_of(snapshot, id)?,
+                name: snapshot.tree().name(id).to_owned(),
+                dir: snapshot.tree().is_dir(id),
             })
-            .collect()
+        });
+        let mut all: Vec<Known> = of_snapshot.collect();
+        all.append(&mut known);
+        all
     }
 
     /// Whether nothing is left that anybody could ask for.
     #[must_use]
     pub fn is_deserted(&self) -> bool {
+        // The numbers that are left are for what will be made.
+        if self.is_written_here() && !self.detached.load(Ordering::Acquire) {
+            return false;
+        }
         let state = self.state.read();
-        state.orphans.is_empty() && state.current.tree().len() <= 1
+        state.orphans.is_empty() && state.draft.nodes.is_empty() && state.current.tree().len() <= 1
     }
 
     /// The entry of that number.
     #[must_use]
     pub fn entry(self: &Arc<Self>, ino: u64) -> Option<CollectionNode<H>> {
         let state = self.state.read();
-        let (snapshot, id) = match state.orphans.get(&ino) {
-            Some(orphan) => (&orphan.snapshot, orphan.id),
-            None => (&state.current, state.current.id(ino)?),
+        let dir = match state.orphans.get(&ino) {
+            Some(orphan) => orphan.snapshot.tree().is_dir(orphan.id),
+            None => state.is_dir(ino)?,
         };
-        Some(CollectionNode::new(Arc::clone(self), ino, snapshot.tree().is_dir(id)))
+        drop(state);
+        Some(CollectionNode::new(Arc::clone(self), ino, dir))
     }
 
     /// The entry of that name in the directory whose node is `dir`.
@@ -415,6 +488,15 @@ impl<H: Host> MountedCollection<H> {
                 ));
             }
         }
+        for (ino, node) in state.draft.supersede() {
+            if node.counts.wanted() {
+                handed_over.push((
+                    ino,
+                    node.counts.refs.load(Ordering::Acquire),
+                    node.counts.uses.load(Ordering::Acquire),
+                ));
+            }
+        }
         self.superseded.store(true, Ordering::Release);
         state.current = Arc::new(Snapshot::empty());
         state.counts = counts(state.current.tree());
@@ -424,12 +506,17 @@ impl<H: Host> MountedCollection<H> {
 
     /// The contents are dropped. What the kernel still refers to stays until it is forgotten.
     pub fn detach(&self) {
+        self.detached.store(true, Ordering::Release);
         let mut state = self.state.write();
         let snapshot = std::mem::replace(&mut state.current, Arc::new(Snapshot::empty()));
         for at in (0..).take(state.counts.len()).skip(1) {
             self.leave(&mut state, &snapshot, NodeId(at));
         }
         state.counts = counts(state.current.tree());
+        state.draft.detach();
+        self.uses.store(0, Ordering::Release);
+        drop(state);
+        self.buffer.changed();
     }
 
     /// A node leaves the collection; it is an orphan from now on, if anybody has it. Answers whether
@@ -450,9 +537,12 @@ impl<H: Host> MountedCollection<H> {
 
 impl State {
     fn counts_of(&self, ino: u64) -> Option<&Counts> {
-        match self.orphans.get(&ino) {
-            Some(orphan) => Some(&orphan.counts),
-            None => self.counts.get(self.current.id(ino)?.0 as usize),
+        if let Some(orphan) = self.orphans.get(&ino) {
+            return Some(&orphan.counts);
+        }
+        match self.draft.nodes.get(&ino) {
+            Some(node) => Some(&node.counts),
+            None => self.counts.get(self.in_snapshot(ino)?.0 as usize),
         }
     }
 }

@@ -135,6 +135,16 @@ refusals! {
     IsDirectory = EISDIR,
     /// Something else, where only a directory will do.
     NotDirectory = ENOTDIR,
+    /// Something of that name is there.
+    Exists = EEXIST,
+    /// A directory that is not empty, where only an empty one will do.
+    NotEmpty = ENOTEMPTY,
+    /// A directory cannot move into itself.
+    IntoItself = EINVAL,
+    /// A length or an offset that no file can have.
+    TooLarge = EFBIG,
+    /// What was written could not be stored: what the servers did is in the log.
+    Unwritable = EIO,
     /// A name of more than 255 bytes.
     NameTooLong = ENAMETOOLONG,
     /// A name that the mount's encoding cannot express.
@@ -166,19 +176,22 @@ mod tests {
         use Refusal::*;
         let expected = |refusal| match refusal {
             NotFound => libc::ENOENT,
-            Lost | Unreadable => libc::EIO,
+            Lost | Unreadable | Unwritable => libc::EIO,
             BadHandle => libc::EBADF,
             IsDirectory => libc::EISDIR,
             NotDirectory => libc::ENOTDIR,
+            Exists => libc::EEXIST,
+            NotEmpty => libc::ENOTEMPTY,
+            IntoItself | OddNames => libc::EINVAL,
+            TooLarge => libc::EFBIG,
             NameTooLong => libc::ENAMETOOLONG,
             NotText => libc::EILSEQ,
-            OddNames => libc::EINVAL,
             ReadOnly => libc::EROFS,
             NotPermitted => libc::EPERM,
             NotSupported => libc::ENOTSUP,
             NotImplemented => libc::ENOSYS,
         };
-        assert_eq!(Refusal::ALL.len(), 13);
+        assert_eq!(Refusal::ALL.len(), 18);
         for refusal in Refusal::ALL {
             assert_eq!(refusal.errno().raw(), expected(*refusal), "{refusal:?}");
         }

@@ -10,7 +10,7 @@
 
 use super::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use super::errno::{Errno, Refusal};
-use super::node::Read;
+use super::node::{Read, Write};
 
 /// What a handler answers with.
 pub type Result<T> = std::result::Result<T, Errno>;
@@ -171,7 +171,7 @@ pub trait FileSystem: Send + Sync + 'static {
         Err(Refusal::NotImplemented.errno())
     }
     /// Write `data` at `offset`; answers the bytes written.
-    fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
+    fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<Write> {
         Err(Refusal::NotImplemented.errno())
     }
     /// A descriptor of the handle was closed.

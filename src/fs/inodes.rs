@@ -25,6 +25,10 @@ use super::removal::{Removal, Remover};
 pub trait Upcalls: Send + Sync + 'static {
     /// Runs a body under the lock of the layer above, where it has one.
     fn run(&self, body: &mut dyn FnMut());
+    /// Runs a body as a request of its own, which may need the layer above.
+    fn request(&self, body: &mut dyn FnMut()) {
+        body();
+    }
     /// Has the kernel told, later and by another thread, to drop what it cached of an inode.
     fn invalidate_inode(&self, ino: Ino);
     /// As [`Upcalls::invalidate_inode`], of the attributes alone.

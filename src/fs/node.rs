@@ -18,11 +18,13 @@
 
 use std::any::Any;
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::attr::Timestamp;
 use super::errno::{Errno, Refusal};
 use super::read_data::ReadData;
+use super::write_buffer::WriteBuffer;
 
 /// Why a request stopped short.
 #[derive(Debug)]
@@ -65,6 +67,36 @@ pub enum Read {
     Now(ReadData),
     /// It has to be waited for: this starts the wait, which takes none of the caller's time.
     Later(Box<dyn FnOnce(Deliver) + Send>),
+}
+
+/// What a file makes of a write.
+#[derive(Clone, Debug)]
+pub enum Written {
+    /// So many bytes of it were taken.
+    Bytes(u32),
+    /// None were: there is no room for them before others were stored. To be tried again when that
+    /// has some.
+    NoRoom(Arc<WriteBuffer>),
+}
+
+/// What cutting or extending a file came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncated {
+    /// Its size afterwards, in bytes.
+    pub size: u64,
+    /// When it was changed, where the file keeps that.
+    pub mtime: Option<Timestamp>,
+}
+
+/// Told what became of a write, from any thread.
+pub type Acknowledge = Box<dyn FnOnce(std::result::Result<u32, Errno>) + Send>;
+
+/// The answer to a write: how many bytes were taken.
+pub enum Write {
+    /// So many.
+    Now(u32),
+    /// It has to be waited for: this starts the wait, which takes none of the caller's time.
+    Later(Box<dyn FnOnce(Acknowledge) + Send>),
 }
 
 /// An open file that can be read without the layer above.
@@ -154,6 +186,11 @@ pub trait Attributes {
     fn facts(&self, may_write: bool) -> Outcome<Facts>;
     /// Whether it can be changed.
     fn writable(&self) -> Outcome<bool>;
+    /// Sets when it was last changed; answers false where that is not kept.
+    fn set_mtime(&self, mtime: Timestamp) -> Outcome<bool> {
+        let _ = mtime;
+        Ok(false)
+    }
     /// For how long the kernel may cache what it was told.
     fn time_to_next_poll(&self) -> Outcome<Duration>;
     /// Whether the kernel may cache the name that leads here (a choice that entries had in 2017).
@@ -227,12 +264,12 @@ pub trait FileNode {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>>;
     /// Up to `size` bytes from `offset`.
     fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData>;
-    /// Writes at `offset`; answers the bytes written.
-    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
+    /// Writes at `offset`.
+    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<Written> {
         Err(Refusal::NotPermitted.into())
     }
-    /// Cuts or extends to `size` bytes; answers the size afterwards.
-    fn truncate(&self, size: u64) -> Outcome<u64> {
+    /// Cuts or extends to `size` bytes.
+    fn truncate(&self, size: u64) -> Outcome<Truncated> {
         Err(Refusal::NotPermitted.into())
     }
     /// Saves what was changed; of a directory, what was changed in it.

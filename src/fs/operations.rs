@@ -217,8 +217,9 @@ impl<N: Node> Operations<N> {
         })
     }
 
-    /// Changes the size of a collection's file. Modes, owners and times are not kept in a
-    /// manifest: a change of those is accepted and has no effect.
+    /// Changes the size of a collection's file, and the time of its last change where that is kept for
+    /// as long as the mount knows it. Modes, owners and times are not kept in a manifest: a change of
+    /// those is accepted and has no further effect.
     ///
     /// # Errors
     /// `EROFS` on a read-only mount; `ENOENT`; `EPERM` for a file that cannot be changed.
@@ -237,8 +238,16 @@ impl<N: Node> Operations<N> {
             if !node.writable()? {
                 return Err(Refusal::NotPermitted.into());
             }
-            attr.size = node.truncate(size)?;
-            attr.blocks = attr.size / 512 + 1;
+            let truncated = node.truncate(size)?;
+            (attr.size, attr.blocks) = (truncated.size, truncated.size / 512 + 1);
+            if let Some(mtime) = truncated.mtime {
+                (attr.mtime, attr.ctime) = (mtime, mtime);
+            }
+        }
+        if let Some(mtime) = set.mtime
+            && node.set_mtime(mtime)?
+        {
+            (attr.mtime, attr.ctime) = (mtime, mtime);
         }
         Ok(attr)
     }

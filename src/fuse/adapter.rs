@@ -24,12 +24,12 @@ use fuser::{
 
 use super::convert::{
     caller, errno, fh, file_attr, ino, kind, open_flags, reply_attr, reply_empty, reply_entry,
-    reply_open, reply_xattr, shorter_timeout, time_or_now, timestamp,
+    reply_open, reply_write, reply_xattr, shorter_timeout, time_or_now, timestamp,
 };
 use super::desk::{Desk, guarded};
 use super::negotiation::agree;
 use super::options::Options;
-use crate::fs::{FileSystem, Read, SetAttr, SinkFull};
+use crate::fs::{FileSystem, Read, SetAttr, SinkFull, Write};
 
 /// A [`FileSystem`] as fuser calls it.
 pub struct Adapter {
@@ -263,7 +263,8 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         self.guarded("write", || match self.fs.write(ino(number), fh(handle), offset, data) {
-            Ok(written) => reply.written(written),
+            Ok(Write::Now(written)) => reply.written(written),
+            Ok(Write::Later(start)) => start(Box::new(move |result| reply_write(reply, result))),
             Err(error) => reply.error(errno(error)),
         });
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyXattr, Request, TimeOrNow,
+    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 
 use crate::fs::{Attr, Caller, Errno, Fh, Ino, Opened, Result, Timestamp};
@@ -111,6 +111,13 @@ pub(super) fn reply_entry(reply: ReplyEntry, result: Result<Attr>) {
 pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr>) {
     match result {
         Ok(attr) => reply.attr(&attr.attr_timeout, &file_attr(&attr)),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+pub(super) fn reply_write(reply: ReplyWrite, result: Result<u32>) {
+    match result {
+        Ok(written) => reply.written(written),
         Err(error) => reply.error(errno(error)),
     }
 }

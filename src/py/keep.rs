@@ -111,14 +111,17 @@ impl KeepReader {
         KeepReader { client: KeepClient::new(config, Arc::new(FromPython { list: services })) }
     }
 
-    /// Blocks asked for, found in the cache, not found there, and bytes received, so far.
-    fn counters(&self) -> (u64, u64, u64, u64) {
+    /// Blocks asked for, found in the cache, not found there, bytes received, blocks written, and bytes
+    /// sent, so far.
+    fn counters(&self) -> (u64, u64, u64, u64, u64, u64) {
         let metrics = self.client.metrics();
         (
             metrics.gets.get(),
             metrics.hits.get(),
             metrics.misses.get(),
             metrics.bytes_downloaded.get(),
+            metrics.puts.get(),
+            metrics.bytes_uploaded.get(),
         )
     }
 

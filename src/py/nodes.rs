@@ -41,6 +41,12 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(overrides::class_changed, m)?)?;
     m.add_function(wrap_pyfunction!(overrides::answered_natively, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::show_tree, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::show_scratch, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::draft_manifest, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::draft_changes, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::freeze_draft, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::set_write_buffer, m)?)?;
+    m.add_function(wrap_pyfunction!(overrides::done_natively, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::follow_tree, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::shows_tree, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::tree_memory, m)?)?;

@@ -30,7 +30,7 @@ use super::nodes::any_node::AnyNode;
 use super::overrides::ObjectNames;
 use super::request::{for_python, with_python};
 use crate::fs::handles::{Handle, Listed};
-use crate::fs::node::Read;
+use crate::fs::node::{Read, Write};
 use crate::fs::operations::{Codec, Operations as Core, Utf8};
 use crate::fs::{Attr, Fh, FileSystem, Ino, Outcome, Refusal};
 use crate::metrics::Op;
@@ -373,7 +373,18 @@ impl Operations {
             Ok(bytes) => bytes.as_bytes().to_vec(),
             Err(_) => py.get_type::<PyBytes>().call1((buf,))?.extract()?,
         };
-        self.run(py, |core| core.write(Fh(fh), off, &data))
+        match self.run(py, |core| core.write(Fh(fh), off, &data))? {
+            Write::Now(written) => Ok(written),
+            Write::Later(start) => {
+                let (done, ended) = std::sync::mpsc::sync_channel(1);
+                start(Box::new(move |result| {
+                    // Nobody may be waiting any more: then there is nobody to tell.
+                    let _ = done.send(result);
+                }));
+                let wait = move || ended.recv().unwrap_or(Err(Refusal::Unwritable.errno()));
+                lock::released(py, wait)?.map_err(fuse_error)
+            }
+        }
     }
 
     fn _release(&self, py: Python<'_>, fh: u64) -> PyResult<()> {

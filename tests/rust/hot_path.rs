@@ -14,6 +14,7 @@ use std::sync::Arc;
 use arvados_fuse::collection::Tree;
 use arvados_fuse::fs::any_node::AnyNode;
 use arvados_fuse::fs::cache::InodeCache;
+use arvados_fuse::fs::collection::Settings;
 use arvados_fuse::fs::collection::root::{NoUpcalls, RootDirectory, Standalone};
 use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::operations::{Operations, Utf8};
@@ -92,7 +93,8 @@ fn mount(folder: &Path, on_disk: bool) -> Mount {
     let keep = KeepClient::new(config, Arc::new(StaticServices::new(Vec::new())));
     let table = Inodes::new(Arc::new(InodeCache::new(1 << 30, 4)), Arc::new(NoUpcalls));
     let tree = Tree::parse(&manifest).expect("a manifest");
-    RootDirectory::mount(tree, Timestamp::now(), keep, None, &table).expect("mounted");
+    RootDirectory::mount(tree, Timestamp::now(), keep, None, Settings::default(), &table)
+        .expect("mounted");
     let operations = Operations::new(table, Box::new(Utf8));
     let directory = FileSystem::lookup(&operations, &CALLER, Ino::ROOT, b"d").expect("there").ino;
     let file = FileSystem::lookup(&operations, &CALLER, directory, b"f").expect("there").ino;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use arvados_fuse::collection::Tree;
 use arvados_fuse::fs::any_node::AnyNode;
 use arvados_fuse::fs::cache::InodeCache;
+use arvados_fuse::fs::collection::Settings;
 use arvados_fuse::fs::collection::root::{NoUpcalls, RootDirectory, Standalone};
 use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::operations::{Operations, Utf8};
@@ -31,7 +32,8 @@ fn mount(folder: &Path) -> Operations<AnyNode<Standalone>> {
     let keep = KeepClient::new(config, Arc::new(StaticServices::new(Vec::new())));
     let table = Inodes::new(Arc::new(InodeCache::new(1 << 30, 4)), Arc::new(NoUpcalls));
     let tree = Tree::parse(&format!(". {md5}+5 0:5:f\n")).expect("a manifest");
-    RootDirectory::mount(tree, Timestamp::now(), keep, None, &table).expect("mounted");
+    RootDirectory::mount(tree, Timestamp::now(), keep, None, Settings::default(), &table)
+        .expect("mounted");
     Operations::new(table, Box::new(Utf8))
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arvados_fuse::fs::{
     Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, ReadData, Result,
-    SetAttr, Timestamp,
+    SetAttr, Timestamp, Write,
 };
 
 use crate::tree::{Id, Kind, Tree};
@@ -173,7 +173,7 @@ impl FileSystem for Limit {
         Ok(Read::Now(ReadData::Shared(data)))
     }
 
-    fn write(&self, ino: Ino, _fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
+    fn write(&self, ino: Ino, _fh: Fh, offset: u64, data: &[u8]) -> Result<Write> {
         let mut made = self.made();
         let size = ino
             .0
@@ -181,7 +181,7 @@ impl FileSystem for Limit {
             .and_then(|number| made.sizes.get_mut(number as usize))
             .ok_or(Errno::EROFS)?;
         *size = (*size).max(offset + data.len() as u64);
-        u32::try_from(data.len()).map_err(|_| Errno::EINVAL)
+        u32::try_from(data.len()).map(Write::Now).map_err(|_| Errno::EINVAL)
     }
 
     fn flush(&self, _ino: Ino, _fh: Fh) -> Result<()> {

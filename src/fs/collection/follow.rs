@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+use super::draft::TOP;
 use super::{CollectionNode, Host, MountedCollection, Settings};
 use crate::collection::{NodeId, Tree};
 use crate::fs::any_node::AnyNode;
@@ -47,7 +48,22 @@ impl<H: Host> MountedCollection<H> {
         let first = table.reserve(count);
         let mounted = MountedCollection::new(host, settings, root, tree, first, mtime);
         table.add_range(first, count, Arc::new(Numbers(Arc::clone(&mounted))));
+        if mounted.is_written_here() {
+            let unsaved = Arc::downgrade(&mounted);
+            mounted.buffer.register(unsaved);
+        }
         mounted
+    }
+
+    /// Answers for numbers that were reserved for what is made here.
+    pub(super) fn add_numbers(
+        self: &Arc<Self>,
+        first: u64,
+        count: u64,
+        table: &Inodes<AnyNode<H>>,
+    ) {
+        self.ranges.lock().push(first);
+        table.add_range(first, count, Arc::new(Numbers(Arc::clone(self))));
     }
 
     /// Shows another version: what stays keeps its inode number, and the kernel is told what changed.
@@ -119,7 +135,6 @@ impl<H: Host> MountedCollection<H> {
     /// The entry of that name at the top.
     #[must_use]
     pub fn top(self: &Arc<Self>, name: &str) -> Option<CollectionNode<H>> {
-        let snapshot = self.snapshot();
-        self.child(&snapshot, NodeId::ROOT, name)
+        self.child_of(TOP, name)
     }
 }

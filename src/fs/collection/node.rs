@@ -12,15 +12,17 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::draft::{Entry, TOP};
 use super::reader::FileReader;
 use super::snapshot::Snapshot;
-use super::{Host, MountedCollection, Resolved, add};
+use super::{Drafted, Host, MountedCollection, Resolved, add};
 use crate::collection::NodeId;
 use crate::fs::any_node::AnyNode;
+use crate::fs::attr::Timestamp;
 use crate::fs::errno::Refusal;
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
-    Outcome, Reader,
+    Outcome, Reader, Truncated, Written,
 };
 use crate::fs::read_data::ReadData;
 
@@ -41,11 +43,13 @@ impl<H> Clone for CollectionNode<H> {
 enum Answering<U> {
     /// We do, from this version.
     Here(Arc<Snapshot>, NodeId),
+    /// We do: it was made or changed here.
+    Draft(Drafted),
     /// What took its place.
     Successor(U),
 }
 
-use Answering::{Here, Successor};
+use Answering::{Draft, Here, Successor};
 
 impl<H: Host> CollectionNode<H> {
     pub(super) fn new(collection: Arc<MountedCollection<H>>, ino: u64, dir: bool) -> Self {
@@ -71,12 +75,15 @@ impl<H: Host> CollectionNode<H> {
         if let Some(orphan) = state.orphans.get(&self.ino) {
             return Resolved::Here(Arc::clone(&orphan.snapshot), orphan.id);
         }
+        if let Some(drafted) = state.drafted(self.ino) {
+            return Resolved::Draft(drafted);
+        }
         if self.collection.is_superseded() {
             drop(state);
             let successor = self.collection.host.successor(self.ino);
             return successor.map_or(Resolved::Gone, Resolved::Successor);
         }
-        match state.current.id(self.ino) {
+        match state.in_snapshot(self.ino) {
             Some(id) => Resolved::Here(Arc::clone(&state.current), id),
             None => Resolved::Gone,
         }
@@ -89,7 +96,10 @@ impl<H: Host> CollectionNode<H> {
         if state.orphans.contains_key(&self.ino) {
             return None;
         }
-        self.collection.parent_of(&state.current, state.current.id(self.ino)?)
+        match state.dir_of(self.ino)? {
+            TOP => self.collection.root().inode(),
+            dir => Some(dir),
+        }
     }
 
     /// Adds to the kernel's references; answers how many there are then. None where it was
@@ -105,7 +115,7 @@ impl<H: Host> CollectionNode<H> {
     pub fn add_use(&self, n: i64) -> Option<i64> {
         let state = self.collection.state.read();
         let uses = state.counts_of(self.ino).map(|counts| add(&counts.uses, n))?;
-        if !state.orphans.contains_key(&self.ino) {
+        if !state.has_left(self.ino) {
             self.collection.uses.fetch_add(n, std::sync::atomic::Ordering::AcqRel);
         }
         Some(uses)
@@ -129,7 +139,8 @@ impl<H: Host> CollectionNode<H> {
 
     /// An orphan that nobody has any more is forgotten.
     pub fn forget(&self) {
-        self.collection.state.write().orphans.remove(&self.ino);
+        self.collection.state.write().forget(self.ino);
+        self.collection.buffer.changed();
     }
 
     /// Who answers, after a look at whether the layer above wants to.
@@ -137,6 +148,7 @@ impl<H: Host> CollectionNode<H> {
         self.collection.host.look()?;
         match self.resolve() {
             Resolved::Here(snapshot, id) => Ok(Here(snapshot, id)),
+            Resolved::Draft(drafted) => Ok(Draft(drafted)),
             Resolved::Successor(node) => Ok(Successor(node)),
             Resolved::Gone => Err(Refusal::NotFound.into()),
         }
@@ -228,26 +240,36 @@ impl<H: Host> Identity for CollectionNode<H> {
 
 impl<H: Host> Attributes for CollectionNode<H> {
     fn facts(&self, may_write: bool) -> Outcome<Facts> {
-        match self.answering()? {
-            Here(snapshot, id) => {
-                let collection = &self.collection;
-                let fresh_for = self.fresh_for()?;
-                Ok(Facts {
-                    size: snapshot.tree().size(id),
-                    atime: collection.atime.load(),
-                    mtime: snapshot.mtime(id),
-                    writable: may_write && collection.is_writable(),
-                    attr_timeout: fresh_for,
-                    entry_timeout: Some(fresh_for),
-                })
-            }
-            Successor(node) => node.facts(may_write),
+        let (size, mtime) = match self.answering()? {
+            Here(snapshot, id) => (snapshot.tree().size(id), snapshot.mtime(id)),
+            Draft(Drafted::File(file)) => (file.size(), file.mtime.load()),
+            Draft(Drafted::Dir(mtime)) => (0, mtime),
+            Successor(node) => return node.facts(may_write),
+        };
+        let fresh_for = self.fresh_for()?;
+        Ok(Facts {
+            size,
+            atime: self.collection.atime.load(),
+            mtime,
+            writable: may_write && self.collection.is_writable(),
+            attr_timeout: fresh_for,
+            entry_timeout: Some(fresh_for),
+        })
+    }
+
+    fn set_mtime(&self, mtime: Timestamp) -> Outcome<bool> {
+        if let Some(collection) = self.writing()? {
+            return match collection.set_mtime(self.ino, mtime)? {
+                Some(()) => Ok(true),
+                None => self.taken_over()?.set_mtime(mtime),
+            };
         }
+        self.superseded().map_or(Ok(false), |node| node.set_mtime(mtime))
     }
 
     fn writable(&self) -> Outcome<bool> {
         match self.answering()? {
-            Here(..) => Ok(self.collection.is_writable()),
+            Here(..) | Draft(_) => Ok(self.collection.is_writable()),
             Successor(node) => node.writable(),
         }
     }
@@ -255,14 +277,14 @@ impl<H: Host> Attributes for CollectionNode<H> {
     fn time_to_next_poll(&self) -> Outcome<Duration> {
         match self.answering()? {
             // For as long as the collection counts as fresh.
-            Here(..) => self.fresh_for(),
+            Here(..) | Draft(_) => self.fresh_for(),
             Successor(node) => node.time_to_next_poll(),
         }
     }
 
     fn allow_dirent_cache(&self) -> Outcome<bool> {
         match self.answering()? {
-            Here(..) => Ok(true),
+            Here(..) | Draft(_) => Ok(true),
             Successor(node) => node.allow_dirent_cache(),
         }
     }
@@ -395,11 +417,19 @@ impl<H: Host> FileNode for CollectionNode<H> {
         self.taken_over()?.readfrom(offset, size, num_retries)
     }
 
-    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
+    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<Written> {
+        self.writing()?;
+        if let Some(written) = self.collection.write(self.ino, offset, data)? {
+            return Ok(written);
+        }
         self.taken_over()?.writeto(offset, data, num_retries)
     }
 
-    fn truncate(&self, size: u64) -> Outcome<u64> {
+    fn truncate(&self, size: u64) -> Outcome<Truncated> {
+        self.writing()?;
+        if let Some(truncated) = self.collection.truncate(self.ino, size)? {
+            return Ok(truncated);
+        }
         self.taken_over()?.truncate(size)
     }
 
@@ -416,6 +446,7 @@ impl<H: Host> DirectoryNode<AnyNode<H>> for CollectionNode<H> {
                 let found = self.collection.child(&snapshot, id, name);
                 Ok(found.map(AnyNode::Collection))
             }
+            Draft(_) => Ok(self.collection.child_of(self.ino, name).map(AnyNode::Collection)),
             Successor(node) => node.child(name),
         }
     }
@@ -423,32 +454,83 @@ impl<H: Host> DirectoryNode<AnyNode<H>> for CollectionNode<H> {
     fn items(&self) -> Outcome<Box<dyn Listing<AnyNode<H>>>> {
         match self.answering()? {
             Here(snapshot, id) => Ok(self.collection.listing(snapshot, id)),
+            Draft(_) => Ok(self.collection.draft_listing(self.ino)),
             Successor(node) => node.items(),
         }
     }
 
     fn create(&self, name: &str) -> Outcome<()> {
+        if let Some(collection) = self.writing()?
+            && let Some(()) = collection.create(self.ino, name)?
+        {
+            return Ok(());
+        }
         self.taken_over()?.create(name)
     }
 
     fn mkdir(&self, name: &str) -> Outcome<()> {
+        if let Some(collection) = self.writing()?
+            && let Some(()) = collection.mkdir(self.ino, name)?
+        {
+            return Ok(());
+        }
         self.taken_over()?.mkdir(name)
     }
 
     fn unlink(&self, name: &str) -> Outcome<()> {
+        if let Some(collection) = self.writing()?
+            && let Some(()) = collection.remove(self.ino, name, false)?
+        {
+            return Ok(());
+        }
         self.taken_over()?.unlink(name)
     }
 
     fn rmdir(&self, name: &str) -> Outcome<()> {
+        if let Some(collection) = self.writing()?
+            && let Some(()) = collection.remove(self.ino, name, true)?
+        {
+            return Ok(());
+        }
         self.taken_over()?.rmdir(name)
     }
 
     fn rename(&self, old: &str, new: &str, source: &AnyNode<H>) -> Outcome<()> {
+        if let Some(collection) = self.writing()?
+            && let Some(from) = collection.directory(source)
+            && let Some(()) = collection.rename((from, old), (self.ino, new))?
+        {
+            return Ok(());
+        }
         self.taken_over()?.rename(old, new, source)
     }
 }
 
 impl<H: Host> MountedCollection<H> {
+    /// What the top directory lists.
+    #[must_use]
+    pub fn top_listing(self: &Arc<Self>) -> Box<dyn Listing<AnyNode<H>>> {
+        let state = self.state.read();
+        if state.is_drafted(TOP) {
+            drop(state);
+            return self.draft_listing(TOP);
+        }
+        let snapshot = Arc::clone(&state.current);
+        drop(state);
+        self.listing(snapshot, NodeId::ROOT)
+    }
+
+    /// What a directory of the draft lists.
+    #[must_use]
+    pub fn draft_listing(self: &Arc<Self>, dir: u64) -> Box<dyn Listing<AnyNode<H>>> {
+        let entries = self.state.read().entries(dir);
+        let node = |entry: Entry| {
+            let node = CollectionNode::new(Arc::clone(self), entry.ino, entry.dir);
+            (entry.name, AnyNode::Collection(node))
+        };
+        Box::new(DraftListing(entries.into_iter().map(node).collect()))
+    }
+
     /// What a directory of a version lists.
     #[must_use]
     pub fn listing(
@@ -475,6 +557,28 @@ impl<H: Host> Listing<AnyNode<H>> for TreeListing<H> {
         let id = self.snapshot.tree().children(self.dir).get(at)?;
         let node = self.collection.entry_of(&self.snapshot, id);
         Some((Cow::Borrowed(self.snapshot.tree().name(id)), AnyNode::Collection(node)))
+    }
+
+    fn used(&self) -> Box<dyn Iterator<Item = &AnyNode<H>> + '_> {
+        // The directory is in use itself, and with it the collection.
+        Box::new(std::iter::empty())
+    }
+}
+
+struct DraftListing<H: Host>(Vec<(Box<str>, AnyNode<H>)>);
+
+impl<H: Host> Listing<AnyNode<H>> for DraftListing<H> {
+    fn len(&self) -> usize {
+        self.0.as_slice().len()
+    }
+
+    fn get(&self, at: usize) -> Option<(Cow<'_, str>, AnyNode<H>)> {
+        let (name, node) = self.0.as_slice().get(at)?;
+        // What was removed since is not listed.
+        match node {
+            AnyNode::Collection(entry) if matches!(entry.resolve(), Resolved::Gone) => None,
+            _ => Some((Cow::Borrowed(&**name), node.clone())),
+        }
     }
 
     fn used(&self) -> Box<dyn Iterator<Item = &AnyNode<H>> + '_> {

@@ -15,13 +15,15 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::snapshot::Snapshot;
-use super::{CollectionNode, Host, Resolved};
+use super::{CollectionNode, DraftFile, Drafted, Host, Resolved};
+use crate::collection::draft::{BlockRef, Piece, Pieces};
 use crate::collection::{BlockId, BlockRange, NodeId, Tree};
 use crate::fs::errno::Refusal;
 use crate::fs::node::{Deliver, Outcome, Read, Reader};
 use crate::fs::read_data::{BlockSlice, PooledBuffer, ReadData};
 use crate::keep::{Block, Failure, KeepClient, KeepError, Priority, ReadAhead, Stale};
 use crate::report::{phrases, report};
+use crate::types::Locator;
 
 /// How often a read is begun again because a cache file was changed under it.
 const ATTEMPTS: u32 = 4;
@@ -46,6 +48,39 @@ impl<H: Host> FileReader<H> {
     #[must_use]
     pub fn new(entry: CollectionNode<H>, keep: Arc<KeepClient>) -> Self {
         FileReader { entry, keep, ahead: Mutex::default() }
+    }
+
+    /// Reads a version of a file of the draft.
+    fn read_draft(&self, file: &DraftFile, offset: u64, size: u32) -> Read {
+        let pieces = {
+            let contents = file.contents.lock();
+            let len = contents.len().saturating_sub(offset).min(u64::from(size));
+            contents.pieces(offset, len)
+        };
+        let stored = pieces.iter().filter_map(|piece| match piece {
+            Piece::Stored { block, .. } => Some((block.md5(), block.size())),
+            Piece::Buffered(_) | Piece::Hole(_) => None,
+        });
+        let at_hand = stored.map(|(md5, size)| self.keep.at_hand(md5, size)).collect();
+        if let Some(blocks) = at_hand
+            && let Ok(data) = put_together(&pieces, blocks)
+        {
+            return Read::Now(data);
+        }
+        let len = pieces.iter().map(Piece::len).sum();
+        self.later(offset, len)
+    }
+
+    fn later(&self, offset: u64, len: u64) -> Read {
+        let wanted = ReadRequest {
+            entry: self.entry.clone(),
+            keep: Arc::clone(&self.keep),
+            offset,
+            len,
+            attempts: ATTEMPTS,
+            renewed: false,
+        };
+        Read::Later(Box::new(move |deliver| wanted.fetch(deliver)))
     }
 
     fn prefetch(&self, snapshot: &Arc<Snapshot>, file: NodeId, offset: u64, len: u64) {
@@ -89,8 +124,11 @@ impl<H: Host> Reader for FileReader<H> {
     fn read(&self, offset: u64, size: u32) -> Outcome<Option<Read>> {
         let (snapshot, file) = match self.entry.resolve() {
             Resolved::Here(snapshot, file) => (snapshot, file),
+            Resolved::Draft(Drafted::File(file)) => {
+                return Ok(Some(self.read_draft(&file, offset, size)));
+            }
             Resolved::Successor(_) => return Ok(None),
-            Resolved::Gone => return Err(Refusal::NotFound.into()),
+            Resolved::Draft(_) | Resolved::Gone => return Err(Refusal::NotFound.into()),
         };
         let tree = snapshot.tree();
         let len = tree.size(file).saturating_sub(offset).min(u64::from(size));
@@ -108,15 +146,7 @@ impl<H: Host> Reader for FileReader<H> {
         {
             return Ok(Some(Read::Now(data)));
         }
-        let wanted = ReadRequest {
-            entry: self.entry.clone(),
-            keep: Arc::clone(&self.keep),
-            offset,
-            len,
-            attempts: ATTEMPTS,
-            renewed: false,
-        };
-        Ok(Some(Read::Later(Box::new(move |deliver| wanted.fetch(deliver)))))
+        Ok(Some(self.later(offset, len)))
     }
 }
 
@@ -138,6 +168,40 @@ fn assemble(mut gathered: Gathered) -> Result<ReadData, Stale> {
     for (range, block) in &gathered {
         let (into, after) = rest.split_at_mut(range.len as usize);
         block.read_into(range.offset as usize, into)?;
+        rest = after;
+    }
+    Ok(ReadData::Buffer(buffer))
+}
+
+/// The parts of a snapshot's file.
+fn pieces_of(tree: &Arc<Tree>, file: NodeId, offset: u64, len: u64) -> Pieces {
+    tree.plan(file, offset, len)
+        .map(|range| Piece::Stored {
+            block: BlockRef::Tree(Arc::clone(tree), range.block),
+            offset: range.offset,
+            len: range.len,
+        })
+        .collect()
+}
+
+/// The bytes of pieces: `blocks` are those of the stored ones, in their order.
+fn put_together(pieces: &[Piece], blocks: Vec<Block>) -> Result<ReadData, Stale> {
+    let len = pieces.iter().map(|piece| piece.len() as usize).sum();
+    if len == 0 {
+        return Ok(ReadData::Empty);
+    }
+    let mut blocks = blocks.into_iter();
+    let mut buffer = PooledBuffer::take(len);
+    let mut rest = buffer.bytes_mut();
+    for piece in pieces {
+        let (into, after) = rest.split_at_mut(piece.len() as usize);
+        match piece {
+            Piece::Stored { offset, .. } => {
+                blocks.next().ok_or(Stale)?.read_into(*offset as usize, into)?;
+            }
+            Piece::Buffered(bytes) => into.copy_from_slice(bytes),
+            Piece::Hole(_) => into.fill(0),
+        }
         rest = after;
     }
     Ok(ReadData::Buffer(buffer))
@@ -193,23 +257,31 @@ impl PendingRead {
 impl<H: Host> ReadRequest<H> {
     fn fetch(mut self, deliver: Deliver) {
         // Looked up anew: meanwhile there may be a newer version, or newer signatures.
-        let Resolved::Here(snapshot, file) = self.entry.resolve() else {
-            return deliver(Err(Refusal::Unreadable.errno()));
+        let pieces = match self.entry.resolve() {
+            Resolved::Here(snapshot, file) => {
+                pieces_of(snapshot.tree(), file, self.offset, self.len)
+            }
+            Resolved::Draft(Drafted::File(file)) => {
+                file.contents.lock().pieces(self.offset, self.len)
+            }
+            _ => return deliver(Err(Refusal::Unreadable.errno())),
         };
         self.attempts -= 1;
-        let tree = Arc::clone(snapshot.tree());
-        let ranges: Vec<BlockRange> = tree.plan(file, self.offset, self.len).collect();
-        if ranges.is_empty() {
-            return deliver(Ok(ReadData::Empty));
-        }
-        let locators: Vec<_> = ranges.iter().map(|range| tree.locator(range.block)).collect();
+        let stored = pieces.iter().filter_map(|piece| match piece {
+            Piece::Stored { block, .. } => Some(block.locator()),
+            Piece::Buffered(_) | Piece::Hole(_) => None,
+        });
+        let locators: Vec<Locator> = stored.collect();
         let expired = locators.iter().any(|locator| is_expired(locator.expires_at()));
+        if locators.is_empty() {
+            return self.arrived(&pieces, Ok(Vec::new()), expired, deliver);
+        }
         let keep = Arc::clone(&self.keep);
         let pending = Arc::new(Mutex::new(PendingRead {
-            blocks: vec![None; ranges.len()],
-            missing: ranges.len(),
+            blocks: vec![None; locators.len()],
+            missing: locators.len(),
             failed: None,
-            done: Some(Box::new(move |result| self.arrived(ranges, result, expired, deliver))),
+            done: Some(Box::new(move |result| self.arrived(&pieces, result, expired, deliver))),
         }));
         for (at, locator) in locators.iter().enumerate() {
             let pending = Arc::clone(&pending);
@@ -225,13 +297,13 @@ impl<H: Host> ReadRequest<H> {
 
     fn arrived(
         mut self,
-        ranges: Vec<BlockRange>,
+        pieces: &[Piece],
         result: Result<Vec<Block>, KeepError>,
         expired: bool,
         deliver: Deliver,
     ) {
         let error = match result {
-            Ok(blocks) => match assemble(ranges.into_iter().zip(blocks).collect()) {
+            Ok(blocks) => match put_together(pieces, blocks) {
                 Ok(data) => return deliver(Ok(data)),
                 Err(Stale) if self.attempts > 0 => return self.fetch(deliver),
                 Err(Stale) => {

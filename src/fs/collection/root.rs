@@ -7,8 +7,9 @@
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use super::draft::TOP;
 use super::{Host, MountedCollection, Settings};
-use crate::collection::{NodeId, Tree};
+use crate::collection::Tree;
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::{Ino, Timestamp};
 use crate::fs::errno::{Errno, Refusal};
@@ -78,8 +79,20 @@ impl Host for Standalone {
         None
     }
 
+    fn table(&self) -> Option<Arc<Inodes<AnyNode<Self>>>> {
+        self.root.upgrade()?.table.upgrade()
+    }
+
+    fn shown_by(node: &RootDirectory) -> Option<Arc<MountedCollection<Self>>> {
+        node.collection().cloned()
+    }
+
     fn keep(&self) -> Option<Arc<KeepClient>> {
         Some(Arc::clone(&self.keep))
+    }
+
+    fn store(&self) -> Arc<KeepClient> {
+        Arc::clone(&self.keep)
     }
 
     fn renew(&self) -> bool {
@@ -103,7 +116,8 @@ pub struct RootDirectory(Arc<Root>);
 
 impl RootDirectory {
     /// Mounts a collection as the root of `table`, which is empty. Its blocks are read through `keep`;
-    /// `reload` is asked for a newer version when block signatures have expired.
+    /// `reload` is asked for a newer version when block signatures have expired. What is changed, where
+    /// `settings` allow that, is stored in Keep and nowhere saved.
     ///
     /// # Errors
     /// `EINVAL` where the collection has names that no file system can show.
@@ -112,6 +126,7 @@ impl RootDirectory {
         mtime: Timestamp,
         keep: Arc<KeepClient>,
         reload: Option<Reload>,
+        settings: Settings,
         table: &Arc<Inodes<AnyNode<Standalone>>>,
     ) -> Outcome<Self> {
         if tree.has_odd_names() {
@@ -128,7 +143,6 @@ impl RootDirectory {
         }));
         table.add(&AnyNode::Host(root.clone()))?;
         let host = Standalone { keep, reload, root: Arc::downgrade(&root.0) };
-        let settings = Settings::default();
         let mounted = MountedCollection::mount(host, settings, state, Arc::new(tree), mtime, table);
         // Set once: this is where the directory is made.
         let _ = root.0.collection.set(mounted);
@@ -156,6 +170,11 @@ impl RootDirectory {
     fn mounted(&self) -> Outcome<&Arc<MountedCollection<Standalone>>> {
         self.collection().ok_or_else(|| Refusal::Lost.into())
     }
+}
+
+/// A change that nobody but the collection can make.
+fn here(made: Outcome<Option<()>>) -> Outcome<()> {
+    made?.ok_or_else(|| Refusal::ReadOnly.into())
 }
 
 impl Identity for RootDirectory {
@@ -209,14 +228,21 @@ impl Attributes for RootDirectory {
             size: 0,
             atime: state.atime.load(),
             mtime: state.mtime.load(),
-            writable: false,
+            writable: self.writable()?,
             attr_timeout: state.time_to_next_poll(),
             entry_timeout: None,
         })
     }
 
+    fn set_mtime(&self, mtime: Timestamp) -> Outcome<bool> {
+        match self.collection().filter(|collection| collection.is_written_here()) {
+            Some(collection) => here(collection.set_mtime(TOP, mtime)).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
     fn writable(&self) -> Outcome<bool> {
-        Ok(false)
+        Ok(self.collection().is_some_and(|collection| collection.is_written_here()))
     }
 
     fn time_to_next_poll(&self) -> Outcome<Duration> {
@@ -324,7 +350,28 @@ impl DirectoryNode<AnyNode<Standalone>> for RootDirectory {
     }
 
     fn items(&self) -> Outcome<Box<dyn Listing<AnyNode<Standalone>>>> {
+        Ok(self.mounted()?.top_listing())
+    }
+
+    fn create(&self, name: &str) -> Outcome<()> {
+        here(self.mounted()?.create(TOP, name))
+    }
+
+    fn mkdir(&self, name: &str) -> Outcome<()> {
+        here(self.mounted()?.mkdir(TOP, name))
+    }
+
+    fn unlink(&self, name: &str) -> Outcome<()> {
+        here(self.mounted()?.remove(TOP, name, false))
+    }
+
+    fn rmdir(&self, name: &str) -> Outcome<()> {
+        here(self.mounted()?.remove(TOP, name, true))
+    }
+
+    fn rename(&self, old: &str, new: &str, source: &AnyNode<Standalone>) -> Outcome<()> {
         let mounted = self.mounted()?;
-        Ok(mounted.listing(mounted.snapshot(), NodeId::ROOT))
+        let from = mounted.directory(source).ok_or(Refusal::NotPermitted)?;
+        here(mounted.rename((from, old), (TOP, new)))
     }
 }

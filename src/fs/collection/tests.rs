@@ -9,12 +9,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::fs::errno::Errno;
+use crate::fs::errno::{Errno, Refusal};
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
     Reader,
 };
 use crate::fs::read_data::ReadData;
+use crate::keep::{Config, StaticServices};
 
 /// What takes the place of an entry: it knows its number, and nothing else.
 #[derive(Clone)]
@@ -176,8 +177,20 @@ impl Host for Fake {
         None
     }
 
+    fn store(&self) -> Arc<KeepClient> {
+        KeepClient::new(Config::default(), Arc::new(StaticServices::new(Vec::new())))
+    }
+
     fn successor(&self, ino: u64) -> Option<Object> {
         Some(Object(ino))
+    }
+
+    fn table(&self) -> Option<Arc<Inodes<AnyNode<Self>>>> {
+        None
+    }
+
+    fn shown_by(_node: &Object) -> Option<Arc<MountedCollection<Self>>> {
+        None
     }
 
     fn renew(&self) -> bool {
@@ -323,6 +336,89 @@ fn objects_take_over_what_was_counted() {
         assert!(entry.add_ref(1).is_none() && entry.add_use(1).is_none());
     }
     assert!(mounted.is_superseded() && mounted.is_deserted() && !mounted.in_use());
+}
+
+fn written(text: &str) -> Arc<MountedCollection<Fake>> {
+    let root = Arc::new(NodeState::new(at(0)));
+    root.set_inode(Some(7));
+    let stored = Some(PutOptions::default());
+    let settings = Settings { writable: true, stored, ..Settings::default() };
+    MountedCollection::new(Fake::default(), settings, root, tree(text), 100, at(5))
+}
+
+#[test]
+fn what_was_removed_and_nobody_has_is_gone() {
+    let mounted = written(&format!(". {BLOCK} 0:3:a 0:3:b\n"));
+    let (a, b) = (named(&mounted, "a"), named(&mounted, "b"));
+    b.add_use(1);
+    for name in ["a", "b"] {
+        assert!(mounted.remove(TOP, name, false).unwrap().is_some());
+    }
+    assert!(matches!(a.resolve(), Resolved::Gone));
+    assert!(a.add_ref(1).is_none() && a.add_use(1).is_none() && !mounted.in_use());
+    assert!(matches!(b.resolve(), Resolved::Draft(_)));
+    b.add_use(-1);
+    b.forget();
+    assert!(matches!(b.resolve(), Resolved::Gone) && b.add_use(1).is_none());
+    assert!(!mounted.in_use());
+}
+
+#[test]
+fn what_was_removed_and_somebody_has_again_is_not_forgotten() {
+    let mounted = written(&format!(". {BLOCK} 0:3:a\n"));
+    let a = named(&mounted, "a");
+    a.add_ref(1);
+    assert!(mounted.remove(TOP, "a", false).unwrap().is_some());
+    a.forget();
+    assert_eq!(a.refs(), Some(1));
+    a.add_ref(-1);
+    a.forget();
+    assert!(a.refs().is_none());
+}
+
+#[test]
+fn a_directory_that_moved_takes_its_names_along() {
+    let mounted =
+        written(&format!("./d {BLOCK} 0:3:a 0:3:b\n./d/e {BLOCK} 0:3:f\n./g {BLOCK} 0:3:h\n"));
+    let ino = |path: &str| {
+        let mut dir = TOP;
+        path.split('/').try_for_each(|name| {
+            dir = mounted.child_of(dir, name)?.ino();
+            Some(())
+        })?;
+        Some(dir)
+    };
+    let names = |dir: u64| {
+        let entries = mounted.state.read().entries(dir);
+        entries.into_iter().map(|entry| entry.name.to_string()).collect::<Vec<_>>().join(" ")
+    };
+    let [dir, first, below, last, other] =
+        ["d", "d/a", "d/e", "d/e/f", "g"].map(|path| ino(path).unwrap());
+    assert!(mounted.rename((TOP, "d"), (other, "moved")).unwrap().is_some());
+    assert_eq!(
+        (names(TOP), names(other), names(dir)),
+        ("g".into(), "h moved".into(), "a b e".into())
+    );
+    assert_eq!((ino("g/moved/a"), ino("g/moved/e/f")), (Some(first), Some(last)));
+    assert!(ino("d").is_none() && mounted.entry(dir).unwrap().parent() == Some(other));
+    // Names in it change, and stay when it moves on.
+    assert!(mounted.remove(dir, "b", false).unwrap().is_some());
+    assert!(mounted.rename((dir, "a"), (dir, "b")).unwrap().is_some());
+    assert!(mounted.rename((other, "moved"), (TOP, "d")).unwrap().is_some());
+    assert_eq!((names(dir), ino("d/b"), ino("d/e")), ("b e".into(), Some(first), Some(below)));
+    assert!(
+        matches!(mounted.rename((TOP, "d"), (below, "d")), Err(halt) if halt.is(Refusal::IntoItself))
+    );
+    // Removed; what has its name afterwards is another.
+    assert!(mounted.remove(below, "f", false).unwrap().is_some());
+    assert!(mounted.remove(dir, "e", true).unwrap().is_some());
+    assert!(mounted.remove(dir, "b", false).unwrap().is_some());
+    assert!(mounted.remove(TOP, "d", true).unwrap().is_some());
+    assert!(ino("d").is_none() && mounted.entry(dir).is_none() && names(TOP) == "g");
+    let now = at(9);
+    mounted.state.write().add(TOP, "d", 900, None, now).unwrap();
+    assert_eq!((ino("d"), names(900)), (Some(900), String::new()));
+    assert!(mounted.state.write().add(below, "new", 901, None, now).is_err(), "it was removed");
 }
 
 #[test]

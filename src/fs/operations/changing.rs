@@ -4,9 +4,53 @@
 
 //! Changing files and directories.
 
+use std::sync::Arc;
+
 use super::{Fh, Handle, Ino, Node, Operations, Outcome};
 use crate::fs::attr::Attr;
 use crate::fs::errno::Refusal;
+use crate::fs::inodes::Inodes;
+use crate::fs::node::{Acknowledge, Halt, Write, Written};
+use crate::fs::write_buffer::WriteBuffer;
+use crate::metrics;
+
+/// A write that may have to wait for room.
+struct PendingWrite<N: Node> {
+    node: N,
+    offset: u64,
+    retries: u32,
+    inodes: Arc<Inodes<N>>,
+    metrics: Arc<metrics::Mount>,
+}
+
+impl<N: Node> PendingWrite<N> {
+    fn tried(&self, data: &[u8]) -> Outcome<Written> {
+        let written = self.node.writeto(self.offset, data, self.retries)?;
+        if let Written::Bytes(written) = written {
+            self.metrics.write_ops.add(1);
+            self.metrics.write.add(u64::from(written));
+        }
+        Ok(written)
+    }
+
+    /// Tries whenever there may be room, and tells what came of it.
+    fn wait(self, buffer: &WriteBuffer, data: Vec<u8>, tell: Acknowledge) {
+        let len = data.len() as u64;
+        buffer.when_room(
+            len,
+            Box::new(move || {
+                let mut outcome = Err(Refusal::Lost.into());
+                self.inodes.upcalls().request(&mut || outcome = self.tried(&data));
+                match outcome {
+                    Ok(Written::NoRoom(buffer)) => self.wait(&buffer, data, tell),
+                    Ok(Written::Bytes(written)) => tell(Ok(written)),
+                    Err(Halt::Errno(errno)) => tell(Err(errno)),
+                    Err(halt) => tell(Err(self.inodes.upcalls().errno_of(halt))),
+                }
+            }),
+        );
+    }
+}
 
 impl<N: Node> Operations<N> {
     /// The directory, where something may be changed in it.
@@ -30,7 +74,7 @@ impl<N: Node> Operations<N> {
     ///
     /// # Errors
     /// `EROFS`, `EBADF`, `EPERM`; what the node answers.
-    pub fn write(&self, fh: Fh, offset: u64, data: &[u8]) -> Outcome<u32> {
+    pub fn write(&self, fh: Fh, offset: u64, data: &[u8]) -> Outcome<Write> {
         self.may_write()?;
         let handle = self.handles.get(fh)?;
         let node = handle.node();
@@ -38,10 +82,20 @@ impl<N: Node> Operations<N> {
             return Err(Refusal::NotPermitted.into());
         }
         self.inodes.touch(node)?;
-        let written = node.writeto(offset, data, self.retries())?;
-        self.metrics.write_ops.add(1);
-        self.metrics.write.add(u64::from(written));
-        Ok(written)
+        let write = PendingWrite {
+            node: node.clone(),
+            offset,
+            retries: self.retries(),
+            inodes: Arc::clone(&self.inodes),
+            metrics: Arc::clone(&self.metrics),
+        };
+        match write.tried(data)? {
+            Written::Bytes(written) => Ok(Write::Now(written)),
+            Written::NoRoom(buffer) => {
+                let data = data.to_vec();
+                Ok(Write::Later(Box::new(move |tell| write.wait(&buffer, data, tell))))
+            }
+        }
     }
 
     /// Makes a file and opens it; counts a kernel reference.
@@ -53,11 +107,9 @@ impl<N: Node> Operations<N> {
             self.made(parent, name, super::super::node::DirectoryNode::create)?;
         let attr = self.referenced_attr(&node)?;
         let parent = Some(directory);
-        let opened = self.handles.open(Handle::File {
-            node: node.clone(),
-            parent,
-            for_writing: true,
-            reader: None,
+        let opened = node.reader().and_then(|reader| {
+            let node = node.clone();
+            self.handles.open(Handle::File { node, parent, for_writing: true, reader })
         });
         match opened {
             Ok(fh) => Ok((attr, fh)),

@@ -11,7 +11,7 @@ use super::Operations;
 use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use crate::fs::errno::Refusal;
 use crate::fs::filesystem::{DirSink, FileSystem, Opened, Result};
-use crate::fs::node::{Halt, Node, Outcome, Read};
+use crate::fs::node::{Halt, Node, Outcome, Read, Write};
 use crate::metrics::Op;
 
 impl<N: Node> Operations<N> {
@@ -139,8 +139,20 @@ impl<N: Node> FileSystem for Operations<N> {
         })))
     }
 
-    fn write(&self, _ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
-        self.answer(Op::Write, || Operations::write(self, fh, offset, data))
+    fn write(&self, _ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<Write> {
+        let begin = Instant::now();
+        let write = self.result(Operations::write(self, fh, offset, data));
+        let Ok(Write::Later(start)) = write else {
+            self.metrics.operations.observe(Op::Write, begin.elapsed());
+            return write;
+        };
+        let metrics = Arc::clone(&self.metrics);
+        Ok(Write::Later(Box::new(move |tell| {
+            start(Box::new(move |result| {
+                metrics.operations.observe(Op::Write, begin.elapsed());
+                tell(result);
+            }));
+        })))
     }
 
     fn flush(&self, _ino: Ino, fh: Fh) -> Result<()> {

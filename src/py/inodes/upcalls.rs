@@ -11,7 +11,7 @@ use crate::fs::{Errno, Halt, Ino};
 use crate::py::exceptions::{errno_of, log_exception};
 use crate::py::gil::UpcallScope;
 use crate::py::llfuse::{lock, notify};
-use crate::py::request::exception;
+use crate::py::request::{RequestScope, exception};
 
 /// Python, as the inode table calls it: under `llfuse.lock` and the GIL, one call at a time.
 pub struct Python3;
@@ -29,6 +29,11 @@ impl Upcalls for Python3 {
                 body();
             });
         }
+    }
+
+    fn request(&self, body: &mut dyn FnMut()) {
+        let _request = RequestScope::begin();
+        body();
     }
 
     fn invalidate_inode(&self, ino: Ino) {

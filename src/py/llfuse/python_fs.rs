@@ -14,7 +14,7 @@ use super::errors::{fuse_errno, fuse_error};
 use super::{lock, notify};
 use crate::fs::{
     Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, ReadData, Result,
-    SetAttr, StatFs,
+    SetAttr, StatFs, Write,
 };
 use crate::py::gil::UpcallScope;
 
@@ -250,8 +250,9 @@ impl FileSystem for PythonFs {
         Ok(Read::Now(ReadData::Shared(Box::new(Answered(data)))))
     }
 
-    fn write(&self, _ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
-        self.call("write", |py| Ok((fh.0, offset, name_of(py, data))), |answer| answer.extract())
+    fn write(&self, _ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<Write> {
+        let written = |answer: Bound<'_, PyAny>| answer.extract().map(Write::Now);
+        self.call("write", |py| Ok((fh.0, offset, name_of(py, data))), written)
     }
 
     fn flush(&self, _ino: Ino, fh: Fh) -> Result<()> {

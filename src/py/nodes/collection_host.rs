@@ -125,8 +125,20 @@ impl Host for PythonHost {
         }
     }
 
+    fn table(&self) -> Option<Arc<Inodes<AnyNode>>> {
+        self.table.upgrade()
+    }
+
+    fn shown_by(node: &ObjectNode) -> Option<Arc<PythonCollection>> {
+        node.core()?.collection()
+    }
+
     fn keep(&self) -> Option<Arc<KeepClient>> {
         self.keep.is_real().then(|| Arc::clone(&self.keep.client))
+    }
+
+    fn store(&self) -> Arc<KeepClient> {
+        Arc::clone(&self.keep.client)
     }
 
     fn renew(&self) -> bool {

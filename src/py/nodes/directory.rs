@@ -18,7 +18,6 @@ use super::entries::{Entries, table_from};
 use super::kernel;
 use super::merge;
 use super::node::{Node, NodeCore, no_attribute};
-use crate::collection::NodeId;
 use crate::fs::dentries::Dentries;
 use crate::py::clock;
 
@@ -208,7 +207,7 @@ impl DirectoryNode {
         Self::when_fresh(slf, || {
             let Ok(name) = k.extract::<String>() else { return Ok(false) };
             Ok(match slf.get().core.collection() {
-                Some(mounted) => mounted.snapshot().tree().child(NodeId::ROOT, &name).is_some(),
+                Some(mounted) => mounted.top(&name).is_some(),
                 None => slf.get().table().contains(&name),
             })
         })
@@ -217,7 +216,7 @@ impl DirectoryNode {
     fn __len__(slf: &Bound<'_, Self>) -> PyResult<usize> {
         Self::when_fresh(slf, || {
             Ok(match slf.get().core.collection() {
-                Some(mounted) => mounted.snapshot().tree().children(NodeId::ROOT).len(),
+                Some(mounted) => mounted.top_listing().len(),
                 None => slf.get().table().len(),
             })
         })
@@ -236,9 +235,9 @@ impl DirectoryNode {
     fn _names(&self) -> Vec<String> {
         match self.core.collection() {
             Some(mounted) => {
-                let snapshot = mounted.snapshot();
-                let children = snapshot.tree().children(NodeId::ROOT);
-                children.map(|id| snapshot.tree().name(id).to_owned()).collect()
+                let listing = mounted.top_listing();
+                let names = (0..listing.len()).filter_map(|at| listing.get(at));
+                names.map(|(name, _)| name.into_owned()).collect()
             }
             None => self.table().names().into_iter().map(String::from).collect(),
         }

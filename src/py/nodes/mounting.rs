@@ -17,11 +17,14 @@ use super::any_node::AnyNode;
 use super::collection_host::{Keep, PythonCollection, PythonHost};
 use super::node::{NodeCore, core_of};
 use super::table::table_of;
-use crate::collection::{NodeId, Tree};
+use crate::collection::Tree;
 use crate::fs::Timestamp;
 use crate::fs::collection::Settings;
 use crate::fs::inodes::Inodes as Table;
+use crate::fs::write_buffer::WriteBuffer;
+use crate::keep::PutOptions;
 use crate::py::keep::KeepReader;
+use crate::py::request::exception;
 
 fn core(directory: &Bound<'_, PyAny>) -> PyResult<Arc<NodeCore>> {
     core_of(directory).ok_or_else(|| PyTypeError::new_err("not a directory of arvados_fuse"))
@@ -63,11 +66,75 @@ pub fn show_tree(
     }
     let keep = Keep { client: keep.get().client(), is_real: keep_is_real };
     let host = PythonHost::new(&core.state, &table, keep);
-    let (settings, root) = (Settings { writable, reserved }, Arc::clone(&core.state));
+    let settings = Settings { writable, reserved, ..Settings::default() };
+    let root = Arc::clone(&core.state);
     let mtime = Timestamp::from_secs_f64(mtime);
     let mounted = PythonCollection::mount(host, settings, root, Arc::new(tree), mtime, &table);
     core.set_collection(Some(mounted));
     Ok(true)
+}
+
+/// Has a directory show a collection of nothing, in which files and directories can be made. It is never
+/// saved: [`draft_manifest`] tells what is in it.
+///
+/// `keep`, `keep_is_real` and `reserved` are as those of [`show_tree`]. Blocks are stored in `replicas`
+/// copies, in the storage classes `classes` (none: the cluster's own).
+#[pyfunction]
+pub fn show_scratch(
+    directory: &Bound<'_, PyAny>,
+    keep: &Bound<'_, KeepReader>,
+    keep_is_real: Option<Py<PyAny>>,
+    reserved: Vec<String>,
+    replicas: u32,
+    classes: Vec<String>,
+) -> PyResult<()> {
+    let (core, table) = (core(directory)?, table(directory)?);
+    let keep = Keep { client: keep.get().client(), is_real: keep_is_real };
+    let host = PythonHost::new(&core.state, &table, keep);
+    let stored = Some(PutOptions { replicas, classes });
+    let settings = Settings { writable: true, reserved, stored, buffer: None };
+    let (root, tree) = (Arc::clone(&core.state), Arc::new(Tree::empty()));
+    let mtime = core.state.mtime.load();
+    let mounted = PythonCollection::mount(host, settings, root, tree, mtime, &table);
+    core.set_collection(Some(mounted));
+    Ok(())
+}
+
+/// The manifest of what is in the collection that a directory shows, with everything stored, and its
+/// portable data hash.
+///
+/// Raises `FUSEError(EIO)` where something could not be stored: the log says why.
+#[pyfunction]
+pub fn draft_manifest(directory: &Bound<'_, PyAny>) -> PyResult<(String, String)> {
+    let Some(mounted) = core(directory)?.collection() else {
+        return Err(PyValueError::new_err("the directory shows no collection"));
+    };
+    let py = directory.py();
+    let text = py.detach(|| mounted.manifest()).map_err(exception)?;
+    let hash = parse(py, &text)?.portable_data_hash().to_string();
+    Ok((text, hash))
+}
+
+/// How often something was changed in the collection that a directory shows; None where it shows none.
+#[pyfunction]
+pub fn draft_changes(directory: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+    Ok(core(directory)?.collection().map(|mounted| mounted.changes()))
+}
+
+/// Whether (`frozen`) nothing is changed by the core any more in the collection that a directory shows:
+/// whoever wants to has the directory take over, or waits for that.
+#[pyfunction]
+pub fn freeze_draft(directory: &Bound<'_, PyAny>, frozen: bool) -> PyResult<()> {
+    if let Some(mounted) = core(directory)?.collection() {
+        directory.py().detach(|| mounted.freeze(frozen));
+    }
+    Ok(())
+}
+
+/// Sets how many bytes may be written and not stored yet, in the whole process.
+#[pyfunction]
+pub fn set_write_buffer(bytes: u64) {
+    WriteBuffer::shared().set_limit(bytes);
 }
 
 /// Has a directory that shows a tree follow to another version of the collection: what stays keeps
@@ -124,10 +191,7 @@ pub fn number_in_tree(
 ) -> PyResult<Option<u64>> {
     let core = core(directory)?;
     let Some(mounted) = core.collection() else { return Ok(None) };
-    let snapshot = mounted.snapshot();
-    let dir =
-        if core.state.inode() == Some(parent) { Some(NodeId::ROOT) } else { snapshot.id(parent) };
-    Ok(dir.and_then(|dir| snapshot.tree().child(dir, name)).map(|id| snapshot.ino(id)))
+    Ok(mounted.child_of(mounted.key_of(parent), name).map(|node| node.ino()))
 }
 
 /// The objects that were added to the table under the numbers of the tree which a directory shows

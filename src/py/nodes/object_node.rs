@@ -250,6 +250,7 @@ impl Attributes for ObjectNode {
     fn writable(&self) -> Outcome<bool> {
         match self.own(&[Name::Writable]) {
             Some(_) => Ok(false),
+            None if self.writing(&[Name::Writable])?.is_some() => Ok(true),
             None => self.call(|o| o.call_method0("writable")?.is_truthy()),
         }
     }

@@ -55,6 +55,11 @@ names!(
     Clear = "clear",
     Invalidate = "invalidate",
     Flush = "flush",
+    Create = "create",
+    Mkdir = "mkdir",
+    Unlink = "unlink",
+    Rmdir = "rmdir",
+    Rename = "rename",
     GetItem = "__getitem__",
     Contains = "__contains__",
     Items = "items",
@@ -156,6 +161,14 @@ pub fn class_changed(class: &Bound<'_, PyType>) -> PyResult<()> {
 /// method's answer, so that the core may give it without calling the method.
 #[pyfunction]
 pub fn final_when_fresh(function: Bound<'_, PyAny>) -> Bound<'_, PyAny> {
+    KIND.ship_function(function.clone().unbind());
+    function
+}
+
+/// Marks a method of a shipped kind: where the core serves the directory's collection and changes it
+/// itself, it does what the method does, without calling it.
+#[pyfunction]
+pub fn done_natively(function: Bound<'_, PyAny>) -> Bound<'_, PyAny> {
     KIND.ship_function(function.clone().unbind());
     function
 }

@@ -16,6 +16,7 @@ use super::handlers::Handler;
 use crate::fs::operations::Operations as Core;
 use crate::fs::{
     Attr, Caller, DirSink, Fh, FileSystem, Ino, Opened, Read, Refusal, Result, SetAttr, StatFs,
+    Write,
 };
 use crate::metrics::Op;
 use crate::py::exceptions::errno_of_any;
@@ -199,7 +200,7 @@ impl FileSystem for Dispatcher {
         self.core(&RequestScope::begin()).read(ino, fh, offset, size)
     }
 
-    fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
+    fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<Write> {
         if self.is_overridden(Op::Write) {
             return self.handler(Op::Write, |python| python.write(ino, fh, offset, data));
         }

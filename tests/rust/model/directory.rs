@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 
 use arvados_fuse::collection::{NodeId, Tree};
 use arvados_fuse::fs::collection::{Host, MountedCollection, Settings};
+use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::node::{Counted, Identity, Outcome};
 use arvados_fuse::fs::{Errno, Ino, Timestamp};
 use arvados_fuse::keep::KeepClient;
@@ -52,8 +53,20 @@ impl Host for MemoryHost {
         }
     }
 
+    fn table(&self) -> Option<Arc<Inodes<Entry>>> {
+        Some(self.world.table())
+    }
+
+    fn shown_by(node: &MemoryNode) -> Option<Arc<Mounted>> {
+        node.mounted()
+    }
+
     fn keep(&self) -> Option<Arc<KeepClient>> {
         Some(keep())
+    }
+
+    fn store(&self) -> Arc<KeepClient> {
+        keep()
     }
 
     fn renew(&self) -> bool {

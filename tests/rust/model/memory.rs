@@ -11,7 +11,7 @@ use std::time::Duration;
 use arvados_fuse::fs::dentries::Dentries;
 use arvados_fuse::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
-    Outcome, Reader,
+    Outcome, Reader, Truncated, Written,
 };
 use arvados_fuse::fs::state::NodeState;
 use arvados_fuse::fs::{Errno, ReadData, Timestamp};
@@ -289,13 +289,13 @@ impl FileNode for MemoryNode {
             Kind::Directory(_) => Err(Errno::EISDIR.into()),
         }
     }
-    fn writeto(&self, _offset: u64, data: &[u8], _num_retries: u32) -> Outcome<u32> {
+    fn writeto(&self, _offset: u64, data: &[u8], _num_retries: u32) -> Outcome<Written> {
         self.asked("writeto")?;
-        Ok(u32::try_from(data.len()).unwrap())
+        Ok(Written::Bytes(u32::try_from(data.len()).unwrap()))
     }
-    fn truncate(&self, size: u64) -> Outcome<u64> {
+    fn truncate(&self, size: u64) -> Outcome<Truncated> {
         self.asked("truncate")?;
-        Ok(size)
+        Ok(Truncated { size, mtime: None })
     }
     fn flush(&self) -> Outcome<()> {
         self.asked("flush")?;

@@ -4,6 +4,7 @@
 
 //! What is in a file or directory that is a Python object.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use pyo3::exceptions::PyKeyError;
@@ -12,11 +13,13 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use super::ObjectNode;
-use crate::collection::NodeId;
-use crate::fs::node::{DirectoryNode, FileNode, Listing, Outcome, Reader};
+use crate::fs::collection::Host;
+use crate::fs::collection::draft::TOP;
+use crate::fs::node::{DirectoryNode, FileNode, Listing, Outcome, Reader, Truncated, Written};
 use crate::fs::{Bytes, ReadData};
 use crate::py::llfuse::lock;
 use crate::py::nodes::any_node::AnyNode;
+use crate::py::nodes::collection_host::PythonCollection;
 use crate::py::nodes::overrides::Name;
 
 struct FromPython(PyBackedBytes);
@@ -65,12 +68,29 @@ impl ObjectNode {
             return None;
         }
         let listing: Box<dyn Listing<AnyNode>> = match core.collection() {
-            Some(mounted) => mounted.listing(mounted.snapshot(), NodeId::ROOT),
+            Some(mounted) => mounted.top_listing(),
             None => Box::new(core.entries()?.snapshot()),
         };
         // Contents that are dropped are marked stale before: what was listed may be what was left.
         self.answering(&[Name::Items])?;
         Some(listing)
+    }
+}
+
+impl ObjectNode {
+    /// The collection that the directory shows, where changes to it are made without Python: its methods
+    /// of these names are the shipped ones.
+    pub(super) fn writing(&self, names: &[Name]) -> Outcome<Option<Arc<PythonCollection>>> {
+        let Some(core) = self.0.core.as_ref().filter(|_| self.is_shipped(names)) else {
+            return Ok(None);
+        };
+        let Some(mounted) = core.collection().filter(|mounted| mounted.is_written_here()) else {
+            return Ok(None);
+        };
+        // Somebody may want to see it in Python from now on.
+        mounted.host.look()?;
+        let here = mounted.is_written_here() && mounted.host.keep().is_some();
+        Ok(here.then_some(mounted))
     }
 }
 
@@ -81,26 +101,28 @@ impl FileNode for ObjectNode {
     fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData> {
         self.call(|o| bytes_of(o.call_method1("readfrom", (offset, size, num_retries))?))
     }
-    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<u32> {
+    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<Written> {
         self.call(|o| {
             let data = PyBytes::new(o.py(), data);
             let written = o.call_method1("writeto", (offset, data, num_retries))?;
-            if written.is_none() { Ok(0) } else { written.extract() }
+            Ok(Written::Bytes(if written.is_none() { 0 } else { written.extract()? }))
         })
     }
-    fn truncate(&self, size: u64) -> Outcome<u64> {
+    fn truncate(&self, size: u64) -> Outcome<Truncated> {
         self.call(|o| {
             let file = o.getattr("arvfile")?.unbind();
             lock::released(o.py(), || {
                 Python::attach(|py| {
                     file.call_method1(py, "truncate", (size,))?;
-                    file.call_method0(py, "size")?.extract(py)
+                    let size = file.call_method0(py, "size")?.extract(py)?;
+                    Ok(Truncated { size, mtime: None })
                 })
             })?
         })
     }
     fn flush(&self) -> Outcome<()> {
-        if self.own(&[Name::Flush]).is_some() {
+        // What is written here is never saved.
+        if self.own(&[Name::Flush]).is_some() || self.writing(&[Name::Flush])?.is_some() {
             return Ok(());
         }
         self.call(|o| o.call_method0("flush").map(drop))
@@ -149,18 +171,44 @@ impl DirectoryNode<AnyNode> for ObjectNode {
         })
     }
     fn create(&self, name: &str) -> Outcome<()> {
+        if let Some(mounted) = self.writing(&[Name::Create])?
+            && let Some(()) = mounted.create(TOP, name)?
+        {
+            return Ok(());
+        }
         self.call(|o| o.call_method1("create", (name,)).map(drop))
     }
     fn mkdir(&self, name: &str) -> Outcome<()> {
+        if let Some(mounted) = self.writing(&[Name::Mkdir])?
+            && let Some(()) = mounted.mkdir(TOP, name)?
+        {
+            return Ok(());
+        }
         self.call(|o| o.call_method1("mkdir", (name,)).map(drop))
     }
     fn unlink(&self, name: &str) -> Outcome<()> {
+        if let Some(mounted) = self.writing(&[Name::Unlink])?
+            && let Some(()) = mounted.remove(TOP, name, false)?
+        {
+            return Ok(());
+        }
         self.call(|o| o.call_method1("unlink", (name,)).map(drop))
     }
     fn rmdir(&self, name: &str) -> Outcome<()> {
+        if let Some(mounted) = self.writing(&[Name::Rmdir])?
+            && let Some(()) = mounted.remove(TOP, name, true)?
+        {
+            return Ok(());
+        }
         self.call(|o| o.call_method1("rmdir", (name,)).map(drop))
     }
     fn rename(&self, old: &str, new: &str, source: &AnyNode) -> Outcome<()> {
+        if let Some(mounted) = self.writing(&[Name::Rename])?
+            && let Some(from) = mounted.directory(source)
+            && let Some(()) = mounted.rename((from, old), (TOP, new))?
+        {
+            return Ok(());
+        }
         self.call(|o| o.call_method1("rename", (old, new, source.object(o.py())?)).map(drop))
     }
 }

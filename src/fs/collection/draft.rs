@@ -1,0 +1,484 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! What was changed in a mounted collection: a draft over its snapshot.
+//!
+//! Only what differs is here: files that were made or written, and directories in which a name leads
+//! elsewhere than in the snapshot. What is not here, the snapshot has. Everything is known by its
+//! inode number; what came from the snapshot keeps its own.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+
+use super::snapshot::Snapshot;
+use super::{Counts, Drafted, Known, State};
+use crate::collection::NodeId;
+use crate::collection::draft::{Contents, Gauge};
+use crate::fs::atomic::AtomicTimestamp;
+use crate::fs::attr::Timestamp;
+use crate::fs::errno::Refusal;
+
+/// Stands for the collection's top directory, whose inode number is not the collection's.
+pub const TOP: u64 = 0;
+
+/// A file that was made or written here.
+pub struct DraftFile {
+    /// Its bytes. Held for a splice or to take a version of it, never over I/O; nothing else is
+    /// locked meanwhile.
+    pub contents: Mutex<Contents>,
+    /// Last change.
+    pub mtime: AtomicTimestamp,
+}
+
+impl DraftFile {
+    fn new(contents: Contents, mtime: Timestamp) -> Arc<Self> {
+        Arc::new(DraftFile { contents: Mutex::new(contents), mtime: AtomicTimestamp::new(mtime) })
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.contents.lock().len()
+    }
+}
+
+/// Where names in a directory lead elsewhere than in the snapshot.
+#[derive(Default)]
+pub(super) struct Names {
+    /// The directory as the snapshot has it, if it does.
+    base: Option<NodeId>,
+    /// Inode numbers; None for a name that is gone.
+    changed: BTreeMap<Box<str>, Option<u64>>,
+}
+
+pub(super) enum Content {
+    File(Arc<DraftFile>),
+    Dir(Names, Timestamp),
+}
+
+/// A file or directory of the draft.
+pub(super) struct DraftNode {
+    /// The directory that it is in; None once it left the collection.
+    pub parent: Option<u64>,
+    pub name: Box<str>,
+    pub counts: Counts,
+    pub content: Content,
+}
+
+impl DraftNode {
+    pub(super) fn is_dir(&self) -> bool {
+        matches!(self.content, Content::Dir(..))
+    }
+}
+
+/// The changes, all of them.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub nodes: HashMap<u64, DraftNode>,
+    /// The collection's top directory, once something changed in it.
+    pub top: Option<Names>,
+    /// Nodes of the snapshot that were removed.
+    pub gone: HashSet<u64>,
+    /// Nothing is changed here any more: the layer above takes over.
+    pub frozen: bool,
+    /// Counts the bytes of its files.
+    gauge: Arc<Gauge>,
+}
+
+impl Draft {
+    /// No changes yet; `gauge` counts the bytes of files.
+    pub(super) fn counted_by(gauge: Arc<Gauge>) -> Self {
+        Draft { gauge, ..Draft::default() }
+    }
+
+    /// Memory that it takes beside the files' bytes, in bytes, about.
+    pub(super) fn memory(&self) -> usize {
+        let node = size_of::<u64>() + size_of::<DraftNode>() + size_of::<DraftFile>();
+        // A name is there twice: in its directory, and in the node.
+        self.nodes.values().map(|entry| node + 2 * entry.name.len()).sum()
+    }
+}
+
+impl Draft {
+    /// Something else takes the place of what is in it, which is taken out. What left the collection
+    /// stays.
+    pub(super) fn supersede(&mut self) -> Vec<(u64, DraftNode)> {
+        (self.top, self.frozen) = (None, false);
+        self.gone.clear();
+        self.nodes.extract_if(|_, node| node.parent.is_some()).collect()
+    }
+
+    /// The contents are dropped: what somebody still has stays without a directory.
+    pub(super) fn detach(&mut self) {
+        self.nodes.retain(|_, node| node.counts.wanted());
+        for node in self.nodes.values_mut() {
+            node.parent = None;
+            if let Content::Dir(names, _) = &mut node.content {
+                *names = Names::default();
+            }
+        }
+        self.top = None;
+        self.gone.clear();
+    }
+}
+
+/// A name in a directory, and what it leads to.
+pub(super) struct Entry {
+    pub name: Box<str>,
+    pub ino: u64,
+    pub dir: bool,
+}
+
+/// A node is where it was, or somewhere else.
+enum Place {
+    Draft,
+    Snapshot(NodeId),
+    Nowhere,
+}
+
+impl State {
+    fn place(&self, ino: u64) -> Place {
+        if ino == TOP {
+            return if self.draft.top.is_some() {
+                Place::Draft
+            } else {
+                Place::Snapshot(NodeId::ROOT)
+            };
+        }
+        if self.draft.nodes.contains_key(&ino) {
+            return Place::Draft;
+        }
+        self.in_snapshot(ino).map_or(Place::Nowhere, Place::Snapshot)
+    }
+
+    /// The node in the snapshot, unless it was removed.
+    pub(super) fn in_snapshot(&self, ino: u64) -> Option<NodeId> {
+        self.current.id(ino).filter(|_| !self.draft.gone.contains(&ino))
+    }
+
+    /// Whether the draft has it.
+    pub(super) fn is_drafted(&self, ino: u64) -> bool {
+        matches!(self.place(ino), Place::Draft)
+    }
+
+    /// The names of a directory of the draft.
+    fn names(&self, dir: u64) -> Option<&Names> {
+        if dir == TOP {
+            return self.draft.top.as_ref();
+        }
+        match &self.draft.nodes.get(&dir)?.content {
+            Content::Dir(names, _) => Some(names),
+            Content::File(_) => None,
+        }
+    }
+
+    /// The inode number that a name in a directory leads to.
+    pub(super) fn find(&self, dir: u64, name: &str) -> Option<u64> {
+        let base = match (self.names(dir), self.place(dir)) {
+            (Some(names), _) => match names.changed.get(name) {
+                Some(changed) => return *changed,
+                None => names.base?,
+            },
+            (None, Place::Snapshot(id)) => id,
+            (None, _) => return None,
+        };
+        self.current.tree().child(base, name).map(|id| self.current.ino(id))
+    }
+
+    /// Whether that is a directory; None where there is no such node.
+    pub(super) fn is_dir(&self, ino: u64) -> Option<bool> {
+        match self.place(ino) {
+            Place::Draft => Some(self.draft.nodes.get(&ino).is_none_or(DraftNode::is_dir)),
+            Place::Snapshot(id) => Some(self.current.tree().is_dir(id)),
+            Place::Nowhere => None,
+        }
+    }
+
+    /// The directory that a node is in; none for the top, and for what left the collection.
+    pub(super) fn dir_of(&self, ino: u64) -> Option<u64> {
+        match self.place(ino) {
+            Place::Draft => self.draft.nodes.get(&ino)?.parent,
+            Place::Snapshot(NodeId::ROOT) | Place::Nowhere => None,
+            Place::Snapshot(id) => Some(dir_in(&self.current, id)),
+        }
+    }
+
+    /// What a directory has, in order of the names.
+    pub(super) fn entries(&self, dir: u64) -> Vec<Entry> {
+        let (base, changed) = match (self.names(dir), self.place(dir)) {
+            (Some(names), _) => (names.base, Some(&names.changed)),
+            (None, Place::Snapshot(id)) => (Some(id), None),
+            (None, _) => (None, None),
+        };
+        let tree = self.current.tree();
+        let stays = |name: &str| changed.is_none_or(|changed| !changed.contains_key(name));
+        let mut entries: Vec<Entry> = base
+            .into_iter()
+            .flat_map(|base| tree.children(base))
+            .filter(|id| stays(tree.name(*id)))
+            .map(|id| Entry {
+                name: tree.name(id).into(),
+                ino: self.current.ino(id),
+                dir: tree.is_dir(id),
+            })
+            .collect();
+        let new = changed.into_iter().flatten();
+        entries.extend(new.filter_map(|(name, ino)| {
+            let ino = (*ino)?;
+            Some(Entry { name: name.clone(), ino, dir: self.is_dir(ino)? })
+        }));
+        entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        entries
+    }
+
+    /// What the kernel knows of the draft, what is in a directory before the directory.
+    pub(super) fn known_drafted(&self) -> Vec<Known> {
+        let depth =
+            |ino: u64| std::iter::successors(self.dir_of(ino), |above| self.dir_of(*above)).count();
+        let nodes = self.draft.nodes.iter();
+        let referenced = nodes.filter(|(_, node)| node.counts.refs.load(Ordering::Acquire) > 0);
+        let mut known: Vec<(usize, Known)> = referenced
+            .filter_map(|(ino, node)| {
+                let (parent, name) = (node.parent?, node.name.to_string());
+                Some((depth(*ino), Known { ino: *ino, parent, name, dir: node.is_dir() }))
+            })
+            .collect();
+        known.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
+        known.into_iter().map(|(_, known)| known).collect()
+    }
+
+    fn has_entries(&self, dir: u64) -> bool {
+        match self.names(dir) {
+            Some(names) if names.changed.values().any(Option::is_some) => true,
+            Some(names) => names.base.is_some_and(|base| {
+                let tree = self.current.tree();
+                tree.children(base).any(|id| !names.changed.contains_key(tree.name(id)))
+            }),
+            None => {
+                self.current.id(dir).is_some_and(|id| self.current.tree().children(id).len() > 0)
+            }
+        }
+    }
+
+    /// Takes a node of the snapshot into the draft, where it is not yet.
+    fn take_up(&mut self, ino: u64) -> Option<&mut DraftNode> {
+        if !self.draft.nodes.contains_key(&ino) {
+            let Place::Snapshot(id) = self.place(ino) else { return None };
+            let tree = self.current.tree();
+            let mtime = self.current.mtime(id);
+            let content = if tree.is_dir(id) {
+                Content::Dir(Names { base: Some(id), changed: BTreeMap::new() }, mtime)
+            } else {
+                let contents = Contents::of_tree(tree, id).counted_by(&self.draft.gauge);
+                Content::File(DraftFile::new(contents, mtime))
+            };
+            let node = DraftNode {
+                parent: Some(dir_in(&self.current, id)),
+                name: tree.name(id).into(),
+                counts: self.counts.get_mut(id.0 as usize).map(std::mem::take).unwrap_or_default(),
+                content,
+            };
+            self.draft.nodes.insert(ino, node);
+        }
+        self.draft.nodes.get_mut(&ino)
+    }
+
+    /// The file to be written, with its version in the snapshot taken into the draft first.
+    pub(super) fn file_for_writing(&mut self, ino: u64) -> Option<Arc<DraftFile>> {
+        match &self.take_up(ino)?.content {
+            Content::File(file) => Some(Arc::clone(file)),
+            Content::Dir(..) => None,
+        }
+    }
+
+    /// The file, if it is in the draft.
+    pub(super) fn draft_file(&self, ino: u64) -> Option<&Arc<DraftFile>> {
+        match &self.draft.nodes.get(&ino)?.content {
+            Content::File(file) => Some(file),
+            Content::Dir(..) => None,
+        }
+    }
+
+    /// Has a name in a directory lead to `ino`, or nowhere; the directory was changed `now`.
+    fn lead(
+        &mut self,
+        dir: u64,
+        name: &str,
+        ino: Option<u64>,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let current = Arc::clone(&self.current);
+        let names = if dir == TOP {
+            let whole = Names { base: Some(NodeId::ROOT), changed: BTreeMap::new() };
+            self.draft.top.get_or_insert(whole)
+        } else {
+            match &mut self.take_up(dir).ok_or(Refusal::NotFound)?.content {
+                Content::Dir(names, mtime) => {
+                    *mtime = now;
+                    names
+                }
+                Content::File(_) => return Err(Refusal::NotDirectory),
+            }
+        };
+        let in_base = names.base.is_some_and(|base| current.tree().child(base, name).is_some());
+        if ino.is_some() || in_base {
+            names.changed.insert(name.into(), ino);
+        } else {
+            names.changed.remove(name);
+        }
+        Ok(())
+    }
+
+    /// Adds a file or directory under a number that is new.
+    pub(super) fn add(
+        &mut self,
+        dir: u64,
+        name: &str,
+        ino: u64,
+        content: Option<Contents>,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        self.must_be_there(dir)?;
+        let content = match content {
+            Some(contents) => Content::File(DraftFile::new(contents, now)),
+            None => Content::Dir(Names::default(), now),
+        };
+        let counts = Counts::default();
+        let node = DraftNode { parent: Some(dir), name: name.into(), counts, content };
+        self.lead(dir, name, Some(ino), now)?;
+        self.draft.nodes.insert(ino, node);
+        Ok(())
+    }
+
+    /// A directory that was removed takes nothing any more.
+    fn must_be_there(&self, dir: u64) -> Result<(), Refusal> {
+        let there = dir == TOP || self.dir_of(dir).is_some();
+        if there { Ok(()) } else { Err(Refusal::NotFound) }
+    }
+
+    /// Removes a file, or an empty directory; answers its number.
+    pub(super) fn remove(
+        &mut self,
+        dir: u64,
+        name: &str,
+        directory: bool,
+        now: Timestamp,
+    ) -> Result<u64, Refusal> {
+        let ino = self.find(dir, name).ok_or(Refusal::NotFound)?;
+        match (directory, self.is_dir(ino)) {
+            (_, None) => return Err(Refusal::NotFound),
+            (true, Some(false)) => return Err(Refusal::NotDirectory),
+            (false, Some(true)) => return Err(Refusal::IsDirectory),
+            (true, Some(true)) if self.has_entries(ino) => return Err(Refusal::NotEmpty),
+            _ => {}
+        }
+        self.lead(dir, name, None, now)?;
+        Ok(ino)
+    }
+
+    /// Moves a name, over another where one is there; answers the number of what that led to.
+    pub(super) fn rename(
+        &mut self,
+        (from, old): (u64, &str),
+        (to, new): (u64, &str),
+        now: Timestamp,
+    ) -> Result<Option<u64>, Refusal> {
+        let ino = self.find(from, old).ok_or(Refusal::NotFound)?;
+        self.must_be_there(to)?;
+        let dir = self.is_dir(ino).ok_or(Refusal::NotFound)?;
+        let replaced = self.find(to, new);
+        if replaced == Some(ino) {
+            return Ok(None);
+        }
+        if let Some(replaced) = replaced {
+            match (dir, self.is_dir(replaced)) {
+                (true, Some(false)) => return Err(Refusal::NotDirectory),
+                (false, Some(true)) => return Err(Refusal::IsDirectory),
+                (true, Some(true)) if self.has_entries(replaced) => return Err(Refusal::NotEmpty),
+                _ => {}
+            }
+        }
+        if dir && self.is_within(to, ino) {
+            return Err(Refusal::IntoItself);
+        }
+        self.take_up(ino).ok_or(Refusal::NotFound)?;
+        self.lead(from, old, None, now)?;
+        self.lead(to, new, Some(ino), now)?;
+        if let Some(node) = self.draft.nodes.get_mut(&ino) {
+            (node.parent, node.name) = (Some(to), new.into());
+        }
+        Ok(replaced)
+    }
+
+    /// What a node of the draft is; None for one that is not there.
+    pub(super) fn drafted(&self, ino: u64) -> Option<Drafted> {
+        Some(match &self.draft.nodes.get(&ino)?.content {
+            Content::File(file) => Drafted::File(Arc::clone(file)),
+            Content::Dir(_, mtime) => Drafted::Dir(*mtime),
+        })
+    }
+
+    /// Whether a node left the collection, and is there for those who have it.
+    pub(super) fn has_left(&self, ino: u64) -> bool {
+        let left = |node: &DraftNode| node.parent.is_none();
+        self.orphans.contains_key(&ino) || self.draft.nodes.get(&ino).is_some_and(left)
+    }
+
+    /// Where nobody has a node any more that left the collection, that was all of it.
+    pub(super) fn forget(&mut self, ino: u64) {
+        if self.has_left(ino) && !self.counts_of(ino).is_some_and(Counts::wanted) {
+            self.orphans.remove(&ino);
+            self.draft.nodes.remove(&ino);
+        }
+    }
+
+    /// Sets when a file or directory was last changed.
+    pub(super) fn set_mtime(&mut self, ino: u64, to: Timestamp) -> Result<(), Refusal> {
+        match &mut self.take_up(ino).ok_or(Refusal::NotFound)?.content {
+            Content::File(file) => file.mtime.store(to),
+            Content::Dir(_, mtime) => *mtime = to,
+        }
+        Ok(())
+    }
+
+    /// A node that no name leads to any more leaves the collection: it stays, without a directory,
+    /// while somebody has it. Answers how many uses that takes from the collection.
+    pub(super) fn leave_draft(&mut self, ino: u64) -> u32 {
+        let uses = self.counts_of(ino).map_or(0, |counts| counts.uses.load(Ordering::Acquire));
+        if self.counts_of(ino).is_some_and(Counts::wanted) {
+            if let Some(node) = self.take_up(ino) {
+                node.parent = None;
+            }
+        } else {
+            self.draft.nodes.remove(&ino);
+        }
+        if self.current.id(ino).is_some() {
+            self.draft.gone.insert(ino);
+        }
+        uses
+    }
+
+    /// Whether a directory is `above` or below it.
+    fn is_within(&self, dir: u64, above: u64) -> bool {
+        let mut at = Some(dir);
+        while let Some(ino) = at {
+            if ino == above {
+                return true;
+            }
+            at = self.dir_of(ino);
+        }
+        false
+    }
+}
+
+/// The directory of a node of the snapshot.
+fn dir_in(snapshot: &Snapshot, id: NodeId) -> u64 {
+    match snapshot.tree().parent(id) {
+        NodeId::ROOT => TOP,
+        dir => snapshot.ino(dir),
+    }
+}
