@@ -123,6 +123,11 @@ impl Server {
         self.shared.blocks.lock().insert(Md5::of(data).to_string(), data.clone());
     }
 
+    /// What it has under that hash.
+    pub(crate) fn block(&self, md5: Md5) -> Option<Arc<Vec<u8>>> {
+        self.shared.blocks.lock().get(&md5.to_string()).cloned()
+    }
+
     /// Answers every request by what `behaviour` says of it and of how many came before.
     pub(crate) fn behave(&self, behaviour: impl Fn(&Seen, usize) -> Fault + Send + Sync + 'static) {
         *self.shared.behaviour.lock() = Box::new(behaviour);

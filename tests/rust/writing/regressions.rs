@@ -1,0 +1,191 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! What was found, by name.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arvados_fuse::fs::write_buffer::{Unsaved, WriteBuffer};
+use arvados_fuse::fs::{Errno, Ino, Timestamp};
+
+use super::mount::Mount;
+use crate::support::taking::Take;
+use crate::support::{Server, until};
+
+const ROOM: u64 = 100 << 20;
+
+fn time_of(mount: &Mount, ino: Ino) -> Timestamp {
+    mount.getattr(ino).expect("there").mtime
+}
+
+/// Numbers for new files are reserved many at a time: with the last file, those left were given back.
+#[test]
+fn an_emptied_collection_takes_new_files() {
+    let mount = Mount::empty(ROOM);
+    for round in 0..3 {
+        let (attr, fh) = mount.create(Ino::ROOT, "f").expect("made");
+        assert_eq!(mount.write(attr.ino, fh, 0, b"some"), Ok(4), "{round}");
+        mount.release(attr.ino, fh);
+        mount.unlink(Ino::ROOT, "f").expect("removed");
+        mount.forget(attr.ino, 1);
+    }
+    mount.end();
+}
+
+/// The kernel keeps the times that it is told.
+#[test]
+fn who_cuts_a_file_is_told_the_new_time() {
+    let mount = Mount::empty(ROOM);
+    let (attr, _) = mount.create(Ino::ROOT, "f").expect("made");
+    let cut = mount.set_size(attr.ino, None, 10).expect("cut");
+    assert_eq!(cut.mtime, time_of(&mount, attr.ino));
+    assert_eq!((cut.size, cut.ctime), (10, cut.mtime));
+}
+
+#[test]
+fn what_changes_nothing_leaves_the_time_of_the_top() {
+    let mount = Mount::empty(ROOM);
+    mount.create(Ino::ROOT, "f").expect("made");
+    let before = time_of(&mount, Ino::ROOT);
+    mount.create(Ino::ROOT, "f").expect("opened");
+    assert_eq!(time_of(&mount, Ino::ROOT), before);
+    mount.rename((Ino::ROOT, "f"), (Ino::ROOT, "f")).expect("the same");
+    assert_eq!(time_of(&mount, Ino::ROOT), before);
+    mount.collection().freeze(true);
+    assert_eq!(mount.mkdir(Ino::ROOT, "d").err(), Some(Errno::EROFS));
+    assert_eq!(mount.unlink(Ino::ROOT, "f"), Err(Errno::EROFS));
+    assert_eq!(time_of(&mount, Ino::ROOT), before);
+}
+
+#[test]
+fn a_time_is_kept_or_refused() {
+    let mount = Mount::empty(ROOM);
+    let (attr, _) = mount.create(Ino::ROOT, "f").expect("made");
+    for ino in [attr.ino, Ino::ROOT] {
+        mount.collection().freeze(true);
+        assert_eq!(mount.set_mtime(ino, Timestamp(5)).err(), Some(Errno::EROFS));
+        mount.collection().freeze(false);
+        assert_eq!(mount.set_mtime(ino, Timestamp(5)).expect("set").mtime, Timestamp(5));
+        assert_eq!(time_of(&mount, ino), Timestamp(5));
+    }
+}
+
+#[test]
+fn one_block_that_is_refused_is_told_though_a_later_one_is_stored() {
+    let mount = Mount::empty(ROOM);
+    let (attr, fh) = mount.create(Ino::ROOT, "f").expect("made");
+    // One after the other: the second is answered when the first was.
+    mount.server.take(|_, number| {
+        if number > 0 {
+            return Take::Store(1, Some(""));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        Take::Status(403)
+    });
+    mount.write(attr.ino, fh, 0, b"first").expect("room");
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| mount.collection().store().is_ok());
+        until("the first is on its way", || mount.server.requests() == 1);
+        mount.write(attr.ino, fh, 5, b"second").expect("room");
+        assert!(mount.collection().store().is_err(), "the first is not stored");
+        assert!(!first.join().expect("told"));
+    });
+    mount.collection().store().expect("now it is");
+    assert_eq!(mount.buffer.gauge().bytes(), 0);
+}
+
+#[test]
+fn what_is_refused_at_once_is_told() {
+    let mount = Mount::empty(ROOM);
+    let (attr, fh) = mount.create(Ino::ROOT, "f").expect("made");
+    mount.write(attr.ino, fh, 0, b"some").expect("room");
+    mount.keep.shutdown();
+    assert!(mount.collection().store().is_err());
+    assert_eq!(mount.read(attr.ino, fh, 0, 9).expect("still there"), b"some");
+}
+
+#[test]
+fn writes_go_on_when_blocks_are_no_longer_refused() {
+    let mount = Mount::empty(10_000);
+    let (attr, fh) = mount.create(Ino::ROOT, "f").expect("made");
+    mount.refuse(true);
+    assert_eq!(mount.write(attr.ino, fh, 0, &[1; 8000]), Ok(8000));
+    assert_eq!(mount.write(attr.ino, fh, 8000, &[2; 8000]), Err(Errno::EIO));
+    assert_eq!(mount.write(attr.ino, fh, 8000, &[2; 8000]), Err(Errno::EIO));
+    mount.refuse(false);
+    until("there is room again", || mount.write(attr.ino, fh, 8000, &[2; 8000]).is_ok());
+    assert_eq!(mount.read(attr.ino, fh, 7999, 2).expect("read"), [1, 2]);
+}
+
+/// Cuts a file while another write looks for room: after it found none, before the rest is stored.
+struct Cutting {
+    mount: OnceLock<(Arc<Mount>, Ino)>,
+}
+
+impl Unsaved for Cutting {
+    fn store_early(&self) {
+        if let Some((mount, ino)) = self.mount.get() {
+            mount.set_size(*ino, None, 0).expect("cut");
+        }
+    }
+}
+
+#[test]
+fn room_that_a_cut_file_gives_back_is_told_to_who_waits() {
+    let buffer = Arc::new(WriteBuffer::new(10_000));
+    let cutting = Arc::new(Cutting { mount: OnceLock::new() });
+    buffer.register(Arc::downgrade(&cutting) as _);
+    let mount = Arc::new(Mount::sharing(Server::start(), "", buffer));
+    let (full, fh) = mount.create(Ino::ROOT, "full").expect("made");
+    mount.write(full.ino, fh, 0, &[1; 10_000]).expect("room");
+    assert!(cutting.mount.set((Arc::clone(&mount), full.ino)).is_ok());
+    let (attr, fh) = mount.create(Ino::ROOT, "f").expect("made");
+    assert_eq!(mount.write(attr.ino, fh, 0, &[1; 10]), Ok(10));
+    assert_eq!(mount.server.requests(), 0, "nothing was to be stored");
+}
+
+/// Room that comes because a file is cut, or removed, is told to those who wait, and what was written
+/// while they looked is stored for them.
+#[test]
+fn no_write_that_waits_is_forgotten() {
+    let mount = Mount::empty(10_000);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let mount = &mount;
+            scope.spawn(move || {
+                let name = format!("{thread}");
+                for round in 0..400 {
+                    let (attr, fh) = mount.create(Ino::ROOT, &name).expect("made");
+                    for at in 0..3 {
+                        let written = mount.write(attr.ino, fh, at * 3000, &[1; 3000]);
+                        assert_eq!(written, Ok(3000));
+                    }
+                    if round % 2 == 0 {
+                        mount.set_size(attr.ino, Some(fh), 0).expect("cut");
+                    }
+                    mount.unlink(Ino::ROOT, &name).expect("removed");
+                    mount.release(attr.ino, fh);
+                    mount.forget(attr.ino, 1);
+                }
+            });
+        }
+    });
+    mount.end();
+}
+
+/// Each try to store what another has found its way back to the one who waits, ever deeper.
+#[test]
+fn who_waits_for_room_that_another_cannot_give_back_is_told() {
+    let buffer = Arc::new(WriteBuffer::new(10_000));
+    let full = Mount::sharing(Server::start(), "", Arc::clone(&buffer));
+    let waiting = Mount::sharing(Server::start(), "", buffer);
+    let (attr, fh) = full.create(Ino::ROOT, "f").expect("made");
+    full.write(attr.ino, fh, 0, &[1; 10_000]).expect("room");
+    full.keep.shutdown();
+    let (attr, fh) = waiting.create(Ino::ROOT, "f").expect("made");
+    assert_eq!(waiting.write(attr.ino, fh, 0, &[1; 10]), Err(Errno::EIO));
+    drop(full);
+    assert_eq!(waiting.write(attr.ino, fh, 0, &[1; 10]), Ok(10));
+}
