@@ -5,6 +5,7 @@
 """Scratch space (`--mount-tmp`): made, written, renamed and read without Python."""
 
 import errno
+import hashlib
 import json
 import mmap
 import os
@@ -315,3 +316,23 @@ def test_the_counters_of_the_sdk_are_fed(in_process: tuple[Path, Any]) -> None:
     assert keep.put_counter.get() - before[0] == 1
     # One for each copy.
     assert keep.upload_counter.get() - before[1] in (7, 14)
+
+
+def test_the_kernel_keeps_what_it_was_told(in_process: tuple[Path, Any]) -> None:
+    path, _ = in_process
+    (path / "dir").mkdir()
+    (path / "dir" / "file").write_text("text")
+    (path / "dir" / "file").stat()
+    before = _core.operation_time("lookup")[0], _core.operation_time("getattr")[0]
+    for _ in range(10):
+        assert (path / "dir" / "file").stat().st_size == 4
+    assert (_core.operation_time("lookup")[0], _core.operation_time("getattr")[0]) == before
+
+
+def test_what_was_written_through_a_mapping_is_stored_when_it_is_closed(scratch: Path) -> None:
+    with open(scratch / "file", "w+b") as file:
+        file.truncate(5)
+        with mmap.mmap(file.fileno(), 0) as mapped:
+            mapped[:] = b"mmap!"
+    digest = hashlib.md5(b"mmap!").hexdigest()
+    assert f" {digest}+5" in manifest_of(scratch)["manifest_text"]

@@ -95,6 +95,8 @@ pub fn show_scratch(
     let settings = Settings { writable: true, reserved, stored, buffer: None };
     let (root, tree) = (Arc::clone(&core.state), Arc::new(Tree::empty()));
     let mtime = core.state.mtime.load();
+    // Nobody but the mount changes it: the kernel may keep what it is told.
+    core.state.mark_stale(false);
     let mounted = PythonCollection::mount(host, settings, root, tree, mtime, &table);
     core.set_collection(Some(mounted));
     Ok(())
