@@ -17,8 +17,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import arvados.collection
+import arvados.keep
 import arvados_fuse
 import llfuse
 import pytest
@@ -336,3 +338,33 @@ def test_what_was_written_through_a_mapping_is_stored_when_it_is_closed(scratch:
             mapped[:] = b"mmap!"
     digest = hashlib.md5(b"mmap!").hexdigest()
     assert f" {digest}+5" in manifest_of(scratch)["manifest_text"]
+
+
+def test_a_put_that_somebody_replaced_is_called(in_process: tuple[Path, Any]) -> None:
+    path, directory = in_process
+    with open(path / "file", "w") as file:
+        file.write("before, ")
+        file.flush()
+        put = arvados.keep.KeepClient.put
+        with mock.patch.object(
+            arvados.keep.KeepClient, "put", autospec=True, side_effect=put
+        ) as replaced:
+            file.write("after")
+            file.flush()
+            assert not _core.shows_tree(directory)
+            assert manifest_of(path)["manifest_text"].endswith(" 0:13:file\n")
+            assert replaced.called
+    assert (path / "file").read_text() == "before, after"
+
+
+def test_what_is_under_way_when_the_mount_ends_is_no_failure(
+    fresh_cluster: LocalCluster, arv_mount: Callable
+) -> None:
+    mount = arv_mount("--read-write", "--mount-tmp=tmp")
+    fresh_cluster.faults.add(service="keep", method="PUT", action="delay", value=2)
+    with open(mount.path / "tmp" / "file", "wb") as file:
+        file.write(bytes(70 << 20))
+    mount.process.terminate()
+    assert mount.process.wait(20) == 0
+    fresh_cluster.faults.clear()
+    assert "Keep write error" not in mount.log.read_text()

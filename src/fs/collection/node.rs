@@ -418,16 +418,18 @@ impl<H: Host> FileNode for CollectionNode<H> {
     }
 
     fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<Written> {
-        self.writing()?;
-        if let Some(written) = self.collection.write(self.ino, offset, data)? {
+        if self.is_changed_here()?
+            && let Some(written) = self.collection.write(self.ino, offset, data)?
+        {
             return Ok(written);
         }
         self.taken_over()?.writeto(offset, data, num_retries)
     }
 
     fn truncate(&self, size: u64) -> Outcome<Truncated> {
-        self.writing()?;
-        if let Some(truncated) = self.collection.truncate(self.ino, size)? {
+        if self.is_changed_here()?
+            && let Some(truncated) = self.collection.truncate(self.ino, size)?
+        {
             return Ok(truncated);
         }
         self.taken_over()?.truncate(size)

@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::collection::draft::{Chunk, Pack, Packer};
 use crate::fs::write_buffer::WriteBuffer;
-use crate::keep::{KeepClient, KeepError, PutOptions};
+use crate::keep::{Failure, KeepClient, KeepError, PutOptions};
 use crate::types::Locator;
 
 /// What waits to be stored, and what is on its way.
@@ -114,7 +114,10 @@ impl Uploads {
                 self.end(number, None);
             }
             Err(error) => {
-                error.report();
+                // Nobody wants any more what a client has left that is shut down.
+                if error.failure() != Failure::ShutDown {
+                    error.report();
+                }
                 self.failed(pack);
                 self.end(number, Some(error));
             }

@@ -313,6 +313,11 @@ impl<H: Host> Unsaved for MountedCollection<H> {
 }
 
 impl<H: Host> CollectionNode<H> {
+    /// Whether the file is changed here: where others are, and what left the collection always.
+    pub(super) fn is_changed_here(&self) -> Outcome<bool> {
+        Ok(self.writing()?.is_some() || self.collection().state.read().has_left(self.ino()))
+    }
+
     /// The collection, where changes to it are made here; after a look at whether the layer above wants
     /// to be asked.
     pub(super) fn writing(&self) -> Outcome<Option<&Arc<MountedCollection<H>>>> {
