@@ -97,15 +97,24 @@ impl WriteBuffer {
         if self.has_room(len) {
             return self.wake();
         }
-        self.store_early();
+        for unsaved in self.unsaved() {
+            // What one gives back may be enough.
+            if self.waiting.lock().is_empty() {
+                return;
+            }
+            unsaved.store_early();
+        }
     }
 
     /// Asks all who have unsaved bytes to store them.
     pub fn store_early(&self) {
-        let unsaved: Vec<_> = self.unsaved.lock().iter().filter_map(Weak::upgrade).collect();
-        for unsaved in unsaved {
+        for unsaved in self.unsaved() {
             unsaved.store_early();
         }
+    }
+
+    fn unsaved(&self) -> Vec<Arc<dyn Unsaved>> {
+        self.unsaved.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
     /// So many blocks more are being stored.
