@@ -13,6 +13,7 @@ use crate::collection::{NodeId, Tree};
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::{Ino, Timestamp};
 use crate::fs::inodes::{Inodes, RangeOwner};
+use crate::fs::node::Identity;
 use crate::fs::state::NodeState;
 
 /// Answers for a mounted collection's ranges of inode numbers.
@@ -95,7 +96,24 @@ impl<H: Host> MountedCollection<H> {
                 None => table.upcalls().invalidate_entry(parent, bytes),
             }
         }
+        if !changes.gone.is_empty() {
+            self.remove_deleted_above(table);
+        }
         table.upcalls().prune(changes.gone.into_iter().map(Ino).collect());
+    }
+
+    /// Has the removal thread look at a directory above that was deleted: what left the collection may
+    /// have been all that it had to stay for.
+    fn remove_deleted_above(&self, table: &Inodes<AnyNode<H>>) {
+        let mut at = self.root().inode();
+        while let Some(node) = at.and_then(|ino| table.get(ino)) {
+            match node.parent_inode() {
+                Ok(Some(parent)) if Some(parent) != at => at = Some(parent),
+                // The root is in itself.
+                Ok(Some(_)) => return,
+                Ok(None) | Err(_) => return table.remove_later(&node),
+            }
+        }
     }
 
     /// Drops the contents, and has the kernel give back what it knows of them, as far as nothing uses

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use arvados_fuse::fs::Errno;
 use arvados_fuse::fs::inodes::RangeOwner;
+use arvados_fuse::fs::node::Identity;
 
 use super::blocks::Version;
 use super::memory::MemoryNode;
@@ -198,6 +199,38 @@ fn a_directory_that_is_about_to_be_superseded_lacks_nothing() {
     nodes[0].take_over().unwrap();
     assert_eq!(found.recv().unwrap(), (true, 3));
     assert!(mount.lookup(dir, "x").is_ok());
+}
+
+/// It stays for a file that is open, which then leaves the collection and is nobody's but its reader's.
+#[test]
+fn a_deleted_directory_goes_when_what_is_open_in_it_leaves_its_collection() {
+    let mount = Mount::new(vec![version(E_X)]);
+    let dir = MemoryNode::directory(&mount.world, 0, false);
+    let collection = MemoryNode::collection(&mount.world, 0);
+    mount.root.add("d", &dir, None).unwrap();
+    dir.add("0", &collection, None).unwrap();
+    let file = mount.walk("d/0/e/x");
+    let fh = mount.open(file).unwrap();
+    mount.root.remove("d").unwrap();
+    for ino in [dir.number().unwrap(), collection.number().unwrap(), mount_dir(&mount, file)] {
+        mount.forget(ino, 1);
+    }
+    mount.drain();
+    assert!(dir.number().is_some());
+    commit(&mount, 0, EMPTY);
+    collection.show_newest().unwrap();
+    mount.drain();
+    assert_eq!(dir.number(), None);
+    assert_eq!(mount.read(fh, 0, 1000).unwrap().len(), 100);
+    mount.forget(file, 1);
+    mount.release(fh).unwrap();
+    mount.drain();
+    assert_eq!(mount.table.numbers(), [1]);
+}
+
+/// Inode number of the directory of an entry.
+fn mount_dir(mount: &Mount, ino: u64) -> u64 {
+    mount.table.get(ino).and_then(|node| node.parent_inode().ok()?).expect("a directory")
 }
 
 /// A directory is opened, which shows that a newer version has it no more.
