@@ -182,7 +182,8 @@ fn uploads_that_fail_leak_nothing() {
     let threads = held().0;
     run(64);
     until("only kept connections are left", || established(&server[0]) <= 2);
-    assert_eq!(held().0, threads);
+    // Those that had nothing to do for a while have ended.
+    assert!(held().0 <= threads, "{} threads, not {threads}", held().0);
     until("nobody has the block any more", || data.is_unique());
 }
 
@@ -225,7 +226,7 @@ fn many_faults_leak_nothing() {
     run(400);
     // Closed ones take a moment on both sides.
     until("only kept connections are left", || established(&server[0]) <= 2);
-    assert_eq!(held().0, threads);
+    assert!(held().0 <= threads, "{} threads, not {threads}", held().0);
 }
 
 #[test]
