@@ -32,6 +32,8 @@ trap 'exit 143' TERM
 status=0
 echo "== testing through mounts"
 "$python" -m pytest tests/python "$@" || status=$?
+# 2: somebody interrupted it.
+[ "$status" != 2 ] || exit 130
 echo "== waiting for the released suites"
 wait "$suites" || status=1
 cat "$said"
