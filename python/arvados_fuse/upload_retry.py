@@ -7,6 +7,7 @@
 from typing import Any
 
 from arvados.arvfile import _BufferBlock
+from arvados.errors import KeepWriteError
 
 #: Where a block manager keeps the blocks that it handed to Keep and that are not known to have arrived.
 _HANDED_OVER = "_arvados_fuse_handed_over"
@@ -34,8 +35,8 @@ def _handed_over(collection: Any, manager: Any) -> set[Any]:
     return blocks
 
 
-def retry_failed_uploads(collection: Any) -> None:
-    """Upload the blocks again whose upload failed before.
+def retry_failed_uploads(collection: Any) -> bool:
+    """Upload the blocks again whose upload failed before; return whether others are under way.
 
     The SDK keeps their data but does not try again by itself; until they are uploaded, neither
     saving nor merging remote changes can work. Raises KeepWriteError where it fails again.
@@ -43,19 +44,30 @@ def retry_failed_uploads(collection: Any) -> None:
     root = collection.root_collection()
     manager = root._block_manager
     if manager is None:
-        return
+        return False
     blocks = getattr(manager, _HANDED_OVER, None)
     if blocks is None:
         blocks = _handed_over(root, manager)
+    under_way = False
     for block in tuple(blocks):
         state = block.state()
         if state == _BufferBlock.ERROR:
             manager.commit_bufferblock(block, sync=True)
-        elif state != _BufferBlock.PENDING:
+        elif state == _BufferBlock.PENDING:
+            under_way = True
+        else:
             blocks.discard(block)
+    return under_way
 
 
 def save(collection: Any) -> None:
     """Save a collection, with blocks that could not be uploaded before."""
-    retry_failed_uploads(collection)
-    collection.save()
+    under_way = retry_failed_uploads(collection)
+    try:
+        collection.save()
+    except KeepWriteError:
+        # What another save had begun failed: it is this one's turn to try.
+        if not under_way:
+            raise
+        retry_failed_uploads(collection)
+        collection.save()
