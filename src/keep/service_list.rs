@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::progress::Progress;
 use super::service::{Service, Services};
 use crate::report::report;
 
@@ -29,9 +30,20 @@ impl ServiceList {
         ServiceList { source, known, listing }
     }
 
+    /// As [`ServiceList::get`], for a round over all services; what is waited for is told as it goes.
+    pub(super) async fn of_round(
+        &self,
+        round: u32,
+        progress: &Progress,
+    ) -> Result<Arc<[Service]>, String> {
+        progress.stands_at("the API", "the list of Keep services is asked for");
+        let listed = self.get(round > 0).await;
+        listed.inspect_err(|error| progress.stands_at("no list of Keep services", error))
+    }
+
     /// The services as known, or as their source has them now. An old list serves while a new
     /// one cannot be had. The error is text for a log.
-    pub(super) async fn get(&self, refresh: bool) -> Result<Arc<[Service]>, String> {
+    async fn get(&self, refresh: bool) -> Result<Arc<[Service]>, String> {
         let mut known = self.known.lock().await;
         if let Some((list, at)) = &*known
             && (!refresh || at.elapsed() < FRESH)

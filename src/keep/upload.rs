@@ -81,12 +81,8 @@ impl Uploader {
         let mut note = String::new();
         while let Some(round) = rounds.next().await {
             copies.attempts.rounds = round + 1;
-            progress.stands_at("the API", "the list of Keep services is asked for");
-            match self.list.get(round > 0).await {
-                Err(error) => {
-                    progress.stands_at("no list of Keep services", &error);
-                    note = error;
-                }
+            match self.list.of_round(round, progress).await {
+                Err(error) => note = error,
                 Ok(services) => {
                     note.clear();
                     self.round(block, options, &services, round, copies, progress).await;
