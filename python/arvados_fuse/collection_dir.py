@@ -252,12 +252,8 @@ class CollectionDirectory(CollectionDirectoryBase):
 
     def _may_stay_native(self) -> bool:
         """Return whether everything that Python would be asked is as it was shipped."""
-        return (
-            type(self) is CollectionDirectory
-            and sdk_hooks.kinds_are_shipped()
-            and sdk_hooks.keep_is_real(getattr(self.api, "keep", None))
-            and not any(hasattr(CollectionDirectory, name) for name in vars(self))
-        )
+        keep = getattr(self.api, "keep", None)
+        return sdk_hooks.is_as_shipped(self, CollectionDirectory, keep)
 
     def _update_natively(self) -> bool:
         """Have the core serve the contents; return False where the SDK has to."""

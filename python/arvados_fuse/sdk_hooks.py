@@ -81,6 +81,17 @@ def keep_is_real(keep: Any) -> bool:
     )
 
 
+def is_as_shipped(directory: Any, kind: type, keep: Any) -> bool:
+    """Return whether everything that Python would be asked about a directory of `kind` and what is in it
+    is as it was shipped, the Keep client that reads its blocks included."""
+    return (
+        type(directory) is kind
+        and kinds_are_shipped()
+        and keep_is_real(keep)
+        and not any(hasattr(kind, name) for name in vars(directory))
+    )
+
+
 _sealed = False
 
 

@@ -112,12 +112,10 @@ class TmpCollectionDirectory(CollectionDirectoryBase):
 
     def _may_stay_native(self) -> bool:
         """Return whether everything that Python would be asked is as it was shipped."""
+        keep = getattr(self._api, "keep", None)
         return (
-            type(self) is TmpCollectionDirectory
+            sdk_hooks.is_as_shipped(self, TmpCollectionDirectory, keep)
             and type(self).UnsaveableCollection is _UNSAVEABLE
-            and sdk_hooks.kinds_are_shipped()
-            and sdk_hooks.keep_is_real(getattr(self._api, "keep", None))
-            and not any(hasattr(TmpCollectionDirectory, name) for name in vars(self))
         )
 
     def _serve(self) -> bool:

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::draft::{DraftFile, TOP};
 use super::upload::Begun;
 use super::{CollectionNode, Host, MountedCollection, State};
-use crate::collection::draft::Contents;
+use crate::collection::draft::{Contents, MAX_LEN};
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::Timestamp;
 use crate::fs::errno::Refusal;
@@ -24,8 +24,6 @@ use crate::fs::write_buffer::Unsaved;
 
 /// How many inode numbers are reserved together.
 const NUMBERS: u64 = 256;
-/// The largest file, in bytes: what the kernel's `loff_t` holds.
-const MAX_SIZE: u64 = i64::MAX as u64;
 
 impl<H: Host> MountedCollection<H> {
     /// Whether files and names are changed here, and not in the layer above.
@@ -224,7 +222,7 @@ impl<H: Host> MountedCollection<H> {
     /// `EFBIG` past the end of the largest file; `EIO` where the mount has no room for more unsaved
     /// bytes and storing them fails.
     pub fn write(self: &Arc<Self>, ino: u64, offset: u64, data: &[u8]) -> Outcome<Option<Written>> {
-        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_SIZE);
+        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_LEN);
         if end.is_none() {
             return Err(Refusal::TooLarge.into());
         }
@@ -266,7 +264,7 @@ impl<H: Host> MountedCollection<H> {
     /// # Errors
     /// `EFBIG`.
     pub fn truncate(&self, ino: u64, size: u64) -> Outcome<Option<Truncated>> {
-        if size > MAX_SIZE {
+        if size > MAX_LEN {
             return Err(Refusal::TooLarge.into());
         }
         let cut = self.change_file(ino, |file| {
