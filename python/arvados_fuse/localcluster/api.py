@@ -133,7 +133,10 @@ class API:
     def _one(
         self, kind: str, record: Record, user: Record, token: str, params: dict
     ) -> web.Response:
-        shown = self._service.shown(kind, record, user, token, full=True)
+        select = query.selection(params)
+        # Signing a large manifest takes a while.
+        full = kind != "collections" or not select or _with_manifest(select)
+        shown = self._service.shown(kind, record, user, token, full=full)
         return _json(_selected(shown, params, always=("kind", "etag", "uuid")))
 
     def _page(
@@ -142,8 +145,7 @@ class API:
     ) -> dict[str, Any]:  # fmt: skip
         page = query.page(records, params, default_order)
         page["kind"] = kind_name(kind) + "List"
-        select = query.selection(params) or []
-        full = "manifest_text" in select or "unsigned_manifest_text" in select
+        full = _with_manifest(query.selection(params) or [])
         page["items"] = [
             _selected(self._service.shown(kind, r, user, token, full=full), params)
             for r in page["items"]
@@ -324,6 +326,10 @@ def _attributes(kind: str, params: dict[str, Any]) -> Record:
     if not isinstance(given, dict):
         raise invalid(f"{singular(kind)} must be an object")
     return given
+
+
+def _with_manifest(select: list[str]) -> bool:
+    return "manifest_text" in select or "unsigned_manifest_text" in select
 
 
 def _selected(shown: Record, params: dict, always: tuple[str, ...] = ("kind",)) -> Record:

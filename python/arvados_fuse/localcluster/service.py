@@ -4,6 +4,7 @@
 
 """What the API does with records, whoever carries the requests: get, list, create, change."""
 
+import copy
 import hashlib
 import json
 import secrets
@@ -263,7 +264,7 @@ class Service:
         """Change attributes of a record."""
         old = self.get(kind, uuid, user, trashed=True)
         self._check_writable(kind, old, user)
-        record = json.loads(json.dumps(old))
+        record = copy.deepcopy(old)
         owner = attributes.get("owner_uuid")
         if owner and owner != old["owner_uuid"]:
             self._check_owner(owner, user)
@@ -273,12 +274,13 @@ class Service:
         if kind == "groups":
             self._check_group(record)
         self._check_name(kind, record)
-        if kind == "collections":
-            versions.supersede(self.store, old, record)
-        record["modified_at"] = timestamp()
-        record["modified_by_user_uuid"] = user["uuid"]
-        self._save(kind, record, user["uuid"])
-        self._log("update", kind, old, record, user)
+        with self.store.at_once():
+            if kind == "collections":
+                versions.supersede(self.store, old, record)
+            record["modified_at"] = timestamp()
+            record["modified_by_user_uuid"] = user["uuid"]
+            self._save(kind, record, user["uuid"])
+            self._log("update", kind, old, record, user)
         return record
 
     def delete(self, kind: str, uuid: str, user: Record) -> Record:
