@@ -22,6 +22,11 @@ def secret_of(token: str) -> str:
     return token.split("/")[2] if token.startswith("v2/") and token.count("/") >= 2 else token
 
 
+def bare(locator: str) -> str:
+    """Return a locator without hints: hash and size."""
+    return "+".join(locator.split("+", 2)[:2])
+
+
 class Signer:
     """Signs and checks locators with the key of a cluster; `ttl` is the lifetime in seconds."""
 

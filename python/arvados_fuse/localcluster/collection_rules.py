@@ -2,22 +2,26 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""What is special about collections: manifests, hashes, signatures, files replaced in place."""
+"""What is special about collections: manifests, hashes, signatures, parts that are replaced."""
 
 import re
+from collections.abc import Iterable
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
-from . import query
-from .blobsign import LOCATOR
-from .errors import APIError, forbidden, invalid
-from .manifest import Manifest, offline_collection
+from . import manifest, query
+from .blobsign import bare
+from .errors import APIError, forbidden, invalid, not_found
 from .permissions import READ
+from .replace_files import replace_files
+from .replace_segments import replace_segments
 from .store import Record
 
 if TYPE_CHECKING:
     from .service import Service
 
 _HASH = re.compile(r"[0-9a-f]{32}\+\d+")
+_EMPTY_BLOCK = "d41d8cd98f00b204e9800998ecf8427e+"
 
 
 class CollectionRules:
@@ -50,94 +54,87 @@ class CollectionRules:
     def assign(
         self, record: Record, attributes: Record, user: Record, token: str, params: dict[str, Any]
     ) -> None:
-        """Take over a manifest, or files named by `replace_files`."""
+        """Take over a manifest, or the changes to one that the parameters ask for."""
         # An update that does not ask for it asks against it.
         record["preserve_version"] = bool(attributes.get("preserve_version"))
-        text = attributes.get("manifest_text")
-        replace = query.parameter(params, "replace_files") or attributes.get("replace_files")
-        if query.parameter(params, "replace_segments"):
-            raise invalid("replace_segments is not supported by this cluster")
-        if replace:
-            text = self._replaced(record, text, replace, user, token)
+        text = self._new_text(record, attributes.get("manifest_text"), user, token, params)
         if text is None:
-            if "portable_data_hash" not in record:
-                text = ""
-            else:
+            if "portable_data_hash" in record:
                 return
-        manifest = Manifest(text)
-        # What is there already may be sent back as it is: without signatures.
-        if not replace and manifest.text != record.get("manifest_text"):
-            self._check_signatures(manifest, user, token)
-        claimed = attributes.get("portable_data_hash")
-        if claimed and claimed != manifest.portable_data_hash:
-            raise invalid(
-                f"Portable data hash {claimed} does not match computed hash "
-                f"{manifest.portable_data_hash}"
-            )
-        record["manifest_text"] = manifest.text
-        record["portable_data_hash"] = manifest.portable_data_hash
-        record["file_count"] = manifest.file_count
-        record["file_size_total"] = manifest.size
+            text = ""
+        described = manifest.described(text)
+        claimed, computed = attributes.get("portable_data_hash"), described["portable_data_hash"]
+        if claimed and claimed != computed:
+            raise invalid(f"Portable data hash {claimed} does not match computed hash {computed}")
+        record.update(described, manifest_text=text)
 
     def complete(self, record: Record) -> None:
         """Give a record what follows from its manifest, where it lacks it."""
         if {"portable_data_hash", "file_count", "file_size_total"} <= record.keys():
             return
-        manifest = Manifest(record.get("manifest_text", ""))
-        record.setdefault("portable_data_hash", manifest.portable_data_hash)
-        record.setdefault("file_count", manifest.file_count)
-        record.setdefault("file_size_total", manifest.size)
+        text = manifest.Manifest(record.get("manifest_text", "")).text
+        for name, value in manifest.described(text).items():
+            record.setdefault(name, value)
 
-    def _check_signatures(self, manifest: Manifest, user: Record, token: str) -> None:
-        signer = self._service.signer
-        if not signer.enabled:
-            return
-        unsigned = {
-            locator[:32]
-            for locator in manifest.given_locators
-            if not signer.valid(locator, token) and not locator.endswith("+0")
-        }
-        unsigned.discard("d41d8cd98f00b204e9800998ecf8427e")
-        if unsigned and not user["is_admin"]:
-            raise forbidden(f"Locator {sorted(unsigned)[0]} has no valid signature")
+    def _new_text(
+        self, record: Record, given: str | None, user: Record, token: str, params: dict[str, Any]
+    ) -> str | None:
+        """Return the manifest, without hints, that a request asks for; None where it asks for none."""
+        files = self._exchanged(params, "replace_files")
+        segments = self._exchanged(params, "replace_segments")
+        text = None
+        if files:
+            text = self._with_files(record, given or "", files, user, token)
+        elif given is not None:
+            checked = manifest.Manifest(given)
+            text = checked.text
+            # What is there already may be sent back as it is: without signatures.
+            if text != record.get("manifest_text"):
+                self._check_signatures(checked.given_locators, user, token)
+        if segments:
+            text = self._current(record) if text is None else text
+            text, locators = replace_segments(text, segments)
+            self._check_signatures(locators, user, token)
+        return text
 
-    def _replaced(
-        self, record: Record, text: str | None, replace: dict[str, str], user: Record, token: str
+    def _exchanged(self, params: dict[str, Any], name: str) -> dict[str, str]:
+        """Return a parameter that maps what is replaced to what replaces it."""
+        wanted = query.parameter(params, name) or {}
+        if not isinstance(wanted, dict) or not all(
+            isinstance(value, (str, NoneType)) for value in wanted.values()
+        ):
+            raise APIError(500, f"transcode: {name} must map strings to strings")
+        return {key: value or "" for key, value in wanted.items()}
+
+    @staticmethod
+    def _current(record: Record) -> str:
+        # Fixtures may have hints.
+        return manifest.without_hints(record.get("manifest_text", ""))
+
+    def _with_files(
+        self, record: Record, given: str, wanted: dict[str, str], user: Record, token: str
     ) -> str:
-        """Return the manifest with files and directories replaced: `{target: source}`, where a
-        source is empty (remove), `current/PATH`, `manifest_text/PATH` or `PDH/PATH`."""
-        if not isinstance(replace, dict):
-            raise invalid("replace_files must be an object")
-        old_text = record.get("manifest_text", "")
-        old = offline_collection(old_text)
-        given = offline_collection(text or "")
-        if text:
-            self._check_signatures(Manifest(text), user, token)
-        new = offline_collection(old_text)
-        for target in sorted(replace):
-            if not target.startswith("/"):
-                raise invalid(f"replace_files target {target!r} does not start with /")
-            path, source = target[1:], replace[target]
-            if path and new.exists(path):
-                new.remove(path, recursive=True)
-            elif not path:
-                new = offline_collection("")
-            if not source:
-                continue
-            origin, _, inside = source.partition("/")
-            if origin == "current":
-                container = old
-            elif origin == "manifest_text":
-                container = given
-            else:
-                found = self.by_hash(origin, user)
-                if found is None:
-                    raise APIError(404, f"collection {origin} not found")
-                container = offline_collection(found["manifest_text"])
-            if not path and not inside:
-                new = offline_collection(container.manifest_text(strip=True))
-                continue
-            if inside and not container.exists(inside):
-                raise APIError(404, f"{source} not found")
-            new.copy(inside or ".", path, source_collection=container, overwrite=True)
-        return LOCATOR.sub(lambda m: f"{m[1]}+{m[2]}", new.manifest_text(strip=True))
+        def saved(portable_data_hash: str) -> str:
+            found = self.by_hash(portable_data_hash, user)
+            if found is None:
+                raise not_found(portable_data_hash)
+            return self._current(found)
+
+        old = self._service.store.get("collections", record["uuid"])
+        if "/" not in wanted and old is not None and self._service.store.trashed(old):
+            raise not_found(record["uuid"])
+        text, given_blocks = replace_files(self._current(record), given, wanted, saved)
+        if given_blocks:
+            locators = manifest.Manifest(given).given_locators
+            used = [locator for locator in locators if bare(locator) in given_blocks]
+            self._check_signatures(used, user, token)
+        return text
+
+    def _check_signatures(self, locators: Iterable[str], user: Record, token: str) -> None:
+        signer = self._service.signer
+        if not signer.enabled or user["is_admin"]:
+            return
+        for locator in locators:
+            # There is nothing in the empty block that anybody could be kept from.
+            if not signer.valid(locator, token) and not locator.startswith(_EMPTY_BLOCK):
+                raise forbidden(f"Locator {locator[:32]} has no valid signature")

@@ -2,43 +2,40 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""Manifests as the API handles them: checked, stripped of hints, hashed, counted.
+"""Manifests as the API handles them: checked, stripped of hints; hashed, counted.
 
 Their order stays: who saves the same manifest to two clusters finds the same hash in both.
 """
 
 import hashlib
 import re
-from typing import Any
 
 from .errors import invalid
+from .store import Record
 
 _LOCATOR = re.compile(r"[0-9a-f]{32}\+\d+(\+[A-Z][A-Za-z0-9@_-]*)*")
 _HINTS = re.compile(r"( [0-9a-f]{32}\+\d+)(?:\+[A-Z][A-Za-z0-9@_-]*)+")
 _FILE = re.compile(r"(\d+):(\d+):(\S+)")
+_FILES = re.compile(r" \d+:(\d+):(\S+)")
+_DIRECTORY = {".", "\\056"}
 
 
 class Manifest:
-    """A manifest without hints: `text`, `portable_data_hash`, `locators`, `file_count`, `size`."""
+    """A valid manifest: its `text` without hints, and the `given_locators` with theirs."""
 
     def __init__(self, text: str) -> None:
         """Raises APIError 422, naming the line, where the text is no manifest."""
         self.given_locators: list[str] = []
-        self.file_count = 0
-        self.size = 0
         self._check(text)
-        self.text = _HINTS.sub(r"\1", text)
-        data = self.text.encode()
-        self.portable_data_hash = f"{hashlib.md5(data).hexdigest()}+{len(data)}"
+        self.text = without_hints(text)
 
     def _check(self, text: str) -> None:
         if text and not text.endswith("\n"):
             raise invalid("Manifest invalid: last line does not end with newline")
-        seen: set[tuple[str, str]] = set()
         for number, line in enumerate(text.split("\n")[:-1], 1):
-            self._check_stream(number, line, seen)
+            self._check_stream(number, line)
 
-    def _check_stream(self, number: int, line: str, seen: set[tuple[str, str]]) -> None:
+    def _check_stream(self, number: int, line: str) -> None:
         def bad(why: str) -> Exception:
             return invalid(f"Manifest invalid for stream {number}: {why}")
 
@@ -62,22 +59,29 @@ class Manifest:
                 raise bad(f"invalid file token {word!r}")
             if int(file[1]) + int(file[2]) > length:
                 raise bad(f"file token {word!r} goes past the end of the stream")
-            self.size += int(file[2])
-            if file[3] not in (".", "\\056") and (stream, file[3]) not in seen:
-                seen.add((stream, file[3]))
-                self.file_count += 1
 
 
-class _NoCluster:
-    """In the place of an API client, for collections that are only rearranged."""
-
-    _rootDesc: dict = {}
-    keep = None
-    num_prefetch_threads = 0
+def without_hints(text: str) -> str:
+    """Return a manifest whose locators are hash and size."""
+    return _HINTS.sub(r"\1", text)
 
 
-def offline_collection(text: str) -> Any:
-    """Return the SDK's collection object for a manifest, without a cluster behind it."""
-    from arvados.collection import Collection
-
-    return Collection(text, api_client=_NoCluster(), keep_client=_NoCluster())
+def described(text: str) -> Record:
+    """Return the attributes of a collection that follow from its manifest, a valid one without
+    hints."""
+    data = text.encode()
+    size = count = 0
+    streams: dict[str, set[str]] = {}
+    for line in text.split("\n")[:-1]:
+        files = streams.setdefault(line[: line.index(" ")], set())
+        before = len(files)
+        for length, name in _FILES.findall(line):
+            size += int(length)
+            files.add(name)
+        files -= _DIRECTORY
+        count += len(files) - before
+    return {
+        "portable_data_hash": f"{hashlib.md5(data).hexdigest()}+{len(data)}",
+        "file_count": count,
+        "file_size_total": size,
+    }
