@@ -555,6 +555,32 @@ def test_saves_at_the_same_moment_are_all_there(fresh_cluster: LocalCluster) -> 
     assert contents(fresh_cluster.api(), uuid) == expected
 
 
+def test_discovery_lists_them_for_collections(fresh_cluster: LocalCluster) -> None:
+    resources = fresh_cluster.api()._rootDesc["resources"]
+    for method in ("create", "update"):
+        parameters = resources["collections"]["methods"][method]["parameters"]
+        for name in ("replace_files", "replace_segments"):
+            assert parameters[name]["type"] == "object"
+            assert name not in resources["groups"]["methods"][method]["parameters"]
+
+
+def test_a_server_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LocalCluster(tmp_path / "c", replace_files=False) as cluster:
+        # Another authority than the cluster's that the other tests use.
+        monkeypatch.setenv("SSL_CERT_FILE", cluster.env()["SSL_CERT_FILE"])
+        api = cluster.api()
+        assert "replace_" not in str(api._rootDesc)
+        record = save(api, {"f": "one", "g": "two"})
+        uuid = record["uuid"]
+        with pytest.raises(TypeError, match="replace_files"):
+            api.collections().update(uuid=uuid, body={}, replace_files={"/f": ""})
+        update(api, uuid, replace_files={"f": ""}, replace_segments="text").execute()
+        assert contents(api, uuid) == {"f": "one", "g": "two"}
+        given = save(api, {"h": "three"})["manifest_text"]
+        update(api, uuid, given, replace_files={"/h": "manifest_text/h"}).execute()
+        assert contents(api, uuid) == {"h": "three"}
+
+
 def processor_time(pid: int) -> float:
     """Return how long a process has been running on a processor, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -52,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         dest="blob_signing",
         help="Neither make nor ask for block signatures",
     )
+    parser.add_argument(
+        "--no-replace-files",
+        action="store_false",
+        dest="replace_files",
+        help="Know neither replace_files nor replace_segments, as Arvados before 2.4",
+    )
     parser.add_argument("--test-hooks", action="store_true", help="Let tests cause faults")
     parser.add_argument(
         "--exec",
@@ -100,6 +106,7 @@ async def _run(args: argparse.Namespace) -> int:
         storage_classes=args.storage_classes,
         blob_signing_ttl=args.blob_signing_ttl,
         blob_signing=args.blob_signing,
+        replace_files=args.replace_files,
         test_hooks=args.test_hooks,
     )
     until = asyncio.Event()

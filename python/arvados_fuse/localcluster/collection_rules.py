@@ -98,7 +98,10 @@ class CollectionRules:
         return text
 
     def _exchanged(self, params: dict[str, Any], name: str) -> dict[str, str]:
-        """Return a parameter that maps what is replaced to what replaces it."""
+        """Return a parameter that maps what is replaced to what replaces it. As a server that does
+        not know it, one without them does not look at it."""
+        if not self._service.replace_files:
+            return {}
         wanted = query.parameter(params, name) or {}
         if not isinstance(wanted, dict) or not all(
             isinstance(value, (str, NoneType)) for value in wanted.values()

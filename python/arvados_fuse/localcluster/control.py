@@ -50,7 +50,7 @@ class LocalCluster:
 
     A context manager. Options are those of `python -m arvados_fuse.localcluster`: `port`, `keepstores`,
     `replication`, `storage_classes` (names, with commas between them), `blob_signing_ttl` (seconds),
-    `blob_signing`, `cluster_id`, `test_hooks`.
+    `blob_signing`, `replace_files` (False: as Arvados before 2.4), `cluster_id`, `test_hooks`.
     """
 
     def __init__(self, data: str | os.PathLike[str], **options: Any) -> None:

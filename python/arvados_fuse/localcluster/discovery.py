@@ -30,16 +30,17 @@ _CREATE_PARAMETERS = {
     "select": {**_STRING, "type": "array"},
     "ensure_unique_name": {**_STRING, "type": "boolean", "default": "false"},
     "cluster_id": _STRING,
-    "replace_files": {**_STRING, "type": "object"},
-    "replace_segments": {**_STRING, "type": "object"},
 }
 _UPDATE_PARAMETERS = {
     **_PATH,
     "select": {**_STRING, "type": "array"},
     "bypass_federation": {**_STRING, "type": "boolean"},
-    "replace_files": {**_STRING, "type": "object"},
-    "replace_segments": {**_STRING, "type": "object"},
 }
+_STRINGS = {
+    **_STRING, "type": "object", "properties": {}, "additionalProperties": {"type": "string"}
+}  # fmt: skip
+#: Of `collections.create` and `collections.update`.
+_REPLACE_PARAMETERS = {"replace_files": _STRINGS, "replace_segments": _STRINGS}
 _GET_PARAMETERS = {
     **_PATH,
     "select": {**_STRING, "type": "array"},
@@ -201,13 +202,14 @@ def _method(kind: str, name: str, verb: str, path: str, parameters: dict, body: 
     return method
 
 
-def _resource(kind: str) -> dict[str, Any]:
+def _resource(kind: str, replace_files: bool) -> dict[str, Any]:
     one = kind + "/{uuid}"
+    replace = _REPLACE_PARAMETERS if kind == "collections" and replace_files else {}
     methods = {
         "get": _method(kind, "get", "GET", one, _GET_PARAMETERS, False),
         "list": _method(kind, "list", "GET", kind, _LIST_PARAMETERS, False),
-        "create": _method(kind, "create", "POST", kind, _CREATE_PARAMETERS, True),
-        "update": _method(kind, "update", "PUT", one, _UPDATE_PARAMETERS, True),
+        "create": _method(kind, "create", "POST", kind, {**_CREATE_PARAMETERS, **replace}, True),
+        "update": _method(kind, "update", "PUT", one, {**_UPDATE_PARAMETERS, **replace}, True),
         "delete": _method(kind, "delete", "DELETE", one, _PATH, False),
     }
     if kind in ("collections", "groups"):
@@ -250,10 +252,11 @@ def _schemas() -> dict[str, Any]:
 
 
 def document(
-    *, cluster_id: str, api_url: str, websocket_url: str, signature_ttl: int, replication: int
-) -> dict[str, Any]:
+    *, cluster_id: str, api_url: str, websocket_url: str, signature_ttl: int, replication: int,
+    replace_files: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Return the discovery document of a cluster; `api_url` ends with a slash."""
-    resources = {kind: _resource(kind) for kind in ATTRIBUTES}
+    resources = {kind: _resource(kind, replace_files) for kind in ATTRIBUTES}
     resources["configs"] = {
         "methods": {
             "get": {

@@ -44,6 +44,7 @@ class Options:
     storage_classes: tuple[str, ...] = ("default", "fast", "cold")
     blob_signing_ttl: int = 14 * 24 * 3600
     blob_signing: bool = True
+    replace_files: bool = True
     test_hooks: bool = False
 
 
@@ -65,7 +66,7 @@ class Cluster:
         signer = Signer(
             self._settings["signing_key"], options.blob_signing_ttl, options.blob_signing
         )
-        self.service = Service(self.store, signer)
+        self.service = Service(self.store, signer, replace_files=options.replace_files)
         self.faults = Faults()
         self.events = EventBus(self.service)
         self.keepstores: list[Keepstore] = []
@@ -249,6 +250,7 @@ class Cluster:
             websocket_url=f"wss://{self.api_host}/websocket",
             signature_ttl=self.options.blob_signing_ttl,
             replication=self.options.replication,
+            replace_files=self.options.replace_files,
         )
 
     def _config(self) -> dict[str, Any]:

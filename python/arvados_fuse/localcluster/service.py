@@ -77,9 +77,11 @@ _UNIQUE_NAMES = ("collections", "groups")
 class Service:
     """The records of a cluster, as its users may see and change them."""
 
-    def __init__(self, store: Store, signer: Signer) -> None:
+    def __init__(self, store: Store, signer: Signer, *, replace_files: bool = True) -> None:
         self.store = store
         self.signer = signer
+        #: Whether it knows `replace_files` and `replace_segments`.
+        self.replace_files = replace_files
         self.permissions = Permissions(store)
         self.collections = CollectionRules(self)
         #: Called with each new log record.
