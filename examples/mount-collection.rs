@@ -67,7 +67,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         tree,
         mtime,
         Arc::clone(&keep),
-        Some(Box::new(again)),
+        Some(Arc::new(again)),
         Settings::default(),
         &table,
     )

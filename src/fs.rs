@@ -27,6 +27,7 @@ pub mod node;
 pub mod operations;
 pub mod read_data;
 pub mod removal;
+pub mod savers;
 pub mod state;
 pub mod told;
 pub mod write_buffer;

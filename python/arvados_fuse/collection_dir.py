@@ -9,6 +9,7 @@ change them (`sdk_hooks`, `CollectionDirectory._show`); from then on they are th
 an object for each entry (`CollectionDirectory._take_over`).
 """
 
+import contextlib
 import errno
 import logging
 import threading
@@ -20,13 +21,14 @@ import arvados.errors
 import llfuse
 from arvados.util import uuid_pattern
 from llfuse import _core
-from llfuse._core import final_when_fresh
+from llfuse._core import done_natively, final_when_fresh
 
 from . import listing, sdk_hooks
-from .apierrors import is_not_found
+from .apierrors import explain, http_status, is_not_found
 from .collection_base import RECORD_FILE, CollectionDirectoryBase
 from .fresh import check_update, convertTime, use_counter
 from .fusefile import FuseArvadosFile
+from .replication import default_replication
 from .reports import report
 from .upload_retry import retry_failed_uploads, save
 
@@ -49,6 +51,9 @@ class CollectionDirectory(CollectionDirectoryBase):
         "_writable",
         "_updating_lock",
         "_promoting",
+        "_hash",
+        "_saving",
+        "_heard",
     )
 
     def __init__(
@@ -78,6 +83,11 @@ class CollectionDirectory(CollectionDirectoryBase):
         self._manifest_size = 0
         self._updating_lock = threading.RLock()
         self._promoting = False
+        #: Portable data hash of the newest version that is known.
+        self._hash: str | None = None
+        #: A save is under way; the hashes that events told of meanwhile.
+        self._saving = False
+        self._heard: list[str | None] = []
 
     @property
     def collection(self) -> Any:
@@ -113,12 +123,14 @@ class CollectionDirectory(CollectionDirectoryBase):
         """Return whether record `i` is the one that this directory shows."""
         return self.collection_locator in (i["uuid"], i["portable_data_hash"])
 
+    @done_natively
     def writable(self) -> bool:
         if not self._enable_write:
             return False
         collection = self._loaded_collection()
         return collection.writable() if collection is not None else self._writable
 
+    @done_natively
     @use_counter
     def flush(self) -> None:
         """Save what was changed, or see what others changed. Sends no write where there is nothing
@@ -127,14 +139,60 @@ class CollectionDirectory(CollectionDirectoryBase):
             with self._updating_lock:
                 collection = self._loaded_collection()
                 if collection is None:
-                    if _core.shows_tree(self):
-                        self._show(self._get_record())
+                    if _core.draft_is_unsaved(self):
+                        _core.save_draft(self)
+                    elif _core.shows_tree(self):
+                        self._look()
                     return
                 if collection.committed() or not self.writable():
                     collection.update()
                 else:
                     save(collection)
                 self.new_collection_record(collection.api_response())
+
+    def _save_update(self, replace: dict[str, str], files: str, whole: str) -> str | None:
+        """Have the record become what the core says, and return the portable data hash that it has then;
+        None where the update is for another version.
+
+        `replace` are the paths that changed and where what they lead to comes from, `files` is the manifest
+        of what is new, `whole` that of everything. Called in a thread that saves, without `llfuse.lock`.
+        """
+        contents = {"manifest_text": files} if files else {}
+        body: dict[str, Any] = {"collection": contents, "replace_files": replace}
+        if not replaces_files(self.api):
+            if self._get_record()["portable_data_hash"] != self._hash:
+                return None
+            body = {"collection": {"manifest_text": whole}}
+        body["select"] = ["uuid", "portable_data_hash", "modified_at"]
+        self._heard, self._saving = [], True
+        try:
+            update = self.api.collections().update(uuid=self.collection_locator, body=body)
+            saved = update.execute(num_retries=self.num_retries)
+        except Exception as error:
+            if http_status(error) in _OUTDATED:
+                report(
+                    f"collection {self.collection_locator} is saved anew: {explain(error)}", "info"
+                )
+                return None
+            raise
+        finally:
+            self._saving = False
+        fields = {"portable_data_hash": str}
+        saved = listing.record(saved, f"{self.collection_locator}", fields)
+        self._hash = saved["portable_data_hash"]
+        self._manifest_size = len(whole)
+        self._record_changed()
+        if any(heard != self._hash for heard in self._heard):
+            self.invalidate()
+        return self._hash
+
+    def is_known(self, portable_data_hash: str | None) -> bool:
+        """Return whether an event that tells of this hash tells nothing new of the contents."""
+        if self._saving:
+            # Whether it is that of the save will be known when that has an answer.
+            self._heard.append(portable_data_hash)
+            return True
+        return portable_data_hash is not None and portable_data_hash == self._hash
 
     def want_event_subscribe(self) -> bool:
         return self._named_by_uuid()
@@ -150,13 +208,19 @@ class CollectionDirectory(CollectionDirectoryBase):
         self.new_collection_record(new_collection_record)
         self.populate(self.mtime())
 
-    def _take_over(self, record: dict, collection: Any) -> None:
-        """Have `collection` take the place of what the core serves; every entry keeps its number."""
+    def _take_over(
+        self, record: dict, collection: Any, unsaved: tuple[str, str] | None = None
+    ) -> None:
+        """Have `collection` take the place of what the core serves; every entry keeps its number.
+
+        `unsaved` is what is to be changed in it: manifests of what was and what is to be."""
         promoting, self._promoting = self._promoting, True
         try:
             # Both show the same version before the one takes the other's place.
             self._show(record)
             self.collection = collection
+            if unsaved is not None:
+                _take_over_unsaved(collection, *unsaved)
             self.populate(self.mtime())
             _core.supersede_tree(self)
             self.inodes.inode_cache.update_cache_size(self)
@@ -168,6 +232,7 @@ class CollectionDirectory(CollectionDirectoryBase):
         if not new_collection_record:
             raise Exception("invalid new_collection_record")
         self._mtime = convertTime(new_collection_record.get("modified_at"))
+        self._hash = new_collection_record.get("portable_data_hash")
         self._manifest_size = len(new_collection_record["manifest_text"])
         self.collection_locator = new_collection_record["uuid"]
         self._record_changed()
@@ -259,15 +324,30 @@ class CollectionDirectory(CollectionDirectoryBase):
         """Have the core serve the contents; return False where the SDK has to."""
         if self._loaded_collection() is not None or not self._may_stay_native():
             return False
-        with llfuse.lock_released:
-            try:
+        try:
+            return self._look()
+        except Exception as error:
+            # One that is named by its hash may also be found in Keep alone: the SDK looks.
+            if self._named_by_uuid() or not is_not_found(error):
+                raise
+            return False
+
+    def _look(self) -> bool:
+        """Have the core show the newest version; return False where it cannot show that."""
+        for _ in range(_LOOKS):
+            with self._lock_released():
+                since = _core.await_saves(self)
                 record = self._get_record()
-            except Exception as error:
-                # One that is named by its hash may also be found in Keep alone: the SDK looks.
-                if self._named_by_uuid() or not is_not_found(error):
-                    raise
-                return False
-        return self._show(record)
+            shown = self._show(record, since)
+            if shown is not None:
+                return shown
+        # Saved again and again: what it shows is new enough.
+        self.fresh()
+        return True
+
+    @staticmethod
+    def _lock_released() -> Any:
+        return llfuse.lock_released if _core.holds_lock() else contextlib.nullcontext()
 
     def _get_record(self) -> dict:
         record = (
@@ -284,13 +364,17 @@ class CollectionDirectory(CollectionDirectoryBase):
         record.setdefault("portable_data_hash", record["uuid"])
         return record
 
-    def _show(self, record: dict) -> bool:
+    def _show(self, record: dict, since: int | None = None) -> bool | None:
+        """Have the core show a version, which was asked for after `since` saves. Return False where it
+        cannot, and None where the version may be older than what was saved meanwhile."""
         text, mtime = record["manifest_text"], float(convertTime(record.get("modified_at")))
-        shown = True
+        shown: bool = True
         try:
             if _core.shows_tree(self):
-                _core.follow_tree(self, text, mtime)
+                if not _core.follow_tree(self, text, mtime, since):
+                    return None
             else:
+                classes = record.get("storage_classes_desired") or []
                 shown = _core.show_tree(
                     self,
                     text,
@@ -299,6 +383,8 @@ class CollectionDirectory(CollectionDirectoryBase):
                     sdk_hooks.keep_check(self.api.keep),
                     self.writable(),
                     [RECORD_FILE],
+                    record.get("replication_desired") or default_replication(self.api),
+                    classes,
                 )
         except ValueError as error:
             raise arvados.errors.ArgumentError(str(error)) from error
@@ -330,18 +416,34 @@ class CollectionDirectory(CollectionDirectoryBase):
             return
         try:
             with llfuse.lock_released:
+                unsaved = self._end_saving()
                 collection = self._open_collection()
-            self._take_over(self._completed(collection.api_response()), collection)
+            self._take_over(self._completed(collection.api_response()), collection, unsaved)
         finally:
+            _core.freeze_draft(self, False)
             self._updating_lock.release()
+
+    def _end_saving(self) -> tuple[str, str] | None:
+        """Save what was changed, for the last time; return what could not be saved."""
+        try:
+            _core.save_draft(self)
+        except llfuse.FUSEError as error:
+            _logger.debug(
+                "%s is taken over with unsaved changes: %s", self.collection_locator, error
+            )
+        _core.freeze_draft(self, True)
+        return _core.unsaved_manifests(self)
 
     @use_counter
     @check_update
     def collection_record(self) -> Any:
         if _core.shows_tree(self):
             with llfuse.lock_released:
+                _core.save_draft(self)
+                since = _core.await_saves(self)
                 record = self._get_record()
-            self._show(record)
+            if self._show(record, since) is None:
+                self.invalidate()
             return record
         self.flush()
         return self.collection.api_response()
@@ -376,6 +478,7 @@ class CollectionDirectory(CollectionDirectoryBase):
         """Save what is unsaved. A failure is raised: the data stays, to be saved later."""
         collection = self._loaded_collection()
         if collection is None:
+            _core.save_draft(self)
             return
         if self.writable() and not collection.committed():
             save(collection)
@@ -393,6 +496,33 @@ class CollectionDirectory(CollectionDirectoryBase):
         if self.collection_record_file is not None:
             self.inodes.del_entry(self.collection_record_file)
         self.collection_record_file = None
+
+
+#: How often a version is asked for that is outdated when it comes.
+_LOOKS = 5
+#: What the API answers to an update that is for another version.
+_OUTDATED = (400, 404, 409, 422)
+
+
+def replaces_files(api: Any) -> bool:
+    """Return whether the cluster can replace files in a collection by others of that collection.
+
+    Its discovery document says so by the side: Arvados has `replace_files` since 2.4, but takes sources
+    from the collection itself only since 3.0. `replace_segments` came with 3.1.
+    """
+    try:
+        parameters = api._rootDesc["resources"]["collections"]["methods"]["update"]["parameters"]
+        return "replace_files" in parameters and "replace_segments" in parameters
+    except (AttributeError, KeyError, TypeError) as error:
+        _logger.debug("no parameters of collections.update in the discovery document: %s", error)
+        return False
+
+
+def _take_over_unsaved(collection: Any, base: str, ours: str) -> None:
+    """Make the changes from one manifest to another in the SDK's collection."""
+    reader = arvados.collection.CollectionReader
+    options = {"api_client": collection._api_client, "keep_client": collection._keep_client}
+    collection.apply(reader(base, **options).diff(reader(ours, **options)))
 
 
 #: Where `CollectionDirectory` keeps its collection object.

@@ -21,6 +21,7 @@ import llfuse
 from llfuse import _core
 
 from . import sdk_hooks
+from .collection_dir import CollectionDirectory
 from .event_clients import lasting_clients
 from .handler_timing import Timed
 from .handles import FileHandles, Handle
@@ -232,10 +233,16 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
             return
         properties = ev.get("properties") or {}
         old_owner = (properties.get("old_attributes") or {}).get("owner_uuid")
+        new_hash = (properties.get("new_attributes") or {}).get("portable_data_hash")
         with llfuse.lock:
             for uuid in (ev["object_uuid"], old_owner, ev.get("object_owner_uuid")):
                 for entry in self.inodes.find_by_uuid(uuid):
-                    self._look_again(entry)
+                    # What was saved from here is told, too.
+                    is_ours = ev["event_type"] == "update" and isinstance(
+                        entry, CollectionDirectory
+                    )
+                    if not is_ours or not entry.is_known(new_hash):
+                        self._look_again(entry)
 
     def _follow_gap(self) -> None:
         """Events may have been missed: look again at everything that they would have told of."""

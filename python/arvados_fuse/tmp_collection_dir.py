@@ -8,7 +8,6 @@ The core serves and changes it (`TmpCollectionDirectory._serve`) for as long as 
 contents in Python; from then on they are the SDK's `Collection` (`TmpCollectionDirectory._promote`).
 """
 
-import logging
 import threading
 from typing import Any
 
@@ -21,11 +20,7 @@ from . import sdk_hooks
 from .collection_base import RECORD_FILE, CollectionDirectoryBase
 from .fresh import use_counter
 from .fusefile import FuncToJSONFile
-
-_logger = logging.getLogger("arvados.arvados_fuse")
-
-#: Copies of each block, where neither the cluster nor the collection says.
-_REPLICAS = 2
+from .replication import default_replication
 
 
 class _RecordFile(FuncToJSONFile):
@@ -127,17 +122,10 @@ class TmpCollectionDirectory(CollectionDirectoryBase):
             sdk_hooks.reader_for(self._api.keep),
             sdk_hooks.keep_check(self._api.keep),
             [RECORD_FILE],
-            self._replicas(),
+            default_replication(self._api),
             list(self._storage_classes or ()),
         )
         return True
-
-    def _replicas(self) -> int:
-        try:
-            return int(self._api._rootDesc["defaultCollectionReplication"])
-        except Exception as error:
-            _logger.debug("no defaultCollectionReplication in the discovery document: %s", error)
-            return _REPLICAS
 
     def _promote(self) -> None:
         """Serve the contents through the SDK's collection from now on. Every entry keeps its number."""

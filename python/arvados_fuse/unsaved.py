@@ -6,6 +6,8 @@
 
 from typing import Any
 
+from llfuse import _core
+
 from .collection_dir import CollectionDirectory
 
 
@@ -15,13 +17,17 @@ def names(operations: Any) -> list[str]:
     No lock is waited for: a save that hangs holds those of its collection.
     """
     found = [name for name, _ in operations.unsaved]
-    for _, entry in operations.inodes.items():
+    # Not those of all: that would have each of them made.
+    for entry in operations.inodes._with_uuid():
         if not isinstance(entry, CollectionDirectory):
             # Scratch space is not kept.
             continue
         # Not by methods that load what is not there, or wait for who has the lock.
         collection = entry._loaded_collection()
-        if collection is None or collection._committed or not entry._enable_write:
+        if collection is None:
+            if not _core.draft_is_unsaved(entry):
+                continue
+        elif collection._committed or not entry._enable_write:
             continue
         name = str(entry.collection_locator or entry.inode)
         if name not in found:

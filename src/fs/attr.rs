@@ -93,6 +93,29 @@ impl Timestamp {
         whole as f64 + self.0.rem_euclid(1_000_000_000) as f64 / 1e9
     }
 
+    /// Date and time in UTC to the second, in the basic form of ISO 8601.
+    ///
+    /// ```
+    /// # use arvados_fuse::fs::Timestamp;
+    /// assert_eq!(Timestamp::from_secs_f64(1_709_210_096.5).utc_basic(), "20240229T123456Z");
+    /// ```
+    #[must_use]
+    pub fn utc_basic(self) -> String {
+        let seconds = self.0.div_euclid(1_000_000_000);
+        let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+        // Years begin in March here, so that the day that some have more is their last.
+        let day = days + 719_468;
+        let (era, of_era) = (day.div_euclid(146_097), day.rem_euclid(146_097));
+        let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year + year / 4 - year / 100);
+        let month = (5 * of_year + 2) / 153;
+        let of_month = of_year - (153 * month + 2) / 5 + 1;
+        let (month, year) = (if month < 10 { month + 3 } else { month - 9 }, year + 400 * era);
+        let year = if month <= 2 { year + 1 } else { year };
+        let (hour, minute) = (second / 3600, second / 60 % 60);
+        format!("{year:04}{month:02}{of_month:02}T{hour:02}{minute:02}{:02}Z", second % 60)
+    }
+
     /// Later by a period; at the end of time where it would be past that.
     #[must_use]
     pub fn saturating_add(self, period: Duration) -> Self {

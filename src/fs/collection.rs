@@ -14,7 +14,11 @@
 //! - [`draft`]: what was changed here and is not in a version
 //! - [`writing`]: changing it
 //! - [`upload`]: storing what was written
-//! - [`export`]: a manifest of what it is at present
+//! - [`capture`]: what it is at one moment, and its manifest
+//! - [`export`]: the same, with everything stored
+//! - [`replacements`]: in which paths the draft differs from the version
+//! - [`save`]: the queue of saves
+//! - [`merge`]: the draft over another version
 //! - [`snapshot`]: one version, with the inode numbers under which it is shown
 //! - [`node`]: a file or directory in it, as an inode entry
 //! - [`reader`]: reading an open file
@@ -23,12 +27,16 @@
 //!
 //! Lock order: the state's lock is a leaf. Nobody is asked anything while it is held.
 
+pub mod capture;
 pub mod draft;
 pub mod export;
 pub mod follow;
+mod merge;
 pub mod node;
 pub mod reader;
+mod replacements;
 pub mod root;
+pub mod save;
 pub mod snapshot;
 pub mod upload;
 pub mod writing;
@@ -38,7 +46,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use super::any_node::AnyNode;
 use super::atomic::AtomicTimestamp;
@@ -47,11 +55,14 @@ use super::inodes::Inodes;
 use super::node::{NodeOf, Outcome};
 use super::state::NodeState;
 use super::write_buffer::WriteBuffer;
-use crate::collection::{NodeId, Tree, diff};
+use crate::collection::{Diff, NodeId, Tree, diff};
 use crate::keep::{KeepClient, PutOptions};
+pub use capture::Update;
 pub use draft::DraftFile;
 use draft::{Draft, TOP};
+use merge::Theirs;
 pub use node::CollectionNode;
+use save::{Attempt, Refused, Saves};
 use snapshot::Snapshot;
 use upload::Uploads;
 
@@ -98,6 +109,18 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// Has a newer record loaded, for its block signatures ([`MountedCollection::update`]); answers
     /// whether that went well. May wait: it is called in a thread of its own.
     fn renew(&self) -> bool;
+
+    /// Has the collection's record become what `update` says; answers the portable data hash that it has
+    /// then. May wait: it is called in a thread that saves. Only where [`Settings::saved`].
+    ///
+    /// # Errors
+    /// Why it did not.
+    fn save(&self, update: &Update) -> Result<String, Refused>;
+
+    /// Runs `wait`, which waits for a thread that saves, without what such a thread may need.
+    fn wait(&self, wait: &mut (dyn FnMut() + Send)) {
+        wait();
+    }
 }
 
 /// Told whether signatures were renewed.
@@ -112,6 +135,8 @@ pub struct Settings {
     pub reserved: Vec<String>,
     /// How what is written is stored; None where changing anything is the layer above's.
     pub stored: Option<PutOptions>,
+    /// What is changed is saved to a record: otherwise nobody but this mount sees it.
+    pub saved: bool,
     /// Bounds the bytes that were written and are not stored yet; None: the process's.
     pub buffer: Option<Arc<WriteBuffer>>,
 }
@@ -135,6 +160,7 @@ pub struct MountedCollection<H> {
     numbers: Mutex<Range<u64>>,
     buffer: Arc<WriteBuffer>,
     uploads: Arc<Uploads>,
+    saves: Saves,
     /// Who waits for newer signatures; while anybody does, a thread sees to it.
     renewals: Mutex<Vec<Renewed>>,
     state: RwLock<State>,
@@ -145,6 +171,8 @@ struct State {
     counts: Box<[Counts]>,
     orphans: HashMap<u64, Orphan>,
     draft: Draft,
+    /// What may be saved or not.
+    attempt: Option<Attempt>,
 }
 
 /// What is counted for each node.
@@ -176,6 +204,8 @@ pub struct Changes {
     pub names: Vec<(u64, String)>,
     /// Inodes that are gone and that the kernel still knows, what is in a directory before it.
     pub gone: Vec<u64>,
+    /// Paths of what was changed here and elsewhere, and where theirs is.
+    pub conflicts: Vec<(String, String)>,
 }
 
 /// An entry that the kernel knows.
@@ -246,6 +276,7 @@ impl<H: Host> MountedCollection<H> {
             numbers: Mutex::default(),
             buffer: Arc::clone(&buffer),
             uploads,
+            saves: Saves::default(),
             settings,
             root,
             uses: AtomicI64::new(0),
@@ -259,6 +290,7 @@ impl<H: Host> MountedCollection<H> {
                 current: Arc::new(Snapshot::new(tree, first, mtime)),
                 orphans: HashMap::new(),
                 draft: Draft::counted_by(Arc::clone(buffer.gauge())),
+                attempt: None,
             }),
         })
     }
@@ -429,32 +461,28 @@ impl<H: Host> MountedCollection<H> {
 
     /// Shows another version of the collection; `reserve(n)` answers the first of `n` new inode
     /// numbers. What has the same path and kind as before keeps its number. Where nothing but
-    /// block signatures changed, those are taken over.
+    /// block signatures changed, those are taken over. What was changed here stays.
     pub fn update(
         &self,
         tree: Arc<Tree>,
         mtime: Timestamp,
-        reserve: impl FnOnce(u64) -> u64,
+        mut reserve: impl FnMut(u64) -> u64,
     ) -> Changes {
+        self.look_for_attempt(&tree);
         let old = self.snapshot();
         let difference = diff(old.tree(), &tree);
         if difference.is_empty() {
             old.tree().renew_locators(&tree);
             return Changes::default();
         }
-        let mut new_counts = counts(&tree);
-        let snapshot = Arc::new(old.successor(tree, &difference, mtime, |count| {
+        let mut reserve = |count| {
             let first = reserve(count);
             self.ranges.lock().push(first);
             first
-        }));
+        };
+        let snapshot = old.successor(tree, &difference, mtime, &mut reserve);
         let mut changes = Changes::default();
-        let mut state = self.state.write();
-        for (now, id) in new_counts.iter_mut().zip(0..) {
-            if let Some(before) = difference.old_of(NodeId(id)) {
-                *now = std::mem::take(&mut state.counts[before.0 as usize]);
-            }
-        }
+        let (mut state, numbers) = self.state_to_merge(&snapshot, &difference, &mut reserve);
         for id in difference.changed().iter().filter(|id| **id != NodeId::ROOT) {
             changes.inodes.push(snapshot.ino(*id));
         }
@@ -463,15 +491,54 @@ impl<H: Host> MountedCollection<H> {
             if let Some(parent) = self.parent_of(&old, *id) {
                 changes.names.push((parent, old.tree().name(*id).to_owned()));
             }
-            if self.leave(&mut state, &old, *id) {
-                changes.gone.push(old.ino(*id));
-            }
         }
+        let theirs = Theirs {
+            next: snapshot,
+            difference: &difference,
+            at: mtime,
+            numbers,
+            suffix: format!(".conflict-{}", mtime.utc_basic()),
+        };
+        let merged = state.merge(theirs, |state, id| {
+            if self.leave(state, &old, id) {
+                changes.gone.push(old.ino(id));
+            }
+        });
+        drop(state);
+        self.uses.fetch_sub(merged.uses.into(), Ordering::AcqRel);
+        changes.gone.extend(merged.gone);
         // Whoever loads a tree numbers a directory before what is in it.
         changes.gone.reverse();
-        state.current = snapshot;
-        state.counts = new_counts;
+        self.changes.fetch_add(merged.conflicts.len() as u64, Ordering::AcqRel);
+        changes.conflicts = merged.conflicts;
         changes
+    }
+
+    /// Where this version is what was sent, and no answer came, that was saved.
+    fn look_for_attempt(&self, tree: &Arc<Tree>) {
+        let mut state = self.state.write();
+        if let Some(attempt) = state.attempt.take_if(|attempt| attempt.is(tree)) {
+            attempt.saved(&mut state, Arc::clone(tree));
+        }
+    }
+
+    /// The state, and numbers for what its draft may take from a version from elsewhere.
+    fn state_to_merge(
+        &self,
+        next: &Snapshot,
+        difference: &Diff,
+        reserve: &mut impl FnMut(u64) -> u64,
+    ) -> (RwLockWriteGuard<'_, State>, Vec<u64>) {
+        let state = self.state.write();
+        if state.draft.is_empty() {
+            return (state, Vec::new());
+        }
+        drop(state);
+        let (tree, mut count) = (next.tree(), 0);
+        count += difference.added().len() + difference.changed().len() + difference.removed().len();
+        count += tree.len() - tree.file_count();
+        let first = reserve(count as u64);
+        (self.state.write(), (first..first + count as u64).collect())
     }
 
     /// From now on entries of the layer above stand for these ([`Host::successor`]). Answers

@@ -43,7 +43,11 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(mounting::show_tree, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::show_scratch, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::draft_manifest, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::await_saves, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::draft_changes, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::draft_is_unsaved, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::save_draft, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::unsaved_manifests, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::freeze_draft, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::set_write_buffer, m)?)?;
     m.add_function(wrap_pyfunction!(overrides::done_natively, m)?)?;

@@ -11,6 +11,8 @@
 //! - `reference`: the plain tree, and what each answer has to be
 //! - `driver`: makes random requests, and compares
 //! - `random`: one thread, over nothing and over a manifest
+//! - `record`: a collection's record, which several mounts save to
+//! - `saving`: the same with saves, beside others who change it
 //! - `threads`: four at once, compared when all are quiet
 //! - `regressions`: what was found, by name
 //!
@@ -23,9 +25,11 @@ mod support;
 mod writing {
     pub(crate) mod driver;
     pub(crate) mod mount;
+    pub(crate) mod record;
     pub(crate) mod reference;
 
     mod random;
     mod regressions;
+    mod saving;
     mod threads;
 }

@@ -53,6 +53,7 @@ pub struct Contents {
     id: u64,
     gauge: Option<Arc<Gauge>>,
     copied: u64,
+    edits: u64,
     /// How many extents there are when they are next looked through.
     settle_at: usize,
 }
@@ -93,6 +94,7 @@ impl Contents {
             id: NEXT.fetch_add(1, Relaxed),
             gauge: None,
             copied: 0,
+            edits: 0,
             settle_at: FEW,
         }
     }
@@ -141,6 +143,7 @@ impl Contents {
             return Vec::new();
         }
         let end = offset + room;
+        self.edits += 1;
         let mut touched = self.cut(offset, end);
         let mut made = Vec::with_capacity(1);
         if room as usize <= MAX_CHUNK {
@@ -162,6 +165,7 @@ impl Contents {
     /// Cuts the file off at `len`, or extends it by a hole, up to [`MAX_LEN`].
     pub fn truncate(&mut self, len: u64) -> Vec<Arc<Chunk>> {
         let len = len.min(MAX_LEN);
+        self.edits += 1;
         let touched = self.cut(len, self.len);
         self.len = len;
         self.tidy(touched, Vec::new())
@@ -169,6 +173,7 @@ impl Contents {
 
     /// Makes a hole of `len` bytes at `offset`. The file's length stays.
     pub fn punch_hole(&mut self, offset: u64, len: u64) -> Vec<Arc<Chunk>> {
+        self.edits += 1;
         let touched = self.cut(offset, offset.saturating_add(len));
         self.tidy(touched, Vec::new())
     }
@@ -258,6 +263,12 @@ impl Contents {
         self.copied
     }
 
+    /// How often the file was changed since it was made: another number than before tells that it was.
+    #[must_use]
+    pub fn edits(&self) -> u64 {
+        self.edits
+    }
+
     /// What `len` bytes from `offset` on are, to be put elsewhere. What lies past the end is left
     /// out.
     #[must_use]
@@ -278,6 +289,7 @@ impl Contents {
         if excerpt.is_empty() || offset >= end {
             return Vec::new();
         }
+        self.edits += 1;
         let touched = self.cut(offset, end);
         let mut made = Vec::new();
         for (at, extent) in excerpt.extents {

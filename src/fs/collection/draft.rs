@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -32,11 +32,35 @@ pub struct DraftFile {
     pub contents: Mutex<Contents>,
     /// Last change.
     pub mtime: AtomicTimestamp,
+    /// How many edits the snapshot has; `NEVER` where it has another content, or no such file.
+    saved: AtomicU64,
 }
 
+/// No number of edits.
+const NEVER: u64 = u64::MAX;
+
 impl DraftFile {
-    fn new(contents: Contents, mtime: Timestamp) -> Arc<Self> {
-        Arc::new(DraftFile { contents: Mutex::new(contents), mtime: AtomicTimestamp::new(mtime) })
+    fn new(contents: Contents, mtime: Timestamp, saved: u64) -> Arc<Self> {
+        Arc::new(DraftFile {
+            contents: Mutex::new(contents),
+            mtime: AtomicTimestamp::new(mtime),
+            saved: AtomicU64::new(saved),
+        })
+    }
+
+    /// Whether its content is another than the snapshot's.
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.contents.lock().edits() != self.saved.load(Ordering::Acquire)
+    }
+
+    /// The snapshot has what it was after so many edits.
+    pub(super) fn set_saved(&self, edits: u64) {
+        self.saved.store(edits, Ordering::Release);
+    }
+
+    /// The snapshot has no such file any more.
+    pub(super) fn set_never_saved(&self) {
+        self.set_saved(NEVER);
     }
 
     /// Length in bytes.
@@ -50,9 +74,9 @@ impl DraftFile {
 #[derive(Default)]
 pub(super) struct Names {
     /// The directory as the snapshot has it, if it does.
-    base: Option<NodeId>,
+    pub base: Option<NodeId>,
     /// Inode numbers; None for a name that is gone.
-    changed: BTreeMap<Box<str>, Option<u64>>,
+    pub changed: BTreeMap<Box<str>, Option<u64>>,
 }
 
 pub(super) enum Content {
@@ -73,6 +97,22 @@ impl DraftNode {
     pub(super) fn is_dir(&self) -> bool {
         matches!(self.content, Content::Dir(..))
     }
+
+    /// No name leads to it any more. What is left of a directory is empty.
+    pub(super) fn leave(&mut self) {
+        self.parent = None;
+        if let Content::Dir(names, _) = &mut self.content {
+            *names = Names::default();
+        }
+    }
+
+    /// Last change.
+    pub(super) fn mtime(&self) -> Timestamp {
+        match &self.content {
+            Content::File(file) => file.mtime.load(),
+            Content::Dir(_, mtime) => *mtime,
+        }
+    }
 }
 
 /// The changes, all of them.
@@ -85,8 +125,10 @@ pub(super) struct Draft {
     pub gone: HashSet<u64>,
     /// Nothing is changed here any more: the layer above takes over.
     pub frozen: bool,
+    /// What it is at one moment is being saved: what is gone since has to be told from what never was.
+    pub saving: bool,
     /// Counts the bytes of its files.
-    gauge: Arc<Gauge>,
+    pub gauge: Arc<Gauge>,
 }
 
 impl Draft {
@@ -104,6 +146,11 @@ impl Draft {
 }
 
 impl Draft {
+    /// Whether nothing was changed, and nothing that left is still wanted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.top.is_none() && self.nodes.is_empty() && self.gone.is_empty()
+    }
+
     /// Something else takes the place of what is in it, which is taken out. What left the collection
     /// stays.
     pub(super) fn supersede(&mut self) -> Vec<(u64, DraftNode)> {
@@ -116,10 +163,7 @@ impl Draft {
     pub(super) fn detach(&mut self) {
         self.nodes.retain(|_, node| node.counts.wanted());
         for node in self.nodes.values_mut() {
-            node.parent = None;
-            if let Content::Dir(names, _) = &mut node.content {
-                *names = Names::default();
-            }
+            node.leave();
         }
         self.top = None;
         self.gone.clear();
@@ -166,7 +210,7 @@ impl State {
     }
 
     /// The names of a directory of the draft.
-    fn names(&self, dir: u64) -> Option<&Names> {
+    pub(super) fn names(&self, dir: u64) -> Option<&Names> {
         if dir == TOP {
             return self.draft.top.as_ref();
         }
@@ -265,7 +309,7 @@ impl State {
     }
 
     /// Takes a node of the snapshot into the draft, where it is not yet.
-    fn take_up(&mut self, ino: u64) -> Option<&mut DraftNode> {
+    pub(super) fn take_up(&mut self, ino: u64) -> Option<&mut DraftNode> {
         if !self.draft.nodes.contains_key(&ino) {
             let Place::Snapshot(id) = self.place(ino) else { return None };
             let tree = self.current.tree();
@@ -274,7 +318,7 @@ impl State {
                 Content::Dir(Names { base: Some(id), changed: BTreeMap::new() }, mtime)
             } else {
                 let contents = Contents::of_tree(tree, id).counted_by(&self.draft.gauge);
-                Content::File(DraftFile::new(contents, mtime))
+                Content::File(DraftFile::new(contents, mtime, 0))
             };
             let node = DraftNode {
                 parent: Some(dir_in(&self.current, id)),
@@ -304,14 +348,14 @@ impl State {
     }
 
     /// Has a name in a directory lead to `ino`, or nowhere; the directory was changed `now`.
-    fn lead(
+    pub(super) fn lead(
         &mut self,
         dir: u64,
         name: &str,
         ino: Option<u64>,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        let current = Arc::clone(&self.current);
+        let (current, saving) = (Arc::clone(&self.current), self.draft.saving);
         let names = if dir == TOP {
             let whole = Names { base: Some(NodeId::ROOT), changed: BTreeMap::new() };
             self.draft.top.get_or_insert(whole)
@@ -325,7 +369,7 @@ impl State {
             }
         };
         let in_base = names.base.is_some_and(|base| current.tree().child(base, name).is_some());
-        if ino.is_some() || in_base {
+        if ino.is_some() || in_base || saving {
             names.changed.insert(name.into(), ino);
         } else {
             names.changed.remove(name);
@@ -344,7 +388,7 @@ impl State {
     ) -> Result<(), Refusal> {
         self.must_be_there(dir)?;
         let content = match content {
-            Some(contents) => Content::File(DraftFile::new(contents, now)),
+            Some(contents) => Content::File(DraftFile::new(contents, now, NEVER)),
             None => Content::Dir(Names::default(), now),
         };
         let counts = Counts::default();
@@ -451,12 +495,12 @@ impl State {
         let uses = self.counts_of(ino).map_or(0, |counts| counts.uses.load(Ordering::Acquire));
         if self.counts_of(ino).is_some_and(Counts::wanted) {
             if let Some(node) = self.take_up(ino) {
-                node.parent = None;
+                node.leave();
             }
         } else {
             self.draft.nodes.remove(&ino);
         }
-        if self.current.id(ino).is_some() {
+        if self.draft.saving || self.current.id(ino).is_some() {
             self.draft.gone.insert(ino);
         }
         uses
@@ -476,7 +520,7 @@ impl State {
 }
 
 /// The directory of a node of the snapshot.
-fn dir_in(snapshot: &Snapshot, id: NodeId) -> u64 {
+pub(super) fn dir_in(snapshot: &Snapshot, id: NodeId) -> u64 {
     match snapshot.tree().parent(id) {
         NodeId::ROOT => TOP,
         dir => snapshot.ino(dir),

@@ -2,17 +2,14 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! A collection as it is, draft and all, as a manifest: for whoever saves it or takes it over.
+//! Writing a collection out, with everything stored: for whoever saves it or takes it over.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::draft::TOP;
-use super::{Drafted, Host, MountedCollection, State};
-use crate::collection::draft::{
-    BlockRef, Contents, Directory, MAX_LEN, Unwritable, UnwritableReason, write_manifest, zeros,
-    zeros_len,
-};
+use super::capture::Captured;
+use super::{Host, MountedCollection};
+use crate::collection::draft::{BlockRef, Unwritable, UnwritableReason, zeros, zeros_len};
 use crate::fs::errno::Refusal;
 use crate::fs::node::Outcome;
 use crate::report::{phrases, report};
@@ -21,40 +18,6 @@ use crate::report::{phrases, report};
 const ATTEMPTS: u32 = 20;
 /// Between two looks whether they did.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A directory as it is at one moment: its path, and the files in it.
-struct Listed {
-    path: String,
-    files: Vec<(Box<str>, Contents)>,
-}
-
-impl State {
-    /// Everything below a directory, which comes first.
-    fn walk(&self, dir: u64, path: &str, into: &mut Vec<Listed>) {
-        let mut listed = Listed { path: path.to_owned(), files: Vec::new() };
-        let entries = self.entries(dir);
-        for entry in entries.iter().filter(|entry| !entry.dir) {
-            let contents = match self.drafted(entry.ino) {
-                Some(Drafted::File(file)) => file.contents.lock().clone(),
-                _ => match self.current.id(entry.ino) {
-                    Some(id) => Contents::of_tree(self.current.tree(), id),
-                    None => continue,
-                },
-            };
-            listed.files.push((entry.name.clone(), contents));
-        }
-        into.push(listed);
-        for entry in entries.iter().filter(|entry| entry.dir) {
-            let name = &entry.name;
-            let path = if path.is_empty() { name.to_string() } else { format!("{path}/{name}") };
-            self.walk(entry.ino, &path, into);
-        }
-    }
-}
-
-fn files(all: &[Listed]) -> impl Iterator<Item = &Contents> {
-    all.iter().flat_map(|listed| &listed.files).map(|(_, contents)| contents)
-}
 
 impl<H: Host> MountedCollection<H> {
     /// Stores everything that was written, and waits for it. Not for a thread of the Keep client.
@@ -72,26 +35,42 @@ impl<H: Host> MountedCollection<H> {
     /// `EIO` where something could not be stored; `EFBIG` where the holes of a file are too long for a
     /// manifest.
     pub fn manifest(&self) -> Outcome<String> {
-        let mut all = Vec::new();
-        self.state.read().walk(TOP, "", &mut all);
-        let holes = files(&all).flat_map(Contents::holes);
-        let zeros = match holes.map(|hole| hole.end - hole.start).max() {
+        let captured = self.state.read().capture();
+        self.written_out(&captured, |zeros| captured.manifest(zeros))
+    }
+
+    /// The manifest of the version that the draft is over, where something is not saved, and of what it
+    /// contains, all of which is stored.
+    ///
+    /// # Errors
+    /// As [`MountedCollection::manifest`].
+    pub fn unsaved_manifests(&self) -> Outcome<Option<(String, String)>> {
+        let state = self.state.read();
+        if state.replacements().replace.is_empty() {
+            return Ok(None);
+        }
+        let (base, captured) = (Arc::clone(&state.current), state.capture());
+        drop(state);
+        let ours = self.written_out(&captured, |zeros| captured.manifest(zeros))?;
+        Ok(Some((base.tree().normalized(), ours)))
+    }
+
+    /// What `write` makes of what was captured, once all of that is stored. It is given a block for holes.
+    pub(super) fn written_out<T>(
+        &self,
+        captured: &Captured,
+        write: impl Fn(Option<&BlockRef>) -> Result<T, Unwritable>,
+    ) -> Outcome<T> {
+        let zeros = match captured.longest_hole() {
             Some(longest) => Some(self.stored_zeros(zeros_len(longest))?),
             None => None,
         };
         for _ in 0..ATTEMPTS {
             // What was merged or overwritten since in the file itself is stored for this version.
-            let missing = files(&all).flat_map(Contents::chunks).map(Arc::clone);
-            self.start(self.uploads.add(missing.collect()));
+            self.start(self.uploads.add(captured.chunks()));
             self.store()?;
-            let directories = all.iter().map(|listed| Directory {
-                path: &listed.path,
-                files: (listed.files.iter())
-                    .map(|(name, contents)| (&**name, contents.pieces(0, MAX_LEN)))
-                    .collect(),
-            });
-            match write_manifest(directories.collect(), zeros.as_ref()) {
-                Ok(text) => return Ok(text),
+            match write(zeros.as_ref()) {
+                Ok(written) => return Ok(written),
                 // Another collection is storing it, which it was moved from.
                 Err(Unwritable { reason: UnwritableReason::NotStored(_), .. }) => {
                     std::thread::sleep(PAUSE);

@@ -9,12 +9,13 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::draft::TOP;
 use super::{CollectionNode, Host, MountedCollection, Settings};
-use crate::collection::{NodeId, Tree};
+use crate::collection::Tree;
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::{Ino, Timestamp};
 use crate::fs::inodes::{Inodes, RangeOwner};
 use crate::fs::node::Identity;
 use crate::fs::state::NodeState;
+use crate::report::report;
 
 /// Answers for a mounted collection's ranges of inode numbers.
 struct Numbers<H>(Arc<MountedCollection<H>>);
@@ -67,39 +68,51 @@ impl<H: Host> MountedCollection<H> {
         table.add_range(first, count, Arc::new(Numbers(Arc::clone(self))));
     }
 
-    /// Shows another version: what stays keeps its inode number, and the kernel is told what changed.
-    pub fn follow(self: &Arc<Self>, tree: Tree, mtime: Timestamp, table: &Inodes<AnyNode<H>>) {
-        let mut reserved = None;
-        let changes = self.update(Arc::new(tree), mtime, |count| {
-            let first = table.reserve(count);
-            reserved = Some((first, count));
-            first
+    /// Shows another version, which is as old as that many saves (None: the newest that there is): what
+    /// stays keeps its inode number, and the kernel is told what changed. Answers false where one was
+    /// saved meanwhile: then the version may be older than that, and is not shown.
+    pub fn follow(
+        self: &Arc<Self>,
+        tree: Tree,
+        mtime: Timestamp,
+        since: Option<u64>,
+        table: &Inodes<AnyNode<H>>,
+    ) -> bool {
+        let mut reserved = Vec::new();
+        let changes = self.unless_saved(since, || {
+            self.update(Arc::new(tree), mtime, |count| {
+                let first = table.reserve(count);
+                reserved.push((first, count));
+                first
+            })
         });
-        if let Some((first, count)) = reserved {
+        for (first, count) in reserved {
             table.add_range(first, count, Arc::new(Numbers(Arc::clone(self))));
+        }
+        let Some(changes) = changes else { return false };
+        for (ours, theirs) in changes.conflicts {
+            let what = format!("{ours:?} was changed here and elsewhere: theirs is {theirs:?}");
+            report(log::Level::Warn, &what);
         }
         for ino in changes.inodes {
             table.upcalls().invalidate_inode(Ino(ino));
         }
-        let snapshot = self.snapshot();
         for (parent, name) in changes.names {
-            let dir = if self.root().inode() == Some(parent) {
-                Some(NodeId::ROOT)
-            } else {
-                snapshot.id(parent)
-            };
+            let is_there = self.child_of(self.key_of(parent), &name).is_some();
             let (parent, bytes) = (Ino(parent), name.as_bytes());
-            match dir.and_then(|dir| snapshot.tree().child(dir, &name)) {
+            if is_there {
                 // Somebody may be in there already.
-                Some(_) => table.upcalls().expire_entry(parent, bytes),
+                table.upcalls().expire_entry(parent, bytes);
+            } else {
                 // Whoever has it open keeps it no longer than that.
-                None => table.upcalls().invalidate_entry(parent, bytes),
+                table.upcalls().invalidate_entry(parent, bytes);
             }
         }
         if !changes.gone.is_empty() {
             self.remove_deleted_above(table);
         }
         table.upcalls().prune(changes.gone.into_iter().map(Ino).collect());
+        true
     }
 
     /// Has the removal thread look at a directory above that was deleted: what left the collection may

@@ -176,6 +176,19 @@ impl<H: Host> CollectionNode<H> {
         Ok(root.fresh_for(self.collection.host.now()?))
     }
 
+    /// Saves what was changed in the collection.
+    fn saved(&self) -> Outcome<()> {
+        if self.collection.save()? {
+            return Ok(());
+        }
+        match self.superseded() {
+            Some(node) => node.flush(),
+            // It is about to be.
+            None if self.collection.is_written_here() => self.taken_over()?.flush(),
+            None => Ok(()),
+        }
+    }
+
     /// What took its place, if anything did. Asks nobody.
     fn superseded(&self) -> Option<H::Node> {
         if !self.collection.is_superseded() {
@@ -436,8 +449,11 @@ impl<H: Host> FileNode for CollectionNode<H> {
     }
 
     fn flush(&self) -> Outcome<()> {
-        // Otherwise nothing was written: whoever writes is taken over first.
-        self.superseded().map_or(Ok(()), |node| node.flush())
+        if self.collection.state.read().has_left(self.ino) {
+            // Nobody will see it again.
+            return Ok(());
+        }
+        self.saved()
     }
 }
 
@@ -483,7 +499,7 @@ impl<H: Host> DirectoryNode<AnyNode<H>> for CollectionNode<H> {
         if let Some(collection) = self.writing()?
             && let Some(()) = collection.remove(self.ino, name, false)?
         {
-            return Ok(());
+            return self.saved();
         }
         self.taken_over()?.unlink(name)
     }
@@ -492,7 +508,7 @@ impl<H: Host> DirectoryNode<AnyNode<H>> for CollectionNode<H> {
         if let Some(collection) = self.writing()?
             && let Some(()) = collection.remove(self.ino, name, true)?
         {
-            return Ok(());
+            return self.saved();
         }
         self.taken_over()?.rmdir(name)
     }
@@ -502,7 +518,7 @@ impl<H: Host> DirectoryNode<AnyNode<H>> for CollectionNode<H> {
             && let Some(from) = collection.directory(source)
             && let Some(()) = collection.rename((from, old), (self.ino, new))?
         {
-            return Ok(());
+            return self.saved();
         }
         self.taken_over()?.rename(old, new, source)
     }

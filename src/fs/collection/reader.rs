@@ -174,7 +174,7 @@ fn assemble(mut gathered: Gathered) -> Result<ReadData, Stale> {
 }
 
 /// The parts of a snapshot's file.
-fn pieces_of(tree: &Arc<Tree>, file: NodeId, offset: u64, len: u64) -> Pieces {
+pub(super) fn pieces_of(tree: &Arc<Tree>, file: NodeId, offset: u64, len: u64) -> Pieces {
     tree.plan(file, offset, len)
         .map(|range| Piece::Stored {
             block: BlockRef::Tree(Arc::clone(tree), range.block),

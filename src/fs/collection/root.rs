@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use super::draft::TOP;
-use super::{Host, MountedCollection, Settings};
+use super::save::Refused;
+use super::{Host, MountedCollection, Settings, Update};
 use crate::collection::Tree;
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::{Ino, Timestamp};
@@ -22,13 +23,31 @@ use crate::fs::read_data::ReadData;
 use crate::fs::state::NodeState;
 use crate::keep::KeepClient;
 
-/// What has newer versions of the collection, if anything does.
-pub type Reload = Box<dyn Fn() -> Option<(Tree, Timestamp)> + Send + Sync>;
+/// Where versions of the collection come from and are saved.
+pub trait Record: Send + Sync {
+    /// The newest version, and when that was made.
+    fn newest(&self) -> Option<(Tree, Timestamp)>;
+
+    /// As [`Host::save`].
+    ///
+    /// # Errors
+    /// Why the update was not made.
+    fn save(&self, update: &Update) -> Result<String, Refused> {
+        let _ = update;
+        Err(Refused::Failed(Refusal::ReadOnly.into()))
+    }
+}
+
+impl<F: Fn() -> Option<(Tree, Timestamp)> + Send + Sync> Record for F {
+    fn newest(&self) -> Option<(Tree, Timestamp)> {
+        self()
+    }
+}
 
 /// Everything that a collection needs from outside, where there is nothing but Rust.
 pub struct Standalone {
     keep: Arc<KeepClient>,
-    reload: Option<Reload>,
+    record: Option<Arc<dyn Record>>,
     root: Weak<Root>,
 }
 
@@ -63,6 +82,13 @@ impl Upcalls for NoUpcalls {
 impl Host for Standalone {
     type Node = RootDirectory;
 
+    fn save(&self, update: &Update) -> Result<String, Refused> {
+        match &self.record {
+            Some(record) => record.save(update),
+            None => Err(Refused::Failed(Refusal::ReadOnly.into())),
+        }
+    }
+
     fn now(&self) -> Outcome<Timestamp> {
         Ok(Timestamp::now())
     }
@@ -96,13 +122,23 @@ impl Host for Standalone {
     }
 
     fn renew(&self) -> bool {
-        let newer = self.reload.as_ref().and_then(|reload| reload());
-        match (newer, self.root.upgrade()) {
-            (Some((tree, mtime)), Some(root)) => RootDirectory(root).show(tree, mtime),
-            _ => false,
+        let (Some(record), Some(root)) = (&self.record, self.root.upgrade()) else { return false };
+        let root = RootDirectory(root);
+        for _ in 0..LOOKS {
+            let since = root.collection().map(|collection| collection.await_saves());
+            let Some((tree, mtime)) = record.newest() else { return false };
+            match root.show_since(tree, mtime, since) {
+                // A version that was saved meanwhile is newer.
+                Some(false) => {}
+                shown => return shown.is_some(),
+            }
         }
+        true
     }
 }
+
+/// How often a version is asked for that is outdated when it comes.
+const LOOKS: u32 = 5;
 
 struct Root {
     state: Arc<NodeState>,
@@ -116,8 +152,8 @@ pub struct RootDirectory(Arc<Root>);
 
 impl RootDirectory {
     /// Mounts a collection as the root of `table`, which is empty. Its blocks are read through `keep`;
-    /// `reload` is asked for a newer version when block signatures have expired. What is changed, where
-    /// `settings` allow that, is stored in Keep and nowhere saved.
+    /// `record` is asked for a newer version when block signatures have expired, and saves what is changed
+    /// where `settings` say so.
     ///
     /// # Errors
     /// `EINVAL` where the collection has names that no file system can show.
@@ -125,7 +161,7 @@ impl RootDirectory {
         tree: Tree,
         mtime: Timestamp,
         keep: Arc<KeepClient>,
-        reload: Option<Reload>,
+        record: Option<Arc<dyn Record>>,
         settings: Settings,
         table: &Arc<Inodes<AnyNode<Standalone>>>,
     ) -> Outcome<Self> {
@@ -142,7 +178,7 @@ impl RootDirectory {
             table: Arc::downgrade(table),
         }));
         table.add(&AnyNode::Host(root.clone()))?;
-        let host = Standalone { keep, reload, root: Arc::downgrade(&root.0) };
+        let host = Standalone { keep, record, root: Arc::downgrade(&root.0) };
         let mounted = MountedCollection::mount(host, settings, state, Arc::new(tree), mtime, table);
         // Set once: this is where the directory is made.
         let _ = root.0.collection.set(mounted);
@@ -151,14 +187,26 @@ impl RootDirectory {
 
     /// Shows another version; false where it has names that no file system can show.
     pub fn show(&self, tree: Tree, mtime: Timestamp) -> bool {
-        match (self.collection(), self.0.table.upgrade()) {
-            (Some(collection), Some(table)) if !tree.has_odd_names() => {
-                collection.follow(tree, mtime, &table);
-                self.0.state.mtime.store(mtime);
-                true
-            }
-            _ => false,
+        self.show_since(tree, mtime, None).is_some()
+    }
+
+    /// Shows the newest version that its record has; answers whether it has one that can be shown.
+    #[must_use]
+    pub fn renewed(&self) -> bool {
+        self.collection().is_some_and(|collection| collection.host.renew())
+    }
+
+    /// As [`MountedCollection::follow`]; None where it has names that no file system can show.
+    fn show_since(&self, tree: Tree, mtime: Timestamp, since: Option<u64>) -> Option<bool> {
+        let (collection, table) = (self.collection()?, self.0.table.upgrade()?);
+        if tree.has_odd_names() {
+            return None;
         }
+        let shown = collection.follow(tree, mtime, since, &table);
+        if shown {
+            self.0.state.mtime.store(mtime);
+        }
+        Some(shown)
     }
 
     /// The collection.
@@ -342,6 +390,10 @@ impl FileNode for RootDirectory {
     fn readfrom(&self, _offset: u64, _size: u32, _num_retries: u32) -> Outcome<ReadData> {
         Err(Refusal::IsDirectory.into())
     }
+
+    fn flush(&self) -> Outcome<()> {
+        self.collection().map_or(Ok(()), |collection| collection.save().map(drop))
+    }
 }
 
 impl DirectoryNode<AnyNode<Standalone>> for RootDirectory {
@@ -362,16 +414,19 @@ impl DirectoryNode<AnyNode<Standalone>> for RootDirectory {
     }
 
     fn unlink(&self, name: &str) -> Outcome<()> {
-        here(self.mounted()?.remove(TOP, name, false))
+        here(self.mounted()?.remove(TOP, name, false))?;
+        self.flush()
     }
 
     fn rmdir(&self, name: &str) -> Outcome<()> {
-        here(self.mounted()?.remove(TOP, name, true))
+        here(self.mounted()?.remove(TOP, name, true))?;
+        self.flush()
     }
 
     fn rename(&self, old: &str, new: &str, source: &AnyNode<Standalone>) -> Outcome<()> {
         let mounted = self.mounted()?;
         let from = mounted.directory(source).ok_or(Refusal::NotPermitted)?;
-        here(mounted.rename((from, old), (TOP, new)))
+        here(mounted.rename((from, old), (TOP, new)))?;
+        self.flush()
     }
 }

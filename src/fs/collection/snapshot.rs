@@ -42,6 +42,19 @@ impl Snapshot {
         Snapshot::new(Arc::new(Tree::empty()), 0, Timestamp(0))
     }
 
+    /// A tree whose nodes have these numbers and times of change, in their order.
+    ///
+    /// # Panics
+    /// Where there are others than nodes.
+    #[must_use]
+    pub(super) fn numbered(tree: Arc<Tree>, of: Vec<(u64, Timestamp)>) -> Self {
+        assert_eq!(of.len(), tree.len(), "a number for each node");
+        let mut ordered: Vec<(u64, u32)> =
+            (0_u32..).zip(&of).skip(1).map(|(at, (number, _))| (*number, at)).collect();
+        ordered.sort_unstable();
+        Snapshot { tree, numbers: Numbers::Each { of: of.into(), ordered: ordered.into() } }
+    }
+
     /// The tree.
     #[must_use]
     pub fn tree(&self) -> &Arc<Tree> {
@@ -81,6 +94,13 @@ impl Snapshot {
         }
     }
 
+    /// Sets when a node was last changed, in a version that is numbered node by node.
+    pub(super) fn set_mtime(&mut self, id: NodeId, to: Timestamp) {
+        if let Numbers::Each { of, .. } = &mut self.numbers {
+            of[id.0 as usize].1 = to;
+        }
+    }
+
     /// Memory that it takes, in bytes.
     #[must_use]
     pub fn memory(&self) -> usize {
@@ -113,9 +133,6 @@ impl Snapshot {
                 of[id.0 as usize].0 = number;
             }
         }
-        let mut ordered: Vec<(u64, u32)> =
-            (0_u32..).zip(&of).skip(1).map(|(at, (number, _))| (*number, at)).collect();
-        ordered.sort_unstable();
-        Snapshot { tree, numbers: Numbers::Each { of: of.into(), ordered: ordered.into() } }
+        Snapshot::numbered(tree, of)
     }
 }

@@ -161,6 +161,10 @@ struct Fake {
 impl Host for Fake {
     type Node = Object;
 
+    fn save(&self, _update: &Update) -> Result<String, Refused> {
+        Err(Refused::Failed(Refusal::ReadOnly.into()))
+    }
+
     fn now(&self) -> Outcome<Timestamp> {
         Ok(at(5))
     }
@@ -226,7 +230,7 @@ fn is_here(entry: &CollectionNode<Fake>) -> bool {
     matches!(entry.resolve(), Resolved::Here(..))
 }
 
-fn numbers(from: u64) -> impl FnOnce(u64) -> u64 {
+fn numbers(from: u64) -> impl FnMut(u64) -> u64 {
     move |_| from
 }
 

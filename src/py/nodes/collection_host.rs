@@ -13,17 +13,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
+use pyo3::types::IntoPyDict;
 
 use super::any_node::AnyNode;
 use super::object_node::ObjectNode;
 use super::overrides;
-use crate::fs::collection::{Host, MountedCollection};
+use crate::fs::collection::save::Refused;
+use crate::fs::collection::{Host, MountedCollection, Update};
+use crate::fs::errno::Refusal;
 use crate::fs::inodes::Inodes;
 use crate::fs::state::NodeState;
 use crate::fs::{Outcome, Timestamp};
 use crate::keep::KeepClient;
-use crate::py::exceptions::log_exception;
-use crate::py::gil::{UpcallScope, attach_for_good};
+use crate::py::exceptions::{errno_of, log_exception};
+use crate::py::gil::{UpcallScope, attach_for_good, may_call_python};
 use crate::py::llfuse::lock;
 use crate::py::request::{self, with_python};
 
@@ -139,6 +142,39 @@ impl Host for PythonHost {
 
     fn store(&self) -> Arc<KeepClient> {
         Arc::clone(&self.keep.client)
+    }
+
+    fn save(&self, update: &Update) -> Result<String, Refused> {
+        attach_for_good(|py| {
+            let _scope = UpcallScope::enter(py);
+            let Some(directory) = self.directory() else {
+                return Err(Refused::Failed(Refusal::Lost.into()));
+            };
+            let replace: Vec<(&str, &str)> =
+                update.replace.iter().map(|(path, source)| (&**path, &**source)).collect();
+            let saved = replace.into_py_dict(py).and_then(|replace| {
+                let args = (replace, &*update.files, &*update.whole);
+                let saved = directory.object(py).call_method1(py, "_save_update", args)?;
+                saved.extract::<Option<String>>(py)
+            });
+            match saved {
+                Ok(Some(hash)) => Ok(hash),
+                Ok(None) => Err(Refused::Outdated),
+                Err(error) => Err(Refused::Failed(errno_of(py, error))),
+            }
+        })
+    }
+
+    fn wait(&self, wait: &mut (dyn FnMut() + Send)) {
+        // Saving needs both the lock and the GIL.
+        if may_call_python() || lock::is_held_by_me() {
+            let released = Python::attach(|py| lock::released(py, &mut *wait));
+            if let Err(error) = released {
+                log::error!("waiting for a save: {error}");
+            }
+        } else {
+            wait();
+        }
     }
 
     fn renew(&self) -> bool {

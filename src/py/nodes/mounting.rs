@@ -24,7 +24,7 @@ use crate::fs::inodes::Inodes as Table;
 use crate::fs::write_buffer::WriteBuffer;
 use crate::keep::PutOptions;
 use crate::py::keep::KeepReader;
-use crate::py::request::exception;
+use crate::py::request::{exception, for_python};
 
 fn core(directory: &Bound<'_, PyAny>) -> PyResult<Arc<NodeCore>> {
     core_of(directory).ok_or_else(|| PyTypeError::new_err("not a directory of arvados_fuse"))
@@ -44,8 +44,9 @@ fn parse(py: Python<'_>, manifest_text: &str) -> PyResult<Tree> {
 ///
 /// `keep` reads the blocks for as long as `keep_is_real()` is true when a file is opened, or always
 /// where it is None. `mtime` is in seconds since the epoch. With `writable`, files can be changed through the mount.
-/// `reserved` are names in the directory that are not the collection's. Returns False where the
-/// collection has names that no file system can show.
+/// `reserved` are names in the directory that are not the collection's. Blocks are stored in `replicas`
+/// copies, in the storage classes `classes` (none: the cluster's own); what is changed is saved by
+/// `directory._save_update`. Returns False where the collection has names that no file system can show.
 ///
 /// Raises `ValueError` where the manifest is malformed, with the line and the reason.
 #[pyfunction]
@@ -58,6 +59,8 @@ pub fn show_tree(
     keep_is_real: Option<Py<PyAny>>,
     writable: bool,
     reserved: Vec<String>,
+    replicas: u32,
+    classes: Vec<String>,
 ) -> PyResult<bool> {
     let (core, table) = (core(directory)?, table(directory)?);
     let tree = parse(directory.py(), manifest_text)?;
@@ -66,7 +69,8 @@ pub fn show_tree(
     }
     let keep = Keep { client: keep.get().client(), is_real: keep_is_real };
     let host = PythonHost::new(&core.state, &table, keep);
-    let settings = Settings { writable, reserved, ..Settings::default() };
+    let stored = writable.then_some(PutOptions { replicas, classes });
+    let settings = Settings { writable, reserved, stored, saved: true, buffer: None };
     let root = Arc::clone(&core.state);
     let mtime = Timestamp::from_secs_f64(mtime);
     let mounted = PythonCollection::mount(host, settings, root, Arc::new(tree), mtime, &table);
@@ -92,7 +96,7 @@ pub fn show_scratch(
     let keep = Keep { client: keep.get().client(), is_real: keep_is_real };
     let host = PythonHost::new(&core.state, &table, keep);
     let stored = Some(PutOptions { replicas, classes });
-    let settings = Settings { writable: true, reserved, stored, buffer: None };
+    let settings = Settings { writable: true, reserved, stored, saved: false, buffer: None };
     let (root, tree) = (Arc::clone(&core.state), Arc::new(Tree::empty()));
     let mtime = core.state.mtime.load();
     // Nobody but the mount changes it: the kernel may keep what it is told.
@@ -128,7 +132,11 @@ pub fn draft_changes(directory: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
 #[pyfunction]
 pub fn freeze_draft(directory: &Bound<'_, PyAny>, frozen: bool) -> PyResult<()> {
     if let Some(mounted) = core(directory)?.collection() {
-        directory.py().detach(|| mounted.freeze(frozen));
+        directory.py().detach(|| {
+            mounted.freeze(frozen);
+            // One that began before ends before whoever takes over looks.
+            mounted.await_saves();
+        });
     }
     Ok(())
 }
@@ -140,11 +148,19 @@ pub fn set_write_buffer(bytes: u64) {
 }
 
 /// Has a directory that shows a tree follow to another version of the collection: what stays keeps
-/// its inode number, and the kernel is told what changed.
+/// its inode number, and the kernel is told what changed. What was changed here stays.
+///
+/// The version was asked for when there had been `since` saves ([`await_saves`]). Returns False, and
+/// shows nothing, where there was another since.
 ///
 /// Raises `ValueError` where the manifest is malformed, or has names that no file system can show.
 #[pyfunction]
-pub fn follow_tree(directory: &Bound<'_, PyAny>, manifest_text: &str, mtime: f64) -> PyResult<()> {
+pub fn follow_tree(
+    directory: &Bound<'_, PyAny>,
+    manifest_text: &str,
+    mtime: f64,
+    since: Option<u64>,
+) -> PyResult<bool> {
     let (core, table) = (core(directory)?, table(directory)?);
     let tree = parse(directory.py(), manifest_text)?;
     if tree.has_odd_names() {
@@ -152,9 +168,42 @@ pub fn follow_tree(directory: &Bound<'_, PyAny>, manifest_text: &str, mtime: f64
     }
     if let Some(mounted) = core.collection() {
         let mtime = Timestamp::from_secs_f64(mtime);
-        directory.py().detach(|| mounted.follow(tree, mtime, &table));
+        return Ok(directory.py().detach(|| mounted.follow(tree, mtime, since, &table)));
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Waits until no save of the collection that a directory shows is under way; returns how many there
+/// were, None where it shows none.
+#[pyfunction]
+pub fn await_saves(directory: &Bound<'_, PyAny>) -> PyResult<Option<u64>> {
+    let mounted = core(directory)?.collection();
+    Ok(mounted.map(|mounted| directory.py().detach(|| mounted.await_saves())))
+}
+
+/// Saves what was changed in the collection that a directory shows, and waits for that.
+///
+/// Raises `FUSEError` where it cannot be saved; it stays, and is tried again the next time.
+#[pyfunction]
+pub fn save_draft(directory: &Bound<'_, PyAny>) -> PyResult<()> {
+    let Some(mounted) = core(directory)?.collection() else { return Ok(()) };
+    for_python(directory.py(), || mounted.save().map(drop))
+}
+
+/// Whether something in the collection that a directory shows is not saved.
+#[pyfunction]
+pub fn draft_is_unsaved(directory: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Ok(core(directory)?.collection().is_some_and(|mounted| mounted.is_unsaved()))
+}
+
+/// Where something in the collection that a directory shows is not saved, the manifests of what is, and
+/// of what it contains, with all of that stored.
+///
+/// Raises `FUSEError(EIO)` where something could not be stored: the log says why.
+#[pyfunction]
+pub fn unsaved_manifests(directory: &Bound<'_, PyAny>) -> PyResult<Option<(String, String)>> {
+    let Some(mounted) = core(directory)?.collection() else { return Ok(None) };
+    directory.py().detach(|| mounted.unsaved_manifests()).map_err(exception)
 }
 
 /// Whether a directory shows a collection from its tree.

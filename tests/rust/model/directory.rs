@@ -10,10 +10,11 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 
 use arvados_fuse::collection::{NodeId, Tree};
-use arvados_fuse::fs::collection::{Host, MountedCollection, Settings};
+use arvados_fuse::fs::collection::save::Refused;
+use arvados_fuse::fs::collection::{Host, MountedCollection, Settings, Update};
 use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::node::{Counted, Identity, Outcome};
-use arvados_fuse::fs::{Errno, Ino, Timestamp};
+use arvados_fuse::fs::{Errno, Ino, Refusal, Timestamp};
 use arvados_fuse::keep::KeepClient;
 
 use super::blocks::{Version, keep};
@@ -31,6 +32,10 @@ pub(crate) struct MemoryHost {
 
 impl Host for MemoryHost {
     type Node = MemoryNode;
+
+    fn save(&self, _update: &Update) -> Result<String, Refused> {
+        Err(Refused::Failed(Refusal::ReadOnly.into()))
+    }
 
     fn now(&self) -> Outcome<Timestamp> {
         self.world.upcall("now")?;
@@ -208,7 +213,7 @@ impl MemoryNode {
             let made = made(objects);
             self.0.world.tell(Event::Followed { dir, version: version.clone(), made });
         } else if let Some(mounted) = self.mounted() {
-            mounted.follow(tree, mtime, &table);
+            mounted.follow(tree, mtime, None, &table);
             let version = version.clone();
             self.0.world.tell(Event::Followed { dir, version, made: Vec::new() });
         } else {

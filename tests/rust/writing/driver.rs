@@ -44,6 +44,8 @@ pub(crate) struct Driver<'m> {
     opendir: Vec<Opendir>,
     frozen: bool,
     refusing: bool,
+    /// Keep takes everything, and nothing is frozen.
+    pub never_refuses: bool,
     /// Nobody else asks for anything.
     alone: bool,
 }
@@ -53,7 +55,17 @@ impl<'m> Driver<'m> {
         let random = Rng::with_seed(seed);
         let (open, opendir) = (Vec::new(), Vec::new());
         let (frozen, refusing) = (false, false);
-        Driver { mount, random, reference, open, opendir, frozen, refusing, alone }
+        Driver {
+            mount,
+            random,
+            reference,
+            open,
+            opendir,
+            frozen,
+            refusing,
+            never_refuses: false,
+            alone,
+        }
     }
 
     fn ino(&self, key: Key) -> Ino {
@@ -423,6 +435,12 @@ impl<'m> Driver<'m> {
         self.store();
     }
 
+    /// When the top directory was changed is what is told now.
+    pub(crate) fn learn_time_of_root(&mut self) {
+        let attr = self.mount.getattr(self.ino(TOP)).expect("there");
+        self.reference.nodes[TOP].mtime = Mtime::Known(attr.mtime);
+    }
+
     /// Where it answers that all is stored, all is.
     pub(crate) fn store(&mut self) {
         let stored = self.mount.collection().store().is_ok();
@@ -435,6 +453,9 @@ impl<'m> Driver<'m> {
 
     fn toggle(&mut self) {
         if !self.alone {
+            return;
+        }
+        if self.never_refuses {
             return;
         }
         if self.random.bool() {

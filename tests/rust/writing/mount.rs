@@ -13,7 +13,7 @@ use arvados_fuse::collection::Tree;
 use arvados_fuse::collection::draft::{Contents, MAX_LEN, Piece};
 use arvados_fuse::fs::any_node::AnyNode;
 use arvados_fuse::fs::cache::InodeCache;
-use arvados_fuse::fs::collection::root::{NoUpcalls, RootDirectory, Standalone};
+use arvados_fuse::fs::collection::root::{NoUpcalls, Record, RootDirectory, Standalone};
 use arvados_fuse::fs::collection::{MountedCollection, Settings};
 use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::operations::{Operations, Utf8};
@@ -21,6 +21,7 @@ use arvados_fuse::fs::write_buffer::WriteBuffer;
 use arvados_fuse::fs::{Attr, Caller, Errno, Fh, FileSystem, Ino, Read, SetAttr, Timestamp, Write};
 use arvados_fuse::keep::{KeepClient, PutOptions};
 
+use super::record::Client;
 use crate::support::taking::{Take, signed};
 use crate::support::{Server, data, quick, services};
 
@@ -38,7 +39,7 @@ pub(crate) struct Mount {
     pub root: RootDirectory,
     pub keep: Arc<KeepClient>,
     pub buffer: Arc<WriteBuffer>,
-    pub server: Server,
+    pub server: Arc<Server>,
 }
 
 /// Some files in some directories, in three blocks.
@@ -72,19 +73,36 @@ impl Mount {
     }
 
     pub(crate) fn sharing(server: Server, manifest: &str, buffer: Arc<WriteBuffer>) -> Self {
+        Mount::with(Arc::new(server), manifest, buffer, None)
+    }
+
+    /// What is changed is saved to a record.
+    pub(crate) fn saving(server: Arc<Server>, room: u64, record: Arc<Client>) -> Self {
+        let manifest = record.manifest();
+        Mount::with(server, &manifest, Arc::new(WriteBuffer::new(room)), Some(record))
+    }
+
+    fn with(
+        server: Arc<Server>,
+        manifest: &str,
+        buffer: Arc<WriteBuffer>,
+        record: Option<Arc<Client>>,
+    ) -> Self {
         let mut config = quick();
         config.num_retries = 0;
         config.timeouts.read = PATIENCE;
-        let keep = KeepClient::new(config, services(std::slice::from_ref(&server)));
+        let keep = KeepClient::new(config, services(std::slice::from_ref(&*server)));
         let settings = Settings {
             writable: true,
             reserved: vec!["reserved".into()],
             stored: Some(PutOptions { replicas: 1, ..PutOptions::default() }),
             buffer: Some(Arc::clone(&buffer)),
+            saved: record.is_some(),
         };
+        let record = record.map(|record| record as Arc<dyn Record>);
         let table = Inodes::new(Arc::new(InodeCache::new(1 << 30, 4)), Arc::new(NoUpcalls));
         let tree = Tree::parse(manifest).expect("a manifest");
-        let root = RootDirectory::mount(tree, LOADED, Arc::clone(&keep), None, settings, &table)
+        let root = RootDirectory::mount(tree, LOADED, Arc::clone(&keep), record, settings, &table)
             .expect("mounted");
         let fs = Operations::new(table, Box::new(Utf8));
         fs.enable_write.store(true, std::sync::atomic::Ordering::Relaxed);
@@ -214,17 +232,7 @@ impl Mount {
         let text = self.collection().manifest().expect("stored");
         let tree = Arc::new(Tree::parse(&text).expect("well formed"));
         assert_eq!(tree.normalized(), text);
-        let ids = (1..tree.len() as u32).map(arvados_fuse::collection::NodeId);
-        ids.map(|id| {
-            let mut bytes = Vec::new();
-            for piece in Contents::of_tree(&tree, id).pieces(0, MAX_LEN) {
-                let Piece::Stored { block, offset, len } = piece else { panic!("stored") };
-                let data = self.server.block(block.md5()).expect("on the server");
-                bytes.extend_from_slice(&data[offset as usize..(offset + len) as usize]);
-            }
-            (tree.path(id), (!tree.is_dir(id)).then_some(bytes))
-        })
-        .collect()
+        paths_in(&tree, self)
     }
 
     /// Has everything let go that a kernel has; then nothing may be left.
@@ -240,4 +248,19 @@ impl Mount {
         crate::support::until("all room is given back", || self.buffer.gauge().bytes() == 0);
         self.keep.shutdown();
     }
+}
+
+/// What a tree has, with the blocks that the mount's server has.
+pub(crate) fn paths_in(tree: &Arc<Tree>, mount: &Mount) -> Paths {
+    let ids = (1..tree.len() as u32).map(arvados_fuse::collection::NodeId);
+    ids.map(|id| {
+        let mut bytes = Vec::new();
+        for piece in Contents::of_tree(tree, id).pieces(0, MAX_LEN) {
+            let Piece::Stored { block, offset, len } = piece else { panic!("stored") };
+            let data = mount.server.block(block.md5()).expect("on the server");
+            bytes.extend_from_slice(&data[offset as usize..(offset + len) as usize]);
+        }
+        (tree.path(id), (!tree.is_dir(id)).then_some(bytes))
+    })
+    .collect()
 }

@@ -92,6 +92,11 @@ impl ObjectNode {
         let here = mounted.is_written_here() && mounted.host.keep().is_some();
         Ok(here.then_some(mounted))
     }
+
+    /// Saves what names in it lead to.
+    fn saved(&self, mounted: &Arc<PythonCollection>) -> Outcome<()> {
+        if mounted.save()? { Ok(()) } else { self.flush() }
+    }
 }
 
 impl FileNode for ObjectNode {
@@ -121,8 +126,12 @@ impl FileNode for ObjectNode {
         })
     }
     fn flush(&self) -> Outcome<()> {
-        // What is written here is never saved.
-        if self.own(&[Name::Flush]).is_some() || self.writing(&[Name::Flush])?.is_some() {
+        if self.own(&[Name::Flush]).is_some() {
+            return Ok(());
+        }
+        if let Some(mounted) = self.writing(&[Name::Flush])?
+            && mounted.save()?
+        {
             return Ok(());
         }
         self.call(|o| o.call_method0("flush").map(drop))
@@ -190,7 +199,7 @@ impl DirectoryNode<AnyNode> for ObjectNode {
         if let Some(mounted) = self.writing(&[Name::Unlink])?
             && let Some(()) = mounted.remove(TOP, name, false)?
         {
-            return Ok(());
+            return self.saved(&mounted);
         }
         self.call(|o| o.call_method1("unlink", (name,)).map(drop))
     }
@@ -198,7 +207,7 @@ impl DirectoryNode<AnyNode> for ObjectNode {
         if let Some(mounted) = self.writing(&[Name::Rmdir])?
             && let Some(()) = mounted.remove(TOP, name, true)?
         {
-            return Ok(());
+            return self.saved(&mounted);
         }
         self.call(|o| o.call_method1("rmdir", (name,)).map(drop))
     }
@@ -207,7 +216,7 @@ impl DirectoryNode<AnyNode> for ObjectNode {
             && let Some(from) = mounted.directory(source)
             && let Some(()) = mounted.rename((from, old), (TOP, new))?
         {
-            return Ok(());
+            return self.saved(&mounted);
         }
         self.call(|o| o.call_method1("rename", (old, new, source.object(o.py())?)).map(drop))
     }

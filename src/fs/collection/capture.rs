@@ -1,0 +1,206 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! A collection as it is at one moment, draft and all: its manifest, and what of it is not in the
+//! snapshot.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::draft::TOP;
+use super::reader::pieces_of;
+use super::replacements::Replacements;
+use super::snapshot::Snapshot;
+use super::{Drafted, State};
+use crate::collection::draft::{
+    BlockRef, Chunk, Contents, Directory, MAX_LEN, Pieces, Unwritable, write_manifest,
+};
+use crate::collection::{NodeId, Tree};
+use crate::fs::attr::Timestamp;
+
+/// What a file contained.
+pub(super) enum FileContents {
+    /// What that node of the snapshot does.
+    Snapshot(NodeId),
+    /// Something else.
+    Draft(Contents),
+}
+
+/// A file.
+pub(super) struct CapturedFile {
+    pub name: Box<str>,
+    pub ino: u64,
+    pub mtime: Timestamp,
+    pub contents: FileContents,
+}
+
+/// A directory, and the files in it.
+pub(super) struct CapturedDirectory {
+    /// The names from the top to it, joined by `/`; empty for the top.
+    pub path: String,
+    pub ino: u64,
+    pub mtime: Timestamp,
+    pub files: Vec<CapturedFile>,
+}
+
+/// All of it, as it was at one moment.
+pub(super) struct Captured {
+    snapshot: Arc<Snapshot>,
+    directories: Vec<CapturedDirectory>,
+}
+
+/// What a server is sent for a collection to become what was captured.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// The version that it is for.
+    pub base: Arc<Tree>,
+    /// Where each path (`/` and names) comes from: `current/` and a path of the collection as it was,
+    /// `manifest_text/` and a path of `files`, or nothing where it is removed: `replace_files` of the API.
+    pub replace: Vec<(String, String)>,
+    /// The manifest of what is new; empty where nothing is.
+    pub files: String,
+    /// The manifest of everything.
+    pub whole: String,
+}
+
+impl State {
+    /// The collection as it is.
+    pub(super) fn capture(&self) -> Captured {
+        let mut directories = Vec::new();
+        self.capture_below(TOP, "", &mut directories);
+        Captured { snapshot: Arc::clone(&self.current), directories }
+    }
+
+    /// Everything below a directory, which comes first.
+    fn capture_below(&self, dir: u64, path: &str, into: &mut Vec<CapturedDirectory>) {
+        let mtime = match self.drafted(dir) {
+            Some(Drafted::Dir(mtime)) => mtime,
+            _ => self.current.id(dir).map_or(Timestamp(0), |id| self.current.mtime(id)),
+        };
+        let mut files = Vec::new();
+        let entries = self.entries(dir);
+        for entry in entries.iter().filter(|entry| !entry.dir) {
+            let (contents, mtime) = match self.drafted(entry.ino) {
+                Some(Drafted::File(file)) => {
+                    let contents = file.contents.lock().clone();
+                    (FileContents::Draft(contents), file.mtime.load())
+                }
+                _ => match self.current.id(entry.ino) {
+                    Some(id) => (FileContents::Snapshot(id), self.current.mtime(id)),
+                    None => continue,
+                },
+            };
+            files.push(CapturedFile { name: entry.name.clone(), ino: entry.ino, mtime, contents });
+        }
+        into.push(CapturedDirectory { path: path.to_owned(), ino: dir, mtime, files });
+        for entry in entries.iter().filter(|entry| entry.dir) {
+            self.capture_below(entry.ino, &joined(path, &entry.name), into);
+        }
+    }
+}
+
+/// The path of a name in a directory.
+pub(super) fn joined(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") }
+}
+
+impl Captured {
+    fn files(&self) -> impl Iterator<Item = &CapturedFile> {
+        self.directories.iter().flat_map(|directory| &directory.files)
+    }
+
+    fn drafted(&self) -> impl Iterator<Item = &Contents> {
+        self.files().filter_map(|file| match &file.contents {
+            FileContents::Draft(contents) => Some(contents),
+            FileContents::Snapshot(_) => None,
+        })
+    }
+
+    /// The version that the draft is over.
+    pub(super) fn base(&self) -> &Arc<Tree> {
+        self.snapshot.tree()
+    }
+
+    /// The chunks that are not stored.
+    pub(super) fn chunks(&self) -> Vec<Arc<Chunk>> {
+        self.drafted().flat_map(Contents::chunks).map(Arc::clone).collect()
+    }
+
+    /// Length of the longest hole in bytes; None where there are none.
+    pub(super) fn longest_hole(&self) -> Option<u64> {
+        self.drafted().flat_map(Contents::holes).map(|hole| hole.end - hole.start).max()
+    }
+
+    fn pieces(&self, file: &CapturedFile) -> Pieces {
+        match &file.contents {
+            FileContents::Draft(contents) => contents.pieces(0, MAX_LEN),
+            FileContents::Snapshot(id) => pieces_of(self.snapshot.tree(), *id, 0, MAX_LEN),
+        }
+    }
+
+    /// The manifest of everything; `zeros` is a block for the holes.
+    ///
+    /// # Errors
+    /// What is not stored, or cannot be written.
+    pub(super) fn manifest(&self, zeros: Option<&BlockRef>) -> Result<String, Unwritable> {
+        let directories = self.directories.iter().map(|directory| Directory {
+            path: &directory.path,
+            files: (directory.files.iter()).map(|file| (&*file.name, self.pieces(file))).collect(),
+        });
+        write_manifest(directories.collect(), zeros)
+    }
+
+    /// The manifest of what is new.
+    ///
+    /// # Errors
+    /// As [`Captured::manifest`].
+    pub(super) fn manifest_of(
+        &self,
+        replacements: &Replacements,
+        zeros: Option<&BlockRef>,
+    ) -> Result<String, Unwritable> {
+        let wanted: HashMap<u64, &str> =
+            replacements.files.iter().map(|(path, ino)| (*ino, path.as_str())).collect();
+        let mut directories: HashMap<&str, Directory<'_>> = HashMap::new();
+        for path in &replacements.directories {
+            directories.insert(path, Directory { path, files: Vec::new() });
+        }
+        for file in self.files() {
+            let Some(path) = wanted.get(&file.ino) else { continue };
+            let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let directory = directories.entry(above);
+            let directory = directory.or_insert(Directory { path: above, files: Vec::new() });
+            directory.files.push((name, self.pieces(file)));
+        }
+        write_manifest(directories.into_values().collect(), zeros)
+    }
+
+    /// The edits that each file of the draft had, by number.
+    pub(super) fn edits(&self) -> HashMap<u64, u64> {
+        let drafted = self.files().filter_map(|file| match &file.contents {
+            FileContents::Draft(contents) => Some((file.ino, contents.edits())),
+            FileContents::Snapshot(_) => None,
+        });
+        drafted.collect()
+    }
+
+    /// The version that it is: `tree` is that of its manifest. None where that has something else.
+    pub(super) fn snapshot(&self, tree: Arc<Tree>) -> Option<Snapshot> {
+        let mut of = vec![(0, Timestamp(0)); tree.len()];
+        let mut known = 0;
+        for directory in &self.directories {
+            let dir = tree.find(&directory.path)?;
+            if directory.ino != TOP {
+                of[dir.0 as usize] = (directory.ino, directory.mtime);
+                known += 1;
+            }
+            for file in &directory.files {
+                let id = tree.child(dir, &file.name)?;
+                of[id.0 as usize] = (file.ino, file.mtime);
+                known += 1;
+            }
+        }
+        (known + 1 == tree.len()).then(|| Snapshot::numbered(tree, of))
+    }
+}

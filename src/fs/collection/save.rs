@@ -1,0 +1,297 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! Saving a collection: one save at a time, which takes all that was changed until it begins. What is
+//! changed meanwhile is in the next one, for all who wait for it.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
+
+use super::capture::{Captured, Update};
+use super::replacements::Replacements;
+use super::{Host, MountedCollection, State};
+use crate::collection::{Tree, diff};
+use crate::fs::errno::{Errno, Refusal};
+use crate::fs::node::{Halt, Outcome};
+use crate::fs::savers;
+use crate::report::{phrases, report};
+
+/// How often a save is made anew that the server does not take as it is.
+const ATTEMPTS: u32 = 16;
+
+/// Why a server did not take an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The collection is not what the update is for: to be made anew for its newest version.
+    Outdated,
+    /// Anything else, which the log says.
+    Failed(Errno),
+}
+
+/// Told what became of a save: false where saving is the layer above's.
+pub type Saved = Box<dyn FnOnce(Result<bool, Errno>) + Send>;
+
+#[derive(Default)]
+struct Progress {
+    /// How many of the changes are saved.
+    saved: u64,
+    /// How many saves began, and how many of them ended.
+    begun: u64,
+    ended: u64,
+    /// A thread is at it.
+    under_way: bool,
+    /// Who waits, and for how many changes.
+    waiting: Vec<(u64, Saved)>,
+}
+
+/// What is saved, and who waits for more. Its lock comes before the state's.
+#[derive(Default)]
+pub(super) struct Saves {
+    progress: Mutex<Progress>,
+    ended: Condvar,
+}
+
+/// A save that has begun.
+struct Begun {
+    captured: Captured,
+    replacements: Replacements,
+}
+
+/// What was sent, and whether it was taken: then, whether it is all that the collection is now.
+struct Sent {
+    tree: Arc<Tree>,
+    taken: Result<bool, Refused>,
+}
+
+/// What was sent, and nobody knows whether it was taken: the next version tells.
+pub(super) struct Attempt {
+    captured: Captured,
+    tree: Arc<Tree>,
+}
+
+impl Attempt {
+    /// Whether that version is what was sent.
+    pub(super) fn is(&self, tree: &Tree) -> bool {
+        diff(&self.tree, tree).is_empty()
+    }
+
+    /// The draft becomes one over what was sent, which is this version.
+    pub(super) fn saved(&self, state: &mut State, tree: Arc<Tree>) -> bool {
+        let snapshot = self.captured.snapshot(tree);
+        let is_saved = snapshot.is_some();
+        if let Some(snapshot) = snapshot {
+            state.rebase(snapshot, &self.captured.edits(), |_, _| false);
+        }
+        is_saved
+    }
+}
+
+impl<H: Host> MountedCollection<H> {
+    /// Whether it has a record that is saved.
+    fn is_saved_here(&self) -> bool {
+        self.settings.saved && self.is_written_here()
+    }
+
+    /// Saves what was changed until now, and tells when it is. Takes none of the caller's time.
+    pub fn save_soon(self: &Arc<Self>, then: Saved) {
+        if !self.settings.saved {
+            return then(Ok(true));
+        }
+        let wanted = self.changes();
+        let mut progress = self.saves.progress.lock();
+        if progress.saved >= wanted {
+            drop(progress);
+            return then(Ok(!self.is_superseded()));
+        }
+        progress.waiting.push((wanted, then));
+        if !std::mem::replace(&mut progress.under_way, true) {
+            let collection = Arc::clone(self);
+            savers::run(Box::new(move || collection.save_all()));
+        }
+    }
+
+    /// Saves what was changed until now, and waits for that; answers false where saving is the layer
+    /// above's.
+    ///
+    /// # Errors
+    /// Why it could not be saved. It stays, and is tried again the next time.
+    pub fn save(self: &Arc<Self>) -> Outcome<bool> {
+        if !self.settings.saved || self.saves.progress.lock().saved >= self.changes() {
+            return Ok(!self.is_superseded());
+        }
+        let (tell, told) = mpsc::sync_channel(1);
+        self.save_soon(Box::new(move |result| {
+            // Whoever waits is still there.
+            let _ = tell.send(result);
+        }));
+        let (mut result, told) = (Err(Refusal::Lost.errno()), Mutex::new(told));
+        self.host.wait(&mut || result = told.lock().recv().unwrap_or(Err(Refusal::Lost.errno())));
+        result.map_err(Halt::from)
+    }
+
+    /// Whether something is not saved.
+    #[must_use]
+    pub fn is_unsaved(&self) -> bool {
+        self.settings.saved
+            && self.saves.progress.lock().saved < self.changes()
+            && !self.state.read().replacements().is_empty()
+    }
+
+    /// Waits until no save is under way; answers how many there were.
+    pub fn await_saves(&self) -> u64 {
+        let mut progress = self.saves.progress.lock();
+        while progress.begun > progress.ended {
+            self.saves.ended.wait(&mut progress);
+        }
+        progress.begun
+    }
+
+    /// Runs `follow` where no save began since there were so many; answers None where one did: what was
+    /// loaded meanwhile may be older than what was saved.
+    pub(super) fn unless_saved<T>(
+        &self,
+        since: Option<u64>,
+        follow: impl FnOnce() -> T,
+    ) -> Option<T> {
+        let progress = self.saves.progress.lock();
+        let outdated =
+            progress.begun > progress.ended || since.is_some_and(|since| since != progress.begun);
+        if outdated { None } else { Some(follow()) }
+    }
+
+    /// Saves until nobody waits any more.
+    fn save_all(self: &Arc<Self>) {
+        loop {
+            let changes = self.changes();
+            let result = self.save_once();
+            let mut progress = self.saves.progress.lock();
+            if result == Ok(true) {
+                progress.saved = progress.saved.max(changes);
+            }
+            let waiting = std::mem::take(&mut progress.waiting);
+            let (told, waiting): (Vec<_>, Vec<_>) =
+                waiting.into_iter().partition(|(wanted, _)| *wanted <= changes);
+            progress.under_way = !waiting.is_empty();
+            let done = waiting.is_empty();
+            progress.waiting = waiting;
+            drop(progress);
+            for (_, then) in told {
+                then(result);
+            }
+            if done {
+                return;
+            }
+        }
+    }
+
+    fn save_once(self: &Arc<Self>) -> Result<bool, Errno> {
+        for _ in 0..ATTEMPTS {
+            if !self.is_saved_here() || self.state.read().draft.frozen {
+                return Ok(false);
+            }
+            let Some(Begun { captured, replacements }) = self.begin_save() else {
+                return Ok(true);
+            };
+            let result = self.send(&captured, &replacements);
+            match self.end_save(captured, result) {
+                Ok(true) => return Ok(true),
+                // Somebody else changed it besides: that shows at once, or at the next look.
+                Ok(false) => {
+                    self.host.renew();
+                    return Ok(true);
+                }
+                Err(Refused::Failed(errno)) => return Err(errno),
+                Err(Refused::Outdated) => {
+                    if !self.host.renew() {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(Refusal::Unwritable.errno())
+    }
+
+    /// None where there is nothing to save.
+    fn begin_save(&self) -> Option<Begun> {
+        let mut progress = self.saves.progress.lock();
+        let mut state = self.state.write();
+        let replacements = state.replacements();
+        if replacements.is_empty() {
+            return None;
+        }
+        state.draft.saving = true;
+        progress.begun += 1;
+        drop(progress);
+        let state = RwLockWriteGuard::downgrade(state);
+        Some(Begun { captured: state.capture(), replacements })
+    }
+
+    fn end_save(&self, captured: Captured, sent: Result<Sent, Refused>) -> Result<bool, Refused> {
+        let mut progress = self.saves.progress.lock();
+        let mut state = self.state.write();
+        state.draft.saving = false;
+        let result = match sent {
+            Ok(Sent { tree, taken: Ok(is_current) }) => {
+                state.attempt = None;
+                let is_saved =
+                    Attempt { captured, tree: Arc::clone(&tree) }.saved(&mut state, tree);
+                if !is_saved {
+                    log::error!("what was saved is not what its manifest says");
+                }
+                Ok(is_saved && is_current)
+            }
+            Ok(Sent { tree, taken: Err(refused) }) => {
+                if refused != Refused::Outdated {
+                    state.attempt = Some(Attempt { captured, tree });
+                }
+                Err(refused)
+            }
+            Err(refused) => Err(refused),
+        };
+        progress.ended += 1;
+        self.saves.ended.notify_all();
+        drop((state, progress));
+        self.buffer.changed();
+        result
+    }
+
+    /// Stores and sends.
+    fn send(
+        self: &Arc<Self>,
+        captured: &Captured,
+        replacements: &Replacements,
+    ) -> Result<Sent, Refused> {
+        let unwritable = |halt| match halt {
+            Halt::Errno(errno) => Refused::Failed(errno),
+            Halt::Upcall(_) => Refused::Failed(Refusal::Unwritable.errno()),
+        };
+        let (whole, files) = self
+            .written_out(captured, |zeros| {
+                let whole = captured.manifest(zeros)?;
+                Ok((whole, captured.manifest_of(replacements, zeros)?))
+            })
+            .map_err(unwritable)?;
+        let tree = match Tree::parse(&whole) {
+            Ok(tree) => Arc::new(tree),
+            Err(error) => {
+                report(log::Level::Error, &format!("{}: {error}", phrases::UNHANDLED));
+                return Err(Refused::Failed(Refusal::Unwritable.errno()));
+            }
+        };
+        let replace = replacements.replace.iter();
+        let replace = replace.map(|(path, source)| (format!("/{path}"), source.clone())).collect();
+        let base = Arc::clone(captured.base());
+        let saved = self.host.save(&Update { base, replace, files, whole });
+        let taken = saved.map(|hash| hash == tree.portable_data_hash().to_string());
+        Ok(Sent { tree, taken })
+    }
+}
+
+impl Replacements {
+    fn is_empty(&self) -> bool {
+        self.replace.is_empty()
+    }
+}

@@ -1,0 +1,71 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! The threads that save: a few, which end when nothing is to be done.
+//!
+//! A thread stays for a while, because what it has to do with (a client of the API, say) may be kept for
+//! each thread.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+/// Something to be done.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// How many saves are under way at a time, at most.
+const MOST: usize = 4;
+/// How long a thread waits for something to do.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+struct Pool {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { jobs: VecDeque::new(), threads: 0, idle: 0 });
+static ADDED: Condvar = Condvar::new();
+
+/// Has a thread do it, in its turn.
+pub fn run(job: Job) {
+    let mut pool = POOL.lock();
+    pool.jobs.push_back(job);
+    if pool.idle >= pool.jobs.len() || pool.threads >= MOST {
+        ADDED.notify_one();
+        return;
+    }
+    pool.threads += 1;
+    drop(pool);
+    let started = std::thread::Builder::new().name("saver".into()).spawn(work);
+    if let Err(error) = started {
+        log::error!("no thread for saving: {error}");
+        let mut pool = POOL.lock();
+        pool.threads -= 1;
+        // Others will come to it, where there are any.
+        let jobs = if pool.threads == 0 { std::mem::take(&mut pool.jobs) } else { VecDeque::new() };
+        drop(pool);
+        jobs.into_iter().for_each(|job| job());
+    }
+}
+
+fn work() {
+    let mut pool = POOL.lock();
+    loop {
+        if let Some(job) = pool.jobs.pop_front() {
+            drop(pool);
+            job();
+            pool = POOL.lock();
+            continue;
+        }
+        pool.idle += 1;
+        let late = ADDED.wait_for(&mut pool, PATIENCE).timed_out();
+        pool.idle -= 1;
+        if late && pool.jobs.is_empty() {
+            pool.threads -= 1;
+            return;
+        }
+    }
+}

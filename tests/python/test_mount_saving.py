@@ -1,0 +1,216 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""Collections: changed and saved without Python, beside others who change them."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import arvados.collection
+import llfuse
+import pytest
+from arvados_fuse.collection_dir import CollectionDirectory
+from arvados_fuse.localcluster import LocalCluster
+from conftest import poll, save_collection
+from inprocess import mounted
+from llfuse import _core
+
+
+@pytest.fixture
+def uuid(fresh_cluster: LocalCluster) -> str:
+    return save_collection(fresh_cluster, "saved")
+
+
+@pytest.fixture
+def in_process(
+    fresh_cluster: LocalCluster, uuid: str, tmp_path: Path
+) -> Iterator[tuple[Path, Any]]:
+    """A mount in this process whose root is a collection, and the directory."""
+    api = fresh_cluster.api()
+
+    def root(operations: Any) -> Any:
+        record = {"uuid": uuid, "modified_at": None}
+        return CollectionDirectory(
+            llfuse.ROOT_INODE, operations.inodes, api, 2, True, collection_record=record
+        )
+
+    with mounted(tmp_path / "mnt", root, api=api, enable_write=True) as operations:
+        yield tmp_path / "mnt", operations.inodes[llfuse.ROOT_INODE]
+
+
+@pytest.fixture
+def mounts(arv_mount: Callable, uuid: str) -> tuple[Path, Path]:
+    """The collection in two mounts of their own."""
+    first, second = (arv_mount("--read-write", "--collection", uuid).path for _ in range(2))
+    return first, second
+
+
+def contents(cluster: LocalCluster, uuid: str) -> dict[str, str | None]:
+    """What the record has: the text of each file by path; None for a directory without files."""
+    collection = arvados.collection.CollectionReader(uuid, api_client=cluster.api())
+    found: dict[str, str | None] = {}
+
+    def walk(path: str, directory: Any) -> None:
+        for name, item in directory.items():
+            if isinstance(item, arvados.collection.RichCollectionBase):
+                walk(f"{path}{name}/", item)
+            else:
+                with collection.open(path + name) as file:
+                    found[path + name] = file.read()
+        if path and not len(directory):
+            found[path.rstrip("/")] = None
+
+    walk("", collection)
+    return found
+
+
+def shown(path: Path) -> dict[str, str | None]:
+    """The same of what a mount shows."""
+    found: dict[str, str | None] = {}
+    for above, directories, files in os.walk(path):
+        place = Path(above)
+        for name in files:
+            found[str((place / name).relative_to(path))] = (place / name).read_text()
+        if not directories and not files and place != path:
+            found[str(place.relative_to(path))] = None
+    return found
+
+
+def rewrite(cluster: LocalCluster, uuid: str, **files: str | None) -> None:
+    """Change files elsewhere: by path, with `__` for a slash, the text of each; None removes it."""
+    collection = arvados.collection.Collection(uuid, api_client=cluster.api())
+    for name, text in files.items():
+        path = name.replace("__", "/")
+        if text is None:
+            collection.remove(path, recursive=True)
+        else:
+            with collection.open(path, "w") as file:
+                file.write(text)
+    collection.save()
+
+
+def test_nothing_of_it_is_an_object(
+    in_process: tuple[Path, Any], fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    path, directory = in_process
+    (path / "d" / "e").mkdir(parents=True)
+    (path / "d" / "new").write_text("new")
+    assert contents(fresh_cluster, uuid) == {"f": "text", "d/new": "new", "d/e": None}
+    (path / "d" / "new").rename(path / "d" / "e" / "moved")
+    with open(path / "f", "a") as file:
+        file.write(", more")
+    assert contents(fresh_cluster, uuid) == {"f": "text, more", "d/e/moved": "new"}
+    (path / "d").rename(path / "g")
+    assert contents(fresh_cluster, uuid) == {"f": "text, more", "g/e/moved": "new"}
+    (path / "g" / "e" / "moved").unlink()
+    (path / "g" / "e").rmdir()
+    (path / "f").rename(path / "g" / "f")
+    assert contents(fresh_cluster, uuid) == {"g/f": "text, more"} == shown(path)
+    assert _core.shows_tree(directory)
+
+
+def test_a_close_is_one_request(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    path = arv_mount("--read-write", "--mount-by-id", "by_id").path / "by_id" / uuid
+    # The thread that saves gets a client of its own.
+    (path / "f").write_text("text")
+    fresh_cluster.record_requests()
+    for number in range(5):
+        (path / f"new{number}").write_text(f"{number}")
+    requests = [r for r in fresh_cluster.requests() if r["service"] == "api"]
+    assert [r["method"] for r in requests] == ["PUT"] * 5, requests
+    assert len(contents(fresh_cluster, uuid)) == 6
+
+
+def test_others_changes_stay(
+    mounts: tuple[Path, Path], fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    first, second = mounts
+    assert os.listdir(first) == os.listdir(second) == ["f"]
+    (first / "one").write_text("1")
+    (second / "two").write_text("2")
+    rewrite(fresh_cluster, uuid, api="3")
+    (first / "four").write_text("4")
+    expected = {"f": "text", "one": "1", "two": "2", "api": "3", "four": "4"}
+    assert contents(fresh_cluster, uuid) == expected
+    for path in mounts:
+        poll("shown", lambda path=path: shown(path) == expected)
+
+
+def test_both_versions_of_a_file_are_kept(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    mount = arv_mount("--read-write", "--collection", uuid)
+    with open(mount.path / "f", "w") as file:
+        file.write("ours")
+        file.flush()
+        rewrite(fresh_cluster, uuid, f="theirs", d__g="other")
+        poll("it is seen", lambda: (mount.path / "d").exists())
+        names = [name for name in os.listdir(mount.path) if name.startswith("f.conflict-")]
+        assert len(names) == 1
+        assert (mount.path / names[0]).read_text() == "theirs"
+    expected = {"f": "ours", names[0]: "theirs", "d/g": "other"}
+    assert contents(fresh_cluster, uuid) == expected == shown(mount.path)
+    assert '"f" was changed here and elsewhere' in mount.log.read_text()
+
+
+def test_what_is_removed_there_and_written_here_is_here(
+    mounts: tuple[Path, Path], fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    first, second = mounts
+    (first / "d").mkdir()
+    (first / "d" / "g").write_text("1")
+    poll("it is seen", lambda: (second / "d" / "g").exists())
+    with open(second / "d" / "g", "a") as file:
+        file.write("2")
+        file.flush()
+        (first / "d").rename(first / "e")
+        poll("it is seen", lambda: (second / "e").exists())
+        file.write("3")
+    expected = {"f": "text", "e/g": "1", "d/g": "123"}
+    assert contents(fresh_cluster, uuid) == expected == shown(second)
+
+
+def test_what_cannot_be_saved_is_told_and_saved_later(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    path = arv_mount("--read-write", "--collection", uuid, "--retries", "0").path
+    assert os.listdir(path) == ["f"]
+    fresh_cluster.faults.add(service="api", method="PUT", action="status", value=500)
+    with pytest.raises(OSError) as caught:
+        (path / "new").write_text("new")
+    assert caught.value.errno == errno.EIO
+    assert (path / "new").read_text() == "new"
+    assert contents(fresh_cluster, uuid) == {"f": "text"}
+    fresh_cluster.faults.clear()
+    (path / "other").write_text("other")
+    assert contents(fresh_cluster, uuid) == {"f": "text", "new": "new", "other": "other"}
+
+
+def test_what_is_unsaved_goes_along_when_python_asks(
+    in_process: tuple[Path, Any], fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    path, directory = in_process
+    (path / "d").mkdir()
+    with open(path / "d" / "open", "w") as file, open(path / "gone", "w+") as gone:
+        file.write("written")
+        file.flush()
+        gone.write("of no name")
+        gone.flush()
+        (path / "gone").unlink()
+        number = (path / "d" / "open").stat().st_ino
+        fresh_cluster.faults.add(service="api", method="PUT", action="status", value=500)
+        with llfuse.lock:
+            assert sorted(directory.collection.find("d")) == ["open"]
+        assert not _core.shows_tree(directory)
+        fresh_cluster.faults.clear()
+        assert (path / "d" / "open").stat().st_ino == number
+        file.write(", and more")
+        gone.seek(0)
+        assert gone.read() == "of no name"
+    assert contents(fresh_cluster, uuid) == {"f": "text", "d/open": "written, and more"}

@@ -1,0 +1,346 @@
+// Copyright (C) The arvados_fuse authors
+//
+// SPDX-License-Identifier: AGPL-3.0-only
+
+//! What is changed is saved, and what others change meanwhile stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::ScopedJoinHandle;
+use std::time::Duration;
+
+use arvados_fuse::collection::Tree;
+use arvados_fuse::fs::{FileSystem, Ino, Timestamp};
+use fastrand::Rng;
+
+use super::driver::Driver;
+use super::mount::{LOADED, Mount, Paths, paths_in, some_files};
+use super::random::requests;
+use super::record::{Fate, Server};
+use super::reference::{Mtime, Reference};
+use crate::seed::seed;
+use crate::support::{self, taking::signed};
+
+#[test]
+fn nobody_sees_that_it_is_saved() {
+    let seed = seed();
+    for (n, room) in (0..).zip([60_000, 300_000, 100 << 20]) {
+        let (server, manifest) = some_files();
+        let record = Server::new(&manifest);
+        let client = record.client();
+        let mount = Mount::saving(Arc::new(server), room, Arc::clone(&client));
+        let paths = mount.saved();
+        let reference = Reference::new(Ino::ROOT, Mtime::Known(LOADED), &paths);
+        let mut driver = Driver::new(&mount, reference, seed.wrapping_add(n), true);
+        // Otherwise what is saved by the way would fail, too.
+        driver.never_refuses = true;
+        for step in 0..requests(20_000) / 3 {
+            driver.step();
+            if step % 50 == 0 {
+                client.fate([Fate::Made, Fate::Made, Fate::Lost][step / 50 % 3]);
+                let _ = mount.collection().save();
+                client.fate(Fate::Made);
+                let _ = mount.collection().save().expect("saved");
+                // Where an answer was lost, the record was looked at.
+                driver.learn_time_of_root();
+                assert!(!mount.collection().is_unsaved());
+                let whole = Tree::parse(&mount.collection().manifest().expect("stored"));
+                let saved = Tree::parse(&record.manifest()).expect("a manifest");
+                assert_eq!(whole.expect("a manifest").stripped(), saved.stripped());
+            }
+        }
+        driver.end();
+        driver.compare_saved();
+        mount.end();
+    }
+}
+
+/// Four threads change directories of their own while everything is saved, and somebody else changes
+/// another directory.
+#[test]
+fn four_threads_find_what_they_made_beside_others() {
+    let seed = seed();
+    for (n, room) in (0..).zip([100_000, 100 << 20]) {
+        let (server, manifest) = some_files();
+        let record = Server::new(&manifest);
+        let client = record.client();
+        let mount = Mount::saving(Arc::new(server), room, Arc::clone(&client));
+        FileSystem::init(&mount.fs);
+        let since = Timestamp::now();
+        let names: Vec<String> = (0..4).map(|n| format!("thread {n}")).collect();
+        let dirs: Vec<Ino> =
+            names.iter().map(|name| mount.mkdir(Ino::ROOT, name).expect("made").ino).collect();
+        let done = AtomicBool::new(false);
+        let elsewhere = elsewhere(&manifest);
+        std::thread::scope(|scope| {
+            let saving = scope.spawn(|| {
+                while !done.load(Relaxed) {
+                    mount.collection().save().expect("saved");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            });
+            let others = scope.spawn(|| {
+                let mut random = Rng::with_seed(seed.wrapping_add(100 + n));
+                while !done.load(Relaxed) {
+                    record.change(&elsewhere[random.usize(..3)], &["c".into(), "g/h".into()]);
+                    if random.bool() {
+                        assert!(mount.root.renewed(), "there is a newest version");
+                    }
+                    std::thread::sleep(Duration::from_millis(7));
+                }
+            });
+            let threads: Vec<_> = (dirs.iter().zip(&names))
+                .zip(1..)
+                .map(|((dir, name), thread)| {
+                    let (mount, seed) = (&mount, seed.wrapping_add(10 * n + thread));
+                    scope.spawn(move || {
+                        let mtime = Mtime::Since(since);
+                        let reference = Reference::new(*dir, mtime, &Paths::new());
+                        let mut driver = Driver::new(mount, reference, seed, false);
+                        driver.never_refuses = true;
+                        (0..requests(20_000) / 8).for_each(|_| driver.step());
+                        driver.end();
+                        let within = driver.reference.paths().into_iter();
+                        let within = within.map(|(path, bytes)| (format!("{name}/{path}"), bytes));
+                        within.chain([(name.clone(), None)]).collect::<Paths>()
+                    })
+                })
+                .collect();
+            let ended: Vec<_> = threads.into_iter().map(ScopedJoinHandle::join).collect();
+            done.store(true, Relaxed);
+            saving.join().expect("saved");
+            others.join().expect("changed");
+            record.change(&elsewhere[0], &["c".into(), "g/h".into()]);
+            mount.collection().save().expect("saved");
+            assert!(mount.root.renewed());
+            let (saved, last) = (mount.saved(), paths_of(&elsewhere[0], &mount));
+            for paths in ended {
+                for (path, bytes) in paths.expect("no difference") {
+                    assert!(saved.get(&path) == Some(&bytes), "{path} has another content");
+                }
+            }
+            for (path, bytes) in last {
+                assert!(saved.get(&path) == Some(&bytes), "{path} is another than elsewhere");
+            }
+            let whole = Tree::parse(&mount.collection().manifest().expect("stored"));
+            let theirs = Tree::parse(&record.manifest()).expect("a manifest");
+            assert_eq!(whole.expect("a manifest").stripped(), theirs.stripped());
+        });
+        dirs.iter().for_each(|dir| mount.forget(*dir, 1));
+        FileSystem::destroy(&mount.fs);
+        mount.end();
+    }
+}
+
+/// Three versions of directories that nobody else changes.
+fn elsewhere(manifest: &str) -> [String; 3] {
+    let block = manifest.split(' ').nth(1).expect("a block");
+    [
+        format!("./c {block} 0:10:x 5:100:y\n./g/h/i {block} 7:70:z\n"),
+        format!("./c {block} 0:11:x\n./g/h {block} 7:70:i\n"),
+        format!("./c/x {block} 0:12:x 9:9:y\n./g/h/i {block} 8:80:z 0:1:other\n"),
+    ]
+}
+
+fn paths_of(manifest: &str, mount: &Mount) -> Paths {
+    paths_in(&Arc::new(Tree::parse(manifest).expect("a manifest")), mount)
+}
+
+/// What two mounts and somebody else do to the same few names: what was saved and nobody who saw it
+/// removed is somewhere.
+#[test]
+fn nothing_that_was_saved_is_lost() {
+    let seed = seed();
+    for n in 0..requests(20_000) / 400 {
+        Contest::new(seed.wrapping_add(n as u64)).run(60);
+    }
+}
+
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+/// The contents of a file: a number, by which it is found.
+type Token = u64;
+
+struct Contest {
+    random: Rng,
+    record: Arc<Server>,
+    mounts: Vec<Mount>,
+    /// Somebody may have it at any path.
+    alive: BTreeSet<Token>,
+    next: Token,
+    /// What was done, for whoever looks for what went wrong.
+    log: Vec<String>,
+}
+
+fn token_of(bytes: &[u8]) -> Option<Token> {
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
+impl Contest {
+    fn new(seed: u64) -> Self {
+        let keep = Arc::new(support::Server::start());
+        let record = Server::new("");
+        let mounts = [Arc::clone(&keep), keep]
+            .map(|keep| Mount::saving(keep, 1 << 20, record.client()))
+            .into_iter()
+            .collect();
+        println!("{seed}");
+        let (random, alive) = (Rng::with_seed(seed), BTreeSet::new());
+        Contest { random, record, mounts, alive, next: 1, log: Vec::new() }
+    }
+
+    fn run(mut self, steps: usize) {
+        for _ in 0..steps {
+            let who = self.random.usize(..2);
+            match self.random.u8(..12) {
+                0..5 => self.write(who),
+                5..7 => self.remove(who),
+                7..9 => self.rename(who),
+                9 => {
+                    self.log.push(format!("{who} saves"));
+                    self.mounts[who].collection().save().expect("saved");
+                }
+                10 => {
+                    self.log.push(format!("{who} looks"));
+                    assert!(self.mounts[who].root.renewed());
+                }
+                _ => self.change_elsewhere(),
+            }
+            self.look_for_lost();
+        }
+        for _ in 0..2 {
+            for mount in &self.mounts {
+                mount.collection().save().expect("saved");
+                assert!(mount.root.renewed());
+            }
+        }
+        let theirs = Tree::parse(&self.record.manifest()).expect("a manifest");
+        for mount in &self.mounts {
+            let ours = Tree::parse(&mount.collection().manifest().expect("stored"));
+            assert_eq!(ours.expect("a manifest").stripped(), theirs.stripped());
+        }
+        self.look_for_lost();
+    }
+
+    /// What is alive is in the record, or will be.
+    fn look_for_lost(&self) {
+        let record = Arc::new(Tree::parse(&self.record.manifest()).expect("a manifest"));
+        let record = paths_in(&record, &self.mounts[0]);
+        let views: Vec<Paths> = self.mounts.iter().map(Mount::saved).chain([record]).collect();
+        let contents = views.iter().flat_map(BTreeMap::values).flatten();
+        let there: BTreeSet<Token> = contents.filter_map(|bytes| token_of(bytes)).collect();
+        let lost: Vec<&Token> = self.alive.difference(&there).collect();
+        let paths: Vec<_> = views.iter().map(BTreeMap::keys).collect();
+        let log = self.log.join("\n");
+        if std::env::var("VIEWS").is_ok() {
+            for (n, paths) in paths.iter().enumerate() {
+                eprintln!("   {n}: {:?}", paths.clone().collect::<Vec<_>>());
+            }
+            eprintln!("{:?}", self.log.last());
+        }
+        assert!(lost.is_empty(), "{lost:?} are nowhere:\n{log}\n{paths:?}");
+    }
+
+    /// Contents of files at a path and below it.
+    fn tokens(&self, who: usize, path: &str) -> Vec<Token> {
+        let all = self.mounts[who].saved().into_iter();
+        let within = all.filter(|(at, _)| {
+            at.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        within.filter_map(|(_, bytes)| token_of(&bytes?)).collect()
+    }
+
+    fn forget(&mut self, tokens: Vec<Token>) {
+        for token in tokens {
+            self.alive.remove(&token);
+        }
+    }
+
+    /// A directory that may be made for it, and a name in it.
+    fn place(&mut self, who: usize) -> (Ino, String, String) {
+        let (mut dir, mut path) = (Ino::ROOT, String::new());
+        for _ in 0..self.random.usize(..3) {
+            let name = NAMES[self.random.usize(..3)];
+            let mount = &self.mounts[who];
+            let found = mount.lookup(dir, name).or_else(|_| {
+                self.log.push(format!("{who} makes {path}{name}"));
+                mount.mkdir(dir, name)
+            });
+            let Ok(attr) = found else { break };
+            if !attr.is_dir() {
+                break;
+            }
+            (dir, path) = (attr.ino, format!("{path}{name}/"));
+        }
+        let name = NAMES[self.random.usize(..3)].to_owned();
+        let path = format!("{path}{name}");
+        (dir, name, path)
+    }
+
+    fn write(&mut self, who: usize) {
+        let (dir, name, path) = self.place(who);
+        let before = self.tokens(who, &path);
+        let mount = &self.mounts[who];
+        let opened = match mount.lookup(dir, &name) {
+            Ok(attr) if attr.is_dir() => return,
+            Ok(attr) => mount.open(attr.ino, libc::O_RDWR).map(|fh| (attr.ino, fh)),
+            Err(_) => mount.create(dir, &name).map(|(attr, fh)| (attr.ino, fh)),
+        };
+        let Ok((ino, fh)) = opened else { return };
+        let token = self.next;
+        self.next += 1;
+        assert_eq!(mount.write(ino, fh, 0, &token.to_le_bytes()), Ok(8));
+        let flushed = self.random.bool();
+        if flushed {
+            mount.release(ino, fh);
+        } else {
+            // It is saved with something else.
+            mount.collection().store().expect("stored");
+        }
+        self.log
+            .push(format!("{who} writes {token} to {path:?} over {before:?}, saved: {flushed}"));
+        self.forget(before);
+        self.alive.insert(token);
+    }
+
+    fn remove(&mut self, who: usize) {
+        let (dir, name, path) = self.place(who);
+        let before = self.tokens(who, &path);
+        let mount = &self.mounts[who];
+        if mount.unlink(dir, &name).is_ok() {
+            self.log.push(format!("{who} removes {path:?}, {before:?}"));
+            self.forget(before);
+        } else if mount.rmdir(dir, &name).is_ok() {
+            self.log.push(format!("{who} removes the directory {path:?}"));
+        }
+    }
+
+    fn rename(&mut self, who: usize) {
+        let (from, old, old_path) = self.place(who);
+        let (to, new, new_path) = self.place(who);
+        let replaced = self.tokens(who, &new_path);
+        let renamed = self.mounts[who].rename((from, &old), (to, &new));
+        if renamed.is_ok() && old_path != new_path {
+            self.log.push(format!("{who} renames {old_path:?} to {new_path:?} over {replaced:?}"));
+            self.forget(replaced);
+        }
+    }
+
+    /// A file is put somewhere by somebody who sees the record as it is.
+    fn change_elsewhere(&mut self) {
+        let token = self.next;
+        let name = format!("{}{}", NAMES[self.random.usize(..3)], NAMES[self.random.usize(..3)]);
+        let text = Arc::new(token.to_le_bytes().to_vec());
+        self.mounts[0].server.add(&text);
+        let block = signed(&text);
+        let before = Tree::parse(&self.record.manifest()).expect("a manifest");
+        if before.find(&name).is_some() {
+            return;
+        }
+        self.next += 1;
+        self.log.push(format!("somebody writes {token} to {name:?}"));
+        self.record.change(&format!(". {block} 0:8:{name}\n"), &[]);
+        self.alive.insert(token);
+    }
+}
