@@ -23,13 +23,14 @@ use fuser::{
 };
 
 use super::convert::{
-    caller, errno, fh, file_attr, ino, kind, open_flags, reply_attr, reply_empty, reply_entry,
+    caller, errno, fh, file_attr, ino, open_flags, reply_attr, reply_empty, reply_entry,
     reply_open, reply_write, reply_xattr, shorter_timeout, time_or_now, timestamp,
 };
 use super::desk::{Desk, guarded};
+use super::listing::{list, list_plus};
 use super::negotiation::agree;
 use super::options::Options;
-use crate::fs::{FileSystem, Read, SetAttr, SinkFull, Write};
+use crate::fs::{FileSystem, Read, SetAttr, Write};
 
 /// A [`FileSystem`] as fuser calls it.
 pub struct Adapter {
@@ -320,23 +321,10 @@ impl Filesystem for Adapter {
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
         self.guarded("readdir", || {
-            let listed =
-                self.fs.readdir(ino(number), fh(handle), offset, &mut |name, attr, next| {
-                    let full = reply.add(
-                        INodeNo(attr.ino.0),
-                        next,
-                        kind(attr.mode),
-                        OsStr::from_bytes(name),
-                    );
-                    if full { Err(SinkFull) } else { Ok(()) }
-                });
-            match listed {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(error)),
-            }
+            list(&*self.fs, (ino(number), fh(handle), offset), reply);
         });
     }
 
@@ -346,32 +334,10 @@ impl Filesystem for Adapter {
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         self.guarded("readdirplus", || {
-            let mut taken = 0_u64;
-            let listed =
-                self.fs.readdirplus(ino(number), fh(handle), offset, &mut |name, attr, next| {
-                    let full = reply.add(
-                        INodeNo(attr.ino.0),
-                        next,
-                        OsStr::from_bytes(name),
-                        &shorter_timeout(attr),
-                        &file_attr(attr),
-                        Generation(attr.generation),
-                    );
-                    if full {
-                        return Err(SinkFull);
-                    }
-                    taken += 1;
-                    Ok(())
-                });
-            match listed {
-                // Entries given out already count as looked up: they have to arrive. The error
-                // comes again when the kernel asks for what follows them.
-                Err(error) if taken == 0 => reply.error(errno(error)),
-                _ => reply.ok(),
-            }
+            list_plus(&*self.fs, (ino(number), fh(handle), offset), reply);
         });
     }
 
