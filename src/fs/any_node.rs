@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::attr::Timestamp;
 use super::collection::{CollectionNode, Host};
+use super::flags::RenameMode;
 use super::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
     Outcome, Reader, Truncated, Written,
@@ -120,5 +121,5 @@ propagate!(DirectoryNode<AnyNode<H>> {
     fn mkdir(&self, name: &str) -> Outcome<()>;
     fn unlink(&self, name: &str) -> Outcome<()>;
     fn rmdir(&self, name: &str) -> Outcome<()>;
-    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>) -> Outcome<()>;
+    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>, mode: RenameMode) -> Outcome<()>;
 });

@@ -13,6 +13,7 @@
 //!
 //! - [`draft`]: what was changed here and is not in a version
 //! - [`writing`]: changing it
+//! - [`names`]: names that change places
 //! - [`upload`]: storing what was written
 //! - [`export`]: a manifest of what it is at present
 //! - [`snapshot`]: one version, with the inode numbers under which it is shown
@@ -26,6 +27,7 @@
 pub mod draft;
 pub mod export;
 pub mod follow;
+pub mod names;
 pub mod node;
 pub mod reader;
 pub mod root;

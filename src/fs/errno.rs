@@ -141,6 +141,8 @@ refusals! {
     NotEmpty = ENOTEMPTY,
     /// A directory cannot move into itself.
     IntoItself = EINVAL,
+    /// Only a rename within a collection that is changed here can exchange names.
+    NoExchange = EINVAL,
     /// A length or an offset that no file can have.
     TooLarge = EFBIG,
     /// What was written could not be stored: what the servers did is in the log.
@@ -182,7 +184,7 @@ mod tests {
             NotDirectory => libc::ENOTDIR,
             Exists => libc::EEXIST,
             NotEmpty => libc::ENOTEMPTY,
-            IntoItself | OddNames => libc::EINVAL,
+            IntoItself | NoExchange | OddNames => libc::EINVAL,
             TooLarge => libc::EFBIG,
             NameTooLong => libc::ENAMETOOLONG,
             NotText => libc::EILSEQ,
@@ -191,7 +193,7 @@ mod tests {
             NotSupported => libc::ENOTSUP,
             NotImplemented => libc::ENOSYS,
         };
-        assert_eq!(Refusal::ALL.len(), 18);
+        assert_eq!(Refusal::ALL.len(), 19);
         for refusal in Refusal::ALL {
             assert_eq!(refusal.errno().raw(), expected(*refusal), "{refusal:?}");
         }

@@ -10,6 +10,7 @@
 
 use super::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use super::errno::{Errno, Refusal};
+use super::flags::RenameMode;
 use super::node::{Read, Write};
 
 /// What a handler answers with.
@@ -146,7 +147,7 @@ pub trait FileSystem: Send + Sync + 'static {
     fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr> {
         Err(Refusal::NotImplemented.errno())
     }
-    /// Rename, replacing what is there.
+    /// Rename; `mode` says what becomes of a name that is there.
     fn rename(
         &self,
         caller: &Caller,
@@ -154,6 +155,7 @@ pub trait FileSystem: Send + Sync + 'static {
         name: &[u8],
         new_parent: Ino,
         new_name: &[u8],
+        mode: RenameMode,
     ) -> Result<()> {
         Err(Refusal::NotImplemented.errno())
     }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use super::attr::Timestamp;
 use super::errno::{Errno, Refusal};
+use super::flags::RenameMode;
 use super::read_data::ReadData;
 use super::write_buffer::WriteBuffer;
 
@@ -303,7 +304,7 @@ pub trait DirectoryNode<N> {
         Err(Refusal::NotPermitted.into())
     }
     /// Moves `old` of directory `source` to `new` in this one.
-    fn rename(&self, old: &str, new: &str, source: &N) -> Outcome<()> {
+    fn rename(&self, old: &str, new: &str, source: &N, mode: RenameMode) -> Outcome<()> {
         Err(Refusal::NotPermitted.into())
     }
 }

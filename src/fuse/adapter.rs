@@ -23,8 +23,8 @@ use fuser::{
 };
 
 use super::convert::{
-    caller, errno, fh, file_attr, ino, open_flags, reply_attr, reply_empty, reply_entry,
-    reply_open, reply_write, reply_xattr, shorter_timeout, time_or_now, timestamp,
+    caller, errno, fh, file_attr, ino, open_flags, rename_mode, reply_attr, reply_empty,
+    reply_entry, reply_open, reply_write, reply_xattr, shorter_timeout, time_or_now, timestamp,
 };
 use super::desk::{Desk, guarded};
 use super::listing::{list, list_plus};
@@ -198,14 +198,11 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("rename", || {
-            if !flags.is_empty() {
-                return reply.error(fuser::Errno::EINVAL);
-            }
             let (from, to) = (name.as_bytes(), newname.as_bytes());
-            reply_empty(
-                reply,
-                self.fs.rename(&caller(req, 0), ino(parent), from, ino(newparent), to),
-            );
+            let renamed = rename_mode(flags).and_then(|mode| {
+                self.fs.rename(&caller(req, 0), ino(parent), from, ino(newparent), to, mode)
+            });
+            reply_empty(reply, renamed);
         });
     }
 

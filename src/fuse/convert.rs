@@ -7,11 +7,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, RenameFlags, ReplyAttr,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 
-use crate::fs::{Attr, Caller, Errno, Fh, Ino, Opened, Result, Timestamp};
+use crate::fs::{Attr, Caller, Errno, Fh, Ino, Opened, RenameMode, Result, Timestamp};
 
 pub(super) fn errno(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.raw())
@@ -27,6 +27,16 @@ pub(super) fn ino(number: INodeNo) -> Ino {
 
 pub(super) fn fh(handle: FileHandle) -> Fh {
     Fh(handle.0)
+}
+
+/// What renameat2(2) asks for; none where we know of no such thing.
+pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode> {
+    match flags {
+        none if none.is_empty() => Ok(RenameMode::Replace),
+        RenameFlags::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
+        RenameFlags::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 pub(super) fn system_time(time: Timestamp) -> SystemTime {

@@ -8,6 +8,8 @@
 //! elsewhere than in the snapshot. What is not here, the snapshot has. Everything is known by its
 //! inode number; what came from the snapshot keeps its own.
 
+pub(super) mod names;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -409,7 +411,7 @@ impl State {
         self.lead(from, old, None, now)?;
         self.lead(to, new, Some(ino), now)?;
         if let Some(node) = self.draft.nodes.get_mut(&ino) {
-            (node.parent, node.name) = (Some(to), new.into());
+            node.moved((to, new));
         }
         Ok(replaced)
     }

@@ -20,6 +20,7 @@ use crate::collection::NodeId;
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::Timestamp;
 use crate::fs::errno::Refusal;
+use crate::fs::flags::RenameMode;
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
     Outcome, Reader, Truncated, Written,
@@ -497,14 +498,18 @@ impl<H: Host> DirectoryNode<AnyNode<H>> for CollectionNode<H> {
         self.taken_over()?.rmdir(name)
     }
 
-    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>) -> Outcome<()> {
+    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>, mode: RenameMode) -> Outcome<()> {
         if let Some(collection) = self.writing()?
             && let Some(from) = collection.directory(source)
-            && let Some(()) = collection.rename((from, old), (self.ino, new))?
+            && let Some(()) = collection.rename_as((from, old), (self.ino, new), mode)?
         {
             return Ok(());
         }
-        self.taken_over()?.rename(old, new, source)
+        // Nothing that could take over exchanges names.
+        if mode == RenameMode::Exchange {
+            return Err(Refusal::NoExchange.into());
+        }
+        self.taken_over()?.rename(old, new, source, mode)
     }
 }
 

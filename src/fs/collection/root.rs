@@ -13,6 +13,7 @@ use crate::collection::Tree;
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::{Ino, Timestamp};
 use crate::fs::errno::{Errno, Refusal};
+use crate::fs::flags::RenameMode;
 use crate::fs::inodes::{Inodes, Upcalls};
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Halt, Identity,
@@ -369,9 +370,15 @@ impl DirectoryNode<AnyNode<Standalone>> for RootDirectory {
         here(self.mounted()?.remove(TOP, name, true))
     }
 
-    fn rename(&self, old: &str, new: &str, source: &AnyNode<Standalone>) -> Outcome<()> {
+    fn rename(
+        &self,
+        old: &str,
+        new: &str,
+        source: &AnyNode<Standalone>,
+        mode: RenameMode,
+    ) -> Outcome<()> {
         let mounted = self.mounted()?;
         let from = mounted.directory(source).ok_or(Refusal::NotPermitted)?;
-        here(mounted.rename((from, old), (TOP, new)))
+        here(mounted.rename_as((from, old), (TOP, new), mode))
     }
 }

@@ -11,6 +11,7 @@ use super::Operations;
 use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use crate::fs::errno::Refusal;
 use crate::fs::filesystem::{DirSink, FileSystem, Opened, Result};
+use crate::fs::flags::RenameMode;
 use crate::fs::node::{Halt, Node, Outcome, Read, Write};
 use crate::metrics::Op;
 
@@ -103,8 +104,11 @@ impl<N: Node> FileSystem for Operations<N> {
         name: &[u8],
         new_parent: Ino,
         new_name: &[u8],
+        mode: RenameMode,
     ) -> Result<()> {
-        self.answer(Op::Rename, || Operations::rename(self, parent, name, new_parent, new_name))
+        self.answer(Op::Rename, || {
+            Operations::rename(self, parent, name, new_parent, new_name, mode)
+        })
     }
 
     fn link(&self, _caller: &Caller, _ino: Ino, _parent: Ino, _name: &[u8]) -> Result<Attr> {

@@ -15,8 +15,8 @@ use pyo3::prelude::*;
 use super::handlers::Handler;
 use crate::fs::operations::Operations as Core;
 use crate::fs::{
-    Attr, Caller, DirSink, Fh, FileSystem, Ino, Opened, Read, Refusal, Result, SetAttr, StatFs,
-    Write,
+    Attr, Caller, DirSink, Fh, FileSystem, Ino, Opened, Read, Refusal, RenameMode, Result, SetAttr,
+    StatFs, Write,
 };
 use crate::metrics::Op;
 use crate::py::exceptions::errno_of_any;
@@ -168,13 +168,14 @@ impl FileSystem for Dispatcher {
         name: &[u8],
         new_parent: Ino,
         new_name: &[u8],
+        mode: RenameMode,
     ) -> Result<()> {
         if self.is_overridden(Op::Rename) {
             return self.handler(Op::Rename, |python| {
-                python.rename(caller, parent, name, new_parent, new_name)
+                python.rename(caller, parent, name, new_parent, new_name, mode)
             });
         }
-        self.core(&RequestScope::begin()).rename(caller, parent, name, new_parent, new_name)
+        self.core(&RequestScope::begin()).rename(caller, parent, name, new_parent, new_name, mode)
     }
 
     fn link(&self, caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {

@@ -14,7 +14,7 @@ use arvados_fuse::fs::node::{
     Outcome, Reader, Truncated, Written,
 };
 use arvados_fuse::fs::state::NodeState;
-use arvados_fuse::fs::{Errno, ReadData, Timestamp};
+use arvados_fuse::fs::{Errno, ReadData, RenameMode, Timestamp};
 use parking_lot::Mutex;
 
 use super::blocks::Content;
@@ -338,7 +338,7 @@ impl DirectoryNode<Entry> for MemoryNode {
         self.asked("rmdir")?;
         if self.remove(name)? { Ok(()) } else { Err(Errno::ENOENT.into()) }
     }
-    fn rename(&self, old: &str, new: &str, source: &Entry) -> Outcome<()> {
+    fn rename(&self, old: &str, new: &str, source: &Entry, _mode: RenameMode) -> Outcome<()> {
         self.asked("rename")?;
         match source {
             Entry::Host(source) => {

@@ -18,7 +18,9 @@ use arvados_fuse::fs::collection::{MountedCollection, Settings};
 use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::operations::{Operations, Utf8};
 use arvados_fuse::fs::write_buffer::WriteBuffer;
-use arvados_fuse::fs::{Attr, Caller, Errno, Fh, FileSystem, Ino, Read, SetAttr, Timestamp, Write};
+use arvados_fuse::fs::{
+    Attr, Caller, Errno, Fh, FileSystem, Ino, Read, RenameMode, SetAttr, Timestamp, Write,
+};
 use arvados_fuse::keep::{KeepClient, PutOptions};
 
 use crate::support::taking::{Take, signed};
@@ -126,9 +128,14 @@ impl Mount {
         FileSystem::rmdir(&self.fs, &CALLER, dir, name.as_bytes())
     }
 
-    pub(crate) fn rename(&self, from: (Ino, &str), to: (Ino, &str)) -> Result<(), Errno> {
+    pub(crate) fn rename(
+        &self,
+        from: (Ino, &str),
+        to: (Ino, &str),
+        mode: RenameMode,
+    ) -> Result<(), Errno> {
         let (old, new) = (from.1.as_bytes(), to.1.as_bytes());
-        FileSystem::rename(&self.fs, &CALLER, from.0, old, to.0, new)
+        FileSystem::rename(&self.fs, &CALLER, from.0, old, to.0, new, mode)
     }
 
     pub(crate) fn open(&self, ino: Ino, flags: i32) -> Result<Fh, Errno> {

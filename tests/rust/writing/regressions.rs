@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arvados_fuse::fs::write_buffer::{Unsaved, WriteBuffer};
-use arvados_fuse::fs::{Errno, Ino, Timestamp};
+use arvados_fuse::fs::{Errno, Ino, RenameMode, Timestamp};
 
 use super::mount::Mount;
 use crate::support::taking::Take;
@@ -51,7 +51,7 @@ fn what_changes_nothing_leaves_the_time_of_the_top() {
     let before = time_of(&mount, Ino::ROOT);
     mount.create(Ino::ROOT, "f").expect("opened");
     assert_eq!(time_of(&mount, Ino::ROOT), before);
-    mount.rename((Ino::ROOT, "f"), (Ino::ROOT, "f")).expect("the same");
+    mount.rename((Ino::ROOT, "f"), (Ino::ROOT, "f"), RenameMode::Replace).expect("the same");
     assert_eq!(time_of(&mount, Ino::ROOT), before);
     mount.collection().freeze(true);
     assert_eq!(mount.mkdir(Ino::ROOT, "d").err(), Some(Errno::EROFS));
