@@ -386,7 +386,7 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
 
     @catch_exceptions
     def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any = None) -> Any:
-        self._unsupported()
+        return self._attributes(self._link(inode, new_parent_inode, new_name))
 
 
 Operations._declare_shipped()

@@ -122,4 +122,5 @@ propagate!(DirectoryNode<AnyNode<H>> {
     fn unlink(&self, name: &str) -> Outcome<()>;
     fn rmdir(&self, name: &str) -> Outcome<()>;
     fn rename(&self, old: &str, new: &str, source: &AnyNode<H>, mode: RenameMode) -> Outcome<()>;
+    fn link(&self, name: &str, node: &AnyNode<H>) -> Outcome<()>;
 });

@@ -13,7 +13,7 @@
 //!
 //! - [`draft`]: what was changed here and is not in a version
 //! - [`writing`]: changing it
-//! - [`names`]: names that change places
+//! - [`names`]: names that change places, and files with several names
 //! - [`upload`]: storing what was written
 //! - [`export`]: a manifest of what it is at present
 //! - [`snapshot`]: one version, with the inode numbers under which it is shown

@@ -59,6 +59,7 @@ names!(
     ERANGE,
     EROFS,
     ETIMEDOUT,
+    EXDEV,
 );
 
 impl Errno {
@@ -143,6 +144,8 @@ refusals! {
     IntoItself = EINVAL,
     /// Only a rename within a collection that is changed here can exchange names.
     NoExchange = EINVAL,
+    /// Of two collections.
+    CrossCollection = EXDEV,
     /// A length or an offset that no file can have.
     TooLarge = EFBIG,
     /// What was written could not be stored: what the servers did is in the log.
@@ -185,6 +188,7 @@ mod tests {
             Exists => libc::EEXIST,
             NotEmpty => libc::ENOTEMPTY,
             IntoItself | NoExchange | OddNames => libc::EINVAL,
+            CrossCollection => libc::EXDEV,
             TooLarge => libc::EFBIG,
             NameTooLong => libc::ENAMETOOLONG,
             NotText => libc::EILSEQ,
@@ -193,7 +197,7 @@ mod tests {
             NotSupported => libc::ENOTSUP,
             NotImplemented => libc::ENOSYS,
         };
-        assert_eq!(Refusal::ALL.len(), 19);
+        assert_eq!(Refusal::ALL.len(), 20);
         for refusal in Refusal::ALL {
             assert_eq!(refusal.errno().raw(), expected(*refusal), "{refusal:?}");
         }

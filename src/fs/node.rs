@@ -147,6 +147,8 @@ pub struct Facts {
     pub atime: Timestamp,
     /// Last change.
     pub mtime: Timestamp,
+    /// How many names lead to it.
+    pub nlink: u32,
     /// Whether it can be changed, as far as that was asked.
     pub writable: bool,
     /// For how long the kernel may cache the attributes.
@@ -305,6 +307,10 @@ pub trait DirectoryNode<N> {
     }
     /// Moves `old` of directory `source` to `new` in this one.
     fn rename(&self, old: &str, new: &str, source: &N, mode: RenameMode) -> Outcome<()> {
+        Err(Refusal::NotPermitted.into())
+    }
+    /// Has a name lead to a file that has one already.
+    fn link(&self, name: &str, node: &N) -> Outcome<()> {
         Err(Refusal::NotPermitted.into())
     }
 }

@@ -469,6 +469,16 @@ impl Operations {
         })
     }
 
+    fn _link<'py>(
+        &self,
+        py: Python<'py>,
+        inode: u64,
+        new_parent: u64,
+        new_name: &[u8],
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.attr(py, |core| core.link(Ino(inode), Ino(new_parent), new_name))
+    }
+
     fn _flush(&self, py: Python<'_>, fh: u64) -> PyResult<()> {
         self.run(py, |core| core.flush(Fh(fh)))
     }

@@ -241,10 +241,10 @@ impl<H: Host> Identity for CollectionNode<H> {
 
 impl<H: Host> Attributes for CollectionNode<H> {
     fn facts(&self, may_write: bool) -> Outcome<Facts> {
-        let (size, mtime) = match self.answering()? {
-            Here(snapshot, id) => (snapshot.tree().size(id), snapshot.mtime(id)),
-            Draft(Drafted::File(file)) => (file.size(), file.mtime.load()),
-            Draft(Drafted::Dir(mtime)) => (0, mtime),
+        let (size, mtime, nlink) = match self.answering()? {
+            Here(snapshot, id) => (snapshot.tree().size(id), snapshot.mtime(id), 1),
+            Draft(Drafted::File(file)) => (file.size(), file.mtime.load(), file.links()),
+            Draft(Drafted::Dir(mtime)) => (0, mtime, 1),
             Successor(node) => return node.facts(may_write),
         };
         let fresh_for = self.fresh_for()?;
@@ -252,6 +252,7 @@ impl<H: Host> Attributes for CollectionNode<H> {
             size,
             atime: self.collection.atime.load(),
             mtime,
+            nlink,
             writable: may_write && self.collection.is_writable(),
             attr_timeout: fresh_for,
             entry_timeout: Some(fresh_for),
@@ -510,6 +511,10 @@ impl<H: Host> DirectoryNode<AnyNode<H>> for CollectionNode<H> {
             return Err(Refusal::NoExchange.into());
         }
         self.taken_over()?.rename(old, new, source, mode)
+    }
+
+    fn link(&self, name: &str, node: &AnyNode<H>) -> Outcome<()> {
+        self.link_here(name, node)
     }
 }
 

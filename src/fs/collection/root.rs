@@ -229,6 +229,7 @@ impl Attributes for RootDirectory {
             size: 0,
             atime: state.atime.load(),
             mtime: state.mtime.load(),
+            nlink: 1,
             writable: self.writable()?,
             attr_timeout: state.time_to_next_poll(),
             entry_timeout: None,
@@ -380,5 +381,9 @@ impl DirectoryNode<AnyNode<Standalone>> for RootDirectory {
         let mounted = self.mounted()?;
         let from = mounted.directory(source).ok_or(Refusal::NotPermitted)?;
         here(mounted.rename_as((from, old), (TOP, new), mode))
+    }
+
+    fn link(&self, name: &str, node: &AnyNode<Standalone>) -> Outcome<()> {
+        self.mounted()?.link_node(node, (TOP, name))
     }
 }

@@ -160,8 +160,9 @@ impl<H: Host> MountedCollection<H> {
     pub fn remove(&self, dir: u64, name: &str, directory: bool) -> Outcome<Option<()>> {
         let now = self.host.now()?;
         let removed = self.change(|state| {
-            let ino = state.remove(dir, name, directory, now)?;
-            self.leave_draft(state, ino);
+            if let Some(ino) = state.remove(dir, name, directory, now)? {
+                self.leave_draft(state, ino);
+            }
             Ok(true)
         })?;
         Ok(self.renamed(removed, &[dir], now))

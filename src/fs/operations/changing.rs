@@ -199,6 +199,22 @@ impl<N: Node> Operations<N> {
         self.inodes.renaming(moved.as_ref(), || target.rename(&old, &new, &source, mode))
     }
 
+    /// Has a name lead to a file that has one already; counts a kernel reference.
+    ///
+    /// # Errors
+    /// `EPERM` for a directory; as [`Operations::writable_directory`]; what the directory answers.
+    pub fn link(&self, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Outcome<Attr> {
+        let name = self.decode(new_name)?;
+        let directory = self.writable_directory(new_parent)?;
+        let node = self.node(ino)?;
+        if node.is_dir() {
+            return Err(Refusal::NotPermitted.into());
+        }
+        directory.link(&name, &node)?;
+        self.inodes.touch(&directory)?;
+        self.referenced_attr(&node)
+    }
+
     /// What Keep cannot express: refused, by a read-only mount as such.
     ///
     /// # Errors

@@ -111,8 +111,8 @@ impl<N: Node> FileSystem for Operations<N> {
         })
     }
 
-    fn link(&self, _caller: &Caller, _ino: Ino, _parent: Ino, _name: &[u8]) -> Result<Attr> {
-        self.answer(Op::Link, || self.unsupported(Refusal::NotPermitted))
+    fn link(&self, _caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
+        self.answer(Op::Link, || Operations::link(self, ino, new_parent, new_name))
     }
 
     fn open(&self, _caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {

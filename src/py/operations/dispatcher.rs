@@ -179,7 +179,7 @@ impl FileSystem for Dispatcher {
     }
 
     fn link(&self, caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
-        if self.is_overridden(Op::Link) {
+        if self.through_python(Op::Link) {
             return self.handler(Op::Link, |python| python.link(caller, ino, new_parent, new_name));
         }
         self.core(&RequestScope::begin()).link(caller, ino, new_parent, new_name)

@@ -164,6 +164,7 @@ impl Attributes for MemoryNode {
             size,
             atime: state.atime.load(),
             mtime: state.mtime.load(),
+            nlink: 1,
             writable: may_write && self.writable()?,
             attr_timeout: state.time_to_next_poll(),
             entry_timeout: None,

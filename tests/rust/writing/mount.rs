@@ -138,6 +138,10 @@ impl Mount {
         FileSystem::rename(&self.fs, &CALLER, from.0, old, to.0, new, mode)
     }
 
+    pub(crate) fn link(&self, ino: Ino, to: (Ino, &str)) -> Result<Attr, Errno> {
+        FileSystem::link(&self.fs, &CALLER, ino, to.0, to.1.as_bytes())
+    }
+
     pub(crate) fn open(&self, ino: Ino, flags: i32) -> Result<Fh, Errno> {
         FileSystem::open(&self.fs, &CALLER, ino, flags).map(|opened| opened.fh)
     }

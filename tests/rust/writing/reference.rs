@@ -283,6 +283,29 @@ impl Reference {
         Ok((here, Some(there)))
     }
 
+    pub(crate) fn link(
+        &mut self,
+        key: Key,
+        (dir, name): (Key, &str),
+        now: Timestamp,
+    ) -> Result<(), Errno> {
+        if self.is_dir(key) {
+            return Err(Errno::EPERM);
+        }
+        self.may_name(dir, name)?;
+        self.must_be_there(dir)?;
+        if self.child(dir, name).is_ok() {
+            return Err(Errno::EEXIST);
+        }
+        if self.is_removed(key) {
+            return Err(Errno::ENOENT);
+        }
+        self.nodes[key].names.push((dir, name.to_owned()));
+        self.children_mut(dir).insert(name.to_owned(), key);
+        self.changed(dir, now);
+        Ok(())
+    }
+
     pub(crate) fn write(&mut self, file: Key, offset: usize, data: &[u8], now: Timestamp) {
         let bytes = self.bytes_mut(file);
         let end = offset + data.len();
@@ -305,6 +328,7 @@ impl Reference {
         assert_eq!(*node.ino.get_or_insert(attr.ino), attr.ino, "it keeps its number");
         if let Content::File(bytes) = &node.content {
             assert_eq!(attr.size, bytes.len() as u64);
+            assert_eq!(attr.nlink as usize, node.names.len(), "names");
         }
         match node.mtime {
             Mtime::Known(at) => assert_eq!(attr.mtime, at),

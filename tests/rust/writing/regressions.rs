@@ -189,3 +189,24 @@ fn who_waits_for_room_that_another_cannot_give_back_is_told() {
     drop(full);
     assert_eq!(waiting.write(attr.ino, fh, 0, &[1; 10]), Ok(10));
 }
+
+/// Saved by making another file, linking that and removing its first name, while it is written.
+#[test]
+fn who_links_and_removes_the_first_name_loses_nothing() {
+    let mount = Mount::empty(ROOM);
+    let dir = mount.mkdir(Ino::ROOT, "d").expect("made");
+    let (attr, fh) = mount.create(dir.ino, "new").expect("made");
+    mount.write(attr.ino, fh, 0, b"one").expect("room");
+    let linked = mount.link(attr.ino, (Ino::ROOT, "f")).expect("linked");
+    assert_eq!((linked.ino, linked.nlink), (attr.ino, 2));
+    mount.write(attr.ino, fh, 3, b"two").expect("room");
+    assert_eq!(mount.saved().values().flatten().collect::<Vec<_>>(), [b"onetwo", b"onetwo"]);
+    mount.unlink(dir.ino, "new").expect("removed");
+    mount.rmdir(Ino::ROOT, "d").expect("empty");
+    mount.write(attr.ino, fh, 6, b"three").expect("room");
+    mount.release(attr.ino, fh);
+    mount.forget(attr.ino, 2);
+    mount.forget(dir.ino, 1);
+    assert_eq!(mount.lookup(Ino::ROOT, "f").map(|attr| (attr.size, attr.nlink)), Ok((11, 1)));
+    assert_eq!(mount.saved()["f"].as_deref(), Some(&b"onetwothree"[..]));
+}

@@ -224,4 +224,10 @@ impl DirectoryNode<AnyNode> for ObjectNode {
         }
         self.call(|o| o.call_method1("rename", (old, new, source.object(o.py())?)).map(drop))
     }
+    fn link(&self, name: &str, node: &AnyNode) -> Outcome<()> {
+        match self.writing(&[Name::Create])? {
+            Some(mounted) => mounted.link_node(node, (TOP, name)),
+            None => Err(Refusal::NotPermitted.into()),
+        }
+    }
 }

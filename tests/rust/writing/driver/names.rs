@@ -2,7 +2,7 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! Random renames.
+//! Random renames, and further names.
 
 use arvados_fuse::fs::{Errno, RenameMode, Timestamp};
 
@@ -38,5 +38,24 @@ impl Driver<'_> {
                 self.check_removed(replaced);
             }
         }
+    }
+
+    pub(super) fn link(&mut self) {
+        let is_dir = self.random.u8(..10) == 0;
+        let (Some(key), dir, now) = (self.known(is_dir), self.dir(), Timestamp::now()) else {
+            return;
+        };
+        let name = self.name(dir);
+        let linked = self.mount.link(self.ino(key), (self.ino(dir), &name));
+        let expected = if self.frozen {
+            Err(Errno::EPERM)
+        } else {
+            self.reference.link(key, (dir, &name), now)
+        };
+        assert_eq!(linked.as_ref().err(), expected.as_ref().err(), "{name:?}");
+        if let Ok(attr) = linked {
+            self.referenced(key, &attr);
+        }
+        self.check(dir);
     }
 }
