@@ -14,6 +14,7 @@
 //! - [`draft`]: what was changed here and is not in a version
 //! - [`writing`]: changing it
 //! - [`names`]: names that change places, and files with several names
+//! - [`ranges`]: holes in files, and copies of ranges
 //! - [`upload`]: storing what was written
 //! - [`export`]: a manifest of what it is at present
 //! - [`snapshot`]: one version, with the inode numbers under which it is shown
@@ -29,6 +30,7 @@ pub mod export;
 pub mod follow;
 pub mod names;
 pub mod node;
+pub mod ranges;
 pub mod reader;
 pub mod root;
 pub mod snapshot;

@@ -60,6 +60,7 @@ names!(
     EROFS,
     ETIMEDOUT,
     EXDEV,
+    ENXIO,
 );
 
 impl Errno {
@@ -144,7 +145,11 @@ refusals! {
     IntoItself = EINVAL,
     /// Only a rename within a collection that is changed here can exchange names.
     NoExchange = EINVAL,
-    /// Of two collections.
+    /// A range of a file cannot be copied over itself.
+    Overlapping = EINVAL,
+    /// No data, or no hole, is from that offset on.
+    NotFurther = ENXIO,
+    /// Of two collections, or otherwise not to be had without reading and writing.
     CrossCollection = EXDEV,
     /// A length or an offset that no file can have.
     TooLarge = EFBIG,
@@ -187,7 +192,8 @@ mod tests {
             NotDirectory => libc::ENOTDIR,
             Exists => libc::EEXIST,
             NotEmpty => libc::ENOTEMPTY,
-            IntoItself | NoExchange | OddNames => libc::EINVAL,
+            IntoItself | NoExchange | Overlapping | OddNames => libc::EINVAL,
+            NotFurther => libc::ENXIO,
             CrossCollection => libc::EXDEV,
             TooLarge => libc::EFBIG,
             NameTooLong => libc::ENAMETOOLONG,
@@ -197,7 +203,7 @@ mod tests {
             NotSupported => libc::ENOTSUP,
             NotImplemented => libc::ENOSYS,
         };
-        assert_eq!(Refusal::ALL.len(), 20);
+        assert_eq!(Refusal::ALL.len(), 22);
         for refusal in Refusal::ALL {
             assert_eq!(refusal.errno().raw(), expected(*refusal), "{refusal:?}");
         }

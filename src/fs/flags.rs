@@ -14,3 +14,29 @@ pub enum RenameMode {
     /// Both names are there, and change places.
     Exchange,
 }
+
+/// What fallocate(2) makes of a range of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// Room for it. Unless `keep_size`, a file that ends before it is extended by zeros.
+    Reserve {
+        /// The file's length stays.
+        keep_size: bool,
+    },
+    /// A hole. The file's length stays.
+    PunchHole,
+    /// Zeros. Unless `keep_size`, a file that ends before it is extended.
+    ZeroRange {
+        /// The file's length stays.
+        keep_size: bool,
+    },
+}
+
+/// What lseek(2) looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    /// Bytes that are in no hole.
+    Data,
+    /// A hole; the end of the file counts as one.
+    Hole,
+}

@@ -10,6 +10,7 @@
 
 mod changing;
 mod listing;
+mod ranges;
 mod serving;
 
 use std::borrow::Cow;

@@ -23,8 +23,9 @@ use fuser::{
 };
 
 use super::convert::{
-    caller, errno, fh, file_attr, ino, open_flags, rename_mode, reply_attr, reply_empty,
-    reply_entry, reply_open, reply_write, reply_xattr, shorter_timeout, time_or_now, timestamp,
+    allocation, caller, errno, fh, file_attr, ino, open_flags, rename_mode, reply_attr,
+    reply_empty, reply_entry, reply_lseek, reply_open, reply_write, reply_xattr, seek,
+    shorter_timeout, time_or_now, timestamp,
 };
 use super::desk::{Desk, guarded};
 use super::listing::{list, list_plus};
@@ -448,6 +449,63 @@ impl Filesystem for Adapter {
         });
     }
 
+    fn fallocate(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.guarded("fallocate", || {
+            let done = allocation(mode)
+                .and_then(|how| self.fs.fallocate(ino(number), fh(handle), offset, length, how));
+            reply_empty(reply, done);
+        });
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.guarded("lseek", || {
+            let found = seek(offset, whence)
+                .and_then(|(offset, what)| self.fs.lseek(ino(number), fh(handle), offset, what));
+            reply_lseek(reply, found);
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        self.guarded("copy_file_range", || {
+            // None is defined.
+            if !flags.is_empty() {
+                return reply.error(fuser::Errno::EINVAL);
+            }
+            let source = (ino(ino_in), fh(fh_in), offset_in);
+            let target = (ino(ino_out), fh(fh_out), offset_out);
+            reply_write(reply, self.fs.copy_file_range(source, target, len));
+        });
+    }
+
     // Requests that no file system of ours answers. The kernel does without, and does not ask for
     // most of them again.
 
@@ -478,47 +536,6 @@ impl Filesystem for Adapter {
         _events: PollEvents,
         _flags: PollFlags,
         reply: ReplyPoll,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _number: INodeNo,
-        _handle: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        _number: INodeNo,
-        _handle: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: ReplyLseek,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
     ) {
         reply.error(fuser::Errno::ENOSYS);
     }

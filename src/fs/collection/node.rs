@@ -20,7 +20,7 @@ use crate::collection::NodeId;
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::Timestamp;
 use crate::fs::errno::Refusal;
-use crate::fs::flags::RenameMode;
+use crate::fs::flags::{Allocation, RenameMode, Seek};
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
     Outcome, Reader, Truncated, Written,
@@ -404,7 +404,7 @@ impl<H: Host> Cacheable for CollectionNode<H> {
     }
 }
 
-impl<H: Host> FileNode for CollectionNode<H> {
+impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         if let Successor(node) = self.answering()? {
             return node.reader();
@@ -435,6 +435,22 @@ impl<H: Host> FileNode for CollectionNode<H> {
             return Ok(truncated);
         }
         self.taken_over()?.truncate(size)
+    }
+
+    fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Outcome<()> {
+        self.allocate_here(offset, len, how)
+    }
+
+    fn seek(&self, offset: u64, what: Seek) -> Outcome<Option<u64>> {
+        match self.answering()? {
+            Draft(Drafted::File(file)) => Ok(Some(file.seek(offset, what)?)),
+            Here(..) | Draft(_) => Ok(None),
+            Successor(node) => node.seek(offset, what),
+        }
+    }
+
+    fn copy_range(&self, to: u64, source: &AnyNode<H>, from: u64, len: u64) -> Outcome<u64> {
+        self.copy_here(to, source, from, len)
     }
 
     fn flush(&self) -> Outcome<()> {

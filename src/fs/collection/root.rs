@@ -336,7 +336,7 @@ impl Cacheable for RootDirectory {
     }
 }
 
-impl FileNode for RootDirectory {
+impl FileNode<AnyNode<Standalone>> for RootDirectory {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         Err(Refusal::IsDirectory.into())
     }

@@ -133,7 +133,7 @@ impl Cacheable for Object {
     }
 }
 
-impl FileNode for Object {
+impl FileNode<AnyNode<Fake>> for Object {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         unused()
     }

@@ -200,7 +200,7 @@ impl<H: Host> MountedCollection<H> {
     }
 
     /// Has a change made to a file while nobody can supersede the collection; answers when it was, too.
-    fn change_file<T>(
+    pub(super) fn change_file<T>(
         &self,
         ino: u64,
         change: impl Fn(&DraftFile) -> T,

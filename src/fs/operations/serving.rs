@@ -11,7 +11,7 @@ use super::Operations;
 use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use crate::fs::errno::Refusal;
 use crate::fs::filesystem::{DirSink, FileSystem, Opened, Result};
-use crate::fs::flags::RenameMode;
+use crate::fs::flags::{Allocation, RenameMode, Seek};
 use crate::fs::node::{Halt, Node, Outcome, Read, Write};
 use crate::metrics::Op;
 
@@ -157,6 +157,25 @@ impl<N: Node> FileSystem for Operations<N> {
                 tell(result);
             }));
         })))
+    }
+
+    fn fallocate(&self, _ino: Ino, fh: Fh, offset: u64, len: u64, how: Allocation) -> Result<()> {
+        self.answer(Op::Fallocate, || self.allocate(fh, offset, len, how))
+    }
+
+    fn lseek(&self, _ino: Ino, fh: Fh, offset: u64, what: Seek) -> Result<u64> {
+        self.answer(Op::Lseek, || self.seek(fh, offset, what))
+    }
+
+    fn copy_file_range(
+        &self,
+        (_, fh_in, offset_in): (Ino, Fh, u64),
+        (_, fh_out, offset_out): (Ino, Fh, u64),
+        len: u64,
+    ) -> Result<u32> {
+        self.answer(Op::CopyFileRange, || {
+            self.copy_range((fh_in, offset_in), (fh_out, offset_out), len)
+        })
     }
 
     fn flush(&self, _ino: Ino, fh: Fh) -> Result<()> {

@@ -275,7 +275,7 @@ impl Cacheable for MemoryNode {
     }
 }
 
-impl FileNode for MemoryNode {
+impl FileNode<Entry> for MemoryNode {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         self.asked("reader")?;
         Ok(None)

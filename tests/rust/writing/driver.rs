@@ -11,6 +11,7 @@ use arvados_fuse::fs::{Errno, Fh, FileSystem, Ino, Timestamp};
 use fastrand::Rng;
 
 mod names;
+mod ranges;
 
 use super::mount::{CALLER, Mount};
 use super::reference::{Content, Key, Mtime, Reference, TOP};
@@ -108,8 +109,11 @@ impl<'m> Driver<'m> {
             42..46 => self.release(),
             46..57 => self.write(),
             57..66 => self.read(),
-            66..73 => self.truncate(),
-            73..81 => self.link(),
+            66..69 => self.truncate(),
+            69..73 => self.allocate(),
+            73..76 => self.copy(),
+            76..78 => self.seek(),
+            78..81 => self.link(),
             81 => self.set_mtime(),
             82..87 => self.getattr(),
             87..89 => self.opendir(),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use arvados_fuse::fs::{Attr, Errno, Ino, RenameMode, Timestamp};
+use arvados_fuse::fs::{Allocation, Attr, Errno, Ino, RenameMode, Seek, Timestamp};
 
 use super::mount::Paths;
 
@@ -304,6 +304,74 @@ impl Reference {
         self.children_mut(dir).insert(name.to_owned(), key);
         self.changed(dir, now);
         Ok(())
+    }
+
+    pub(crate) fn allocate(
+        &mut self,
+        file: Key,
+        offset: usize,
+        len: usize,
+        how: Allocation,
+        now: Timestamp,
+    ) {
+        let bytes = self.bytes_mut(file);
+        let (begin, end) = (offset.min(bytes.len()), (offset + len).min(bytes.len()));
+        let keep_size = match how {
+            Allocation::Reserve { keep_size } => keep_size,
+            Allocation::PunchHole => {
+                bytes[begin..end].fill(0);
+                true
+            }
+            Allocation::ZeroRange { keep_size } => {
+                bytes[begin..end].fill(0);
+                keep_size
+            }
+        };
+        if !keep_size {
+            bytes.resize(bytes.len().max(offset + len), 0);
+        }
+        self.changed(file, now);
+    }
+
+    /// How much there is to be copied.
+    pub(crate) fn copy(
+        &mut self,
+        (source, from): (Key, usize),
+        (target, to): (Key, usize),
+        len: usize,
+        now: Timestamp,
+    ) -> Result<usize, Errno> {
+        let bytes = self.bytes_mut(source);
+        let (begin, end) = (from.min(bytes.len()), (from + len).min(bytes.len()));
+        let data = bytes[begin..end].to_vec();
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if source == target && from < to + data.len() && to < end {
+            return Err(Errno::EINVAL);
+        }
+        self.write(target, to, &data, now);
+        Ok(data.len())
+    }
+
+    /// Whether a seek may find that: what is no data is zeros.
+    #[track_caller]
+    pub(crate) fn check_found(&mut self, file: Key, at: usize, what: Seek, found: Option<usize>) {
+        let bytes = self.bytes_mut(file);
+        match (what, found) {
+            (Seek::Data, None) => {
+                assert!(bytes[at.min(bytes.len())..].iter().all(|byte| *byte == 0));
+            }
+            (Seek::Hole, None) => assert!(at >= bytes.len()),
+            (Seek::Data, Some(found)) => {
+                assert!(found >= at && found < bytes.len());
+                assert!(bytes[at..found].iter().all(|byte| *byte == 0));
+            }
+            (Seek::Hole, Some(found)) => {
+                assert!(at < bytes.len() && found >= at && found <= bytes.len());
+                assert!(found == bytes.len() || bytes[found] == 0);
+            }
+        }
     }
 
     pub(crate) fn write(&mut self, file: Key, offset: usize, data: &[u8], now: Timestamp) {

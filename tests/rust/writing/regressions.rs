@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arvados_fuse::fs::write_buffer::{Unsaved, WriteBuffer};
-use arvados_fuse::fs::{Errno, Ino, RenameMode, Timestamp};
+use arvados_fuse::fs::{Allocation, Errno, Ino, RenameMode, Timestamp};
 
 use super::mount::Mount;
 use crate::support::taking::Take;
@@ -188,6 +188,64 @@ fn who_waits_for_room_that_another_cannot_give_back_is_told() {
     assert_eq!(waiting.write(attr.ino, fh, 0, &[1; 10]), Err(Errno::EIO));
     drop(full);
     assert_eq!(waiting.write(attr.ino, fh, 0, &[1; 10]), Ok(10));
+}
+
+#[test]
+fn what_is_copied_before_it_is_stored_is_stored_once() {
+    let mount = Mount::empty(ROOM);
+    let data = crate::support::data(1, 100_000);
+    let (attr, fh) = mount.create(Ino::ROOT, "f").expect("made");
+    mount.write(attr.ino, fh, 0, &data).expect("room");
+    for name in ["g", "h", "i"] {
+        let (copy, to) = mount.create(Ino::ROOT, name).expect("made");
+        let whole = mount.copy((attr.ino, fh, 0), (copy.ino, to, 7), u64::MAX);
+        assert_eq!(whole, Ok(100_000));
+        assert!(mount.read(copy.ino, to, 7, 200_000).expect("read") == *data);
+    }
+    assert_eq!(mount.buffer.gauge().bytes(), 100_000, "sharing costs nothing");
+    mount.set_size(attr.ino, Some(fh), 0).expect("cut");
+    assert_eq!(mount.buffer.gauge().bytes(), 100_000);
+    mount.collection().store().expect("stored");
+    // The bytes, and a block of zeros for the holes before them.
+    assert_eq!(mount.server.requests(), 1);
+    assert!(mount.saved()["i"].as_ref().expect("a file")[7..] == *data);
+    assert_eq!(mount.server.requests(), 2);
+}
+
+/// What a copy cannot share takes room, for which whoever writes it waits.
+#[test]
+fn a_copy_takes_no_room_that_is_not_there() {
+    let mount = Mount::empty(10_000);
+    let (attr, fh) = mount.create(Ino::ROOT, "f").expect("made");
+    mount.write(attr.ino, fh, 0, &[1; 9000]).expect("room");
+    let copy = |len| mount.copy((attr.ino, fh, 0), (attr.ino, fh, 20_000), len);
+    assert_eq!(copy(2000), Err(Errno::EXDEV));
+    assert_eq!((copy(1000), copy(8000)), (Ok(1000), Ok(8000)));
+    assert_eq!(copy(2000), Err(Errno::EXDEV));
+    mount.collection().store().expect("stored");
+    assert_eq!(copy(2000), Ok(2000));
+    let other = Mount::empty(10_000);
+    let (elsewhere, to) = other.create(Ino::ROOT, "f").expect("made");
+    assert_eq!(elsewhere.ino, attr.ino, "a number of its own");
+    assert_eq!(other.copy((elsewhere.ino, to, 0), (elsewhere.ino, to, 0), 9), Ok(0));
+}
+
+#[test]
+fn no_range_goes_beyond_the_largest_file() {
+    let mount = Mount::empty(ROOM);
+    let (attr, fh) = mount.create(Ino::ROOT, "f").expect("made");
+    let most = i64::MAX as u64;
+    mount.write(attr.ino, fh, 0, b"some").expect("room");
+    for how in [Allocation::PunchHole, Allocation::Reserve { keep_size: false }] {
+        assert_eq!(mount.allocate(attr.ino, fh, most, 1, how), Err(Errno::EFBIG));
+        assert_eq!(mount.allocate(attr.ino, fh, u64::MAX, 1, how), Err(Errno::EFBIG));
+    }
+    assert_eq!(mount.copy((attr.ino, fh, 0), (attr.ino, fh, most - 2), 4), Err(Errno::EFBIG));
+    assert_eq!(mount.copy((attr.ino, fh, 0), (attr.ino, fh, most - 4), 4), Ok(4));
+    assert_eq!(mount.getattr(attr.ino).expect("there").size, most);
+    let all = Allocation::ZeroRange { keep_size: true };
+    assert_eq!(mount.allocate(attr.ino, fh, 0, most, all), Ok(()));
+    assert_eq!(mount.read(attr.ino, fh, 0, 5).expect("read"), [0; 5]);
 }
 
 /// Saved by making another file, linking that and removing its first name, while it is written.

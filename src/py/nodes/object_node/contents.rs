@@ -95,7 +95,7 @@ impl ObjectNode {
     }
 }
 
-impl FileNode for ObjectNode {
+impl FileNode<AnyNode> for ObjectNode {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         Ok(None)
     }
