@@ -11,6 +11,7 @@
 pub mod adapter;
 mod convert;
 pub mod desk;
+mod listing;
 pub mod mount;
 mod negotiation;
 pub mod notifier;

@@ -130,7 +130,7 @@ impl Cacheable for Weight {
     }
 }
 
-impl FileNode for Weight {
+impl FileNode<Weight> for Weight {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         unused()
     }

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import threading
+from collections import deque
 from typing import Any
 
 import arvados
@@ -54,6 +55,7 @@ class CollectionDirectory(CollectionDirectoryBase):
         "_hash",
         "_saving",
         "_heard",
+        "_own",
     )
 
     def __init__(
@@ -85,9 +87,11 @@ class CollectionDirectory(CollectionDirectoryBase):
         self._promoting = False
         #: Portable data hash of the newest version that is known.
         self._hash: str | None = None
-        #: A save is under way; the hashes that events told of meanwhile.
+        #: A save is under way; the changes, from hash to hash, that events told of meanwhile.
         self._saving = False
-        self._heard: list[str | None] = []
+        self._heard: list[tuple[str | None, str | None]] = []
+        #: Those that were saved from here.
+        self._own: deque[tuple[str | None, str | None]] = deque(maxlen=64)
 
     @property
     def collection(self) -> Any:
@@ -166,8 +170,23 @@ class CollectionDirectory(CollectionDirectoryBase):
         body["select"] = ["uuid", "portable_data_hash", "modified_at"]
         self._heard, self._saving = [], True
         try:
+            saved = self._send_update(body)
+            if saved is not None:
+                self._own.append((self._hash, saved))
+                self._hash = saved
+        finally:
+            self._saving = False
+        if saved is not None:
+            self._manifest_size = len(whole)
+            self._record_changed()
+            if not all(self.is_known(*heard) for heard in self._heard):
+                self.invalidate()
+        return saved
+
+    def _send_update(self, body: dict) -> str | None:
+        try:
             update = self.api.collections().update(uuid=self.collection_locator, body=body)
-            saved = update.execute(num_retries=self.num_retries)
+            record = update.execute(num_retries=self.num_retries)
         except Exception as error:
             if http_status(error) in _OUTDATED:
                 report(
@@ -175,24 +194,16 @@ class CollectionDirectory(CollectionDirectoryBase):
                 )
                 return None
             raise
-        finally:
-            self._saving = False
         fields = {"portable_data_hash": str}
-        saved = listing.record(saved, f"{self.collection_locator}", fields)
-        self._hash = saved["portable_data_hash"]
-        self._manifest_size = len(whole)
-        self._record_changed()
-        if any(heard != self._hash for heard in self._heard):
-            self.invalidate()
-        return self._hash
+        return listing.record(record, f"{self.collection_locator}", fields)["portable_data_hash"]
 
-    def is_known(self, portable_data_hash: str | None) -> bool:
-        """Return whether an event that tells of this hash tells nothing new of the contents."""
+    def is_known(self, old: str | None, new: str | None) -> bool:
+        """Return whether an event of a change from hash to hash tells nothing new of the contents."""
         if self._saving:
             # Whether it is that of the save will be known when that has an answer.
-            self._heard.append(portable_data_hash)
+            self._heard.append((old, new))
             return True
-        return portable_data_hash is not None and portable_data_hash == self._hash
+        return new is not None and (new == self._hash or (old, new) in self._own)
 
     def want_event_subscribe(self) -> bool:
         return self._named_by_uuid()

@@ -232,7 +232,8 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
         if ev.get("event_type") not in _EVENT_TYPES:
             return
         properties = ev.get("properties") or {}
-        old_owner = (properties.get("old_attributes") or {}).get("owner_uuid")
+        old = properties.get("old_attributes") or {}
+        old_owner, old_hash = old.get("owner_uuid"), old.get("portable_data_hash")
         new_hash = (properties.get("new_attributes") or {}).get("portable_data_hash")
         with llfuse.lock:
             for uuid in (ev["object_uuid"], old_owner, ev.get("object_owner_uuid")):
@@ -241,7 +242,7 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
                     is_ours = ev["event_type"] == "update" and isinstance(
                         entry, CollectionDirectory
                     )
-                    if not is_ours or not entry.is_known(new_hash):
+                    if not is_ours or not entry.is_known(old_hash, new_hash):
                         self._look_again(entry)
 
     def _follow_gap(self) -> None:
@@ -393,7 +394,7 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
 
     @catch_exceptions
     def link(self, inode: int, new_parent_inode: int, new_name: bytes, ctx: Any = None) -> Any:
-        self._unsupported()
+        return self._attributes(self._link(inode, new_parent_inode, new_name))
 
 
 Operations._declare_shipped()

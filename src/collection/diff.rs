@@ -151,6 +151,12 @@ struct Run {
 }
 
 impl Tree {
+    /// Whether two of its files are made of the same bytes of the same blocks.
+    #[must_use]
+    pub fn has_same_bytes(&self, one: NodeId, other: NodeId) -> bool {
+        !self.is_dir(one) && !self.is_dir(other) && same_bytes(self, one, self, other)
+    }
+
     /// The file's pieces, neighbours joined.
     fn runs(&self, file: NodeId) -> impl Iterator<Item = Run> {
         let mut pieces = self

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::attr::Timestamp;
 use super::collection::{CollectionNode, Host};
+use super::flags::{Allocation, RenameMode, Seek};
 use super::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
     Outcome, Reader, Truncated, Written,
@@ -105,11 +106,14 @@ propagate!(Cacheable {
     fn clear(&self) -> Outcome<()>;
 });
 
-propagate!(FileNode {
+propagate!(FileNode<AnyNode<H>> {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>>;
     fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData>;
     fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<Written>;
     fn truncate(&self, size: u64) -> Outcome<Truncated>;
+    fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Outcome<()>;
+    fn seek(&self, offset: u64, what: Seek) -> Outcome<Option<u64>>;
+    fn copy_range(&self, to: u64, source: &AnyNode<H>, from: u64, len: u64) -> Outcome<u64>;
     fn flush(&self) -> Outcome<()>;
 });
 
@@ -120,5 +124,6 @@ propagate!(DirectoryNode<AnyNode<H>> {
     fn mkdir(&self, name: &str) -> Outcome<()>;
     fn unlink(&self, name: &str) -> Outcome<()>;
     fn rmdir(&self, name: &str) -> Outcome<()>;
-    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>) -> Outcome<()>;
+    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>, mode: RenameMode) -> Outcome<()>;
+    fn link(&self, name: &str, node: &AnyNode<H>) -> Outcome<()>;
 });

@@ -13,6 +13,8 @@
 //!
 //! - [`draft`]: what was changed here and is not in a version
 //! - [`writing`]: changing it
+//! - [`names`]: names that change places, and files with several names
+//! - [`ranges`]: holes in files, and copies of ranges
 //! - [`upload`]: storing what was written
 //! - [`capture`]: what it is at one moment, and its manifest
 //! - [`export`]: the same, with everything stored
@@ -32,7 +34,9 @@ pub mod draft;
 pub mod export;
 pub mod follow;
 mod merge;
+pub mod names;
 pub mod node;
+pub mod ranges;
 pub mod reader;
 mod replacements;
 pub mod root;

@@ -59,6 +59,8 @@ names!(
     ERANGE,
     EROFS,
     ETIMEDOUT,
+    EXDEV,
+    ENXIO,
 );
 
 impl Errno {
@@ -141,6 +143,14 @@ refusals! {
     NotEmpty = ENOTEMPTY,
     /// A directory cannot move into itself.
     IntoItself = EINVAL,
+    /// Only a rename within a collection that is changed here can exchange names.
+    NoExchange = EINVAL,
+    /// A range of a file cannot be copied over itself.
+    Overlapping = EINVAL,
+    /// No data, or no hole, is from that offset on.
+    NotFurther = ENXIO,
+    /// Of two collections, or otherwise not to be had without reading and writing.
+    CrossCollection = EXDEV,
     /// A length or an offset that no file can have.
     TooLarge = EFBIG,
     /// What was written could not be stored: what the servers did is in the log.
@@ -182,7 +192,9 @@ mod tests {
             NotDirectory => libc::ENOTDIR,
             Exists => libc::EEXIST,
             NotEmpty => libc::ENOTEMPTY,
-            IntoItself | OddNames => libc::EINVAL,
+            IntoItself | NoExchange | Overlapping | OddNames => libc::EINVAL,
+            NotFurther => libc::ENXIO,
+            CrossCollection => libc::EXDEV,
             TooLarge => libc::EFBIG,
             NameTooLong => libc::ENAMETOOLONG,
             NotText => libc::EILSEQ,
@@ -191,7 +203,7 @@ mod tests {
             NotSupported => libc::ENOTSUP,
             NotImplemented => libc::ENOSYS,
         };
-        assert_eq!(Refusal::ALL.len(), 18);
+        assert_eq!(Refusal::ALL.len(), 22);
         for refusal in Refusal::ALL {
             assert_eq!(refusal.errno().raw(), expected(*refusal), "{refusal:?}");
         }

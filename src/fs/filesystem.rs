@@ -10,6 +10,7 @@
 
 use super::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use super::errno::{Errno, Refusal};
+use super::flags::{Allocation, RenameMode, Seek};
 use super::node::{Read, Write};
 
 /// What a handler answers with.
@@ -146,7 +147,7 @@ pub trait FileSystem: Send + Sync + 'static {
     fn symlink(&self, caller: &Caller, parent: Ino, name: &[u8], target: &[u8]) -> Result<Attr> {
         Err(Refusal::NotImplemented.errno())
     }
-    /// Rename, replacing what is there.
+    /// Rename; `mode` says what becomes of a name that is there.
     fn rename(
         &self,
         caller: &Caller,
@@ -154,6 +155,7 @@ pub trait FileSystem: Send + Sync + 'static {
         name: &[u8],
         new_parent: Ino,
         new_name: &[u8],
+        mode: RenameMode,
     ) -> Result<()> {
         Err(Refusal::NotImplemented.errno())
     }
@@ -172,6 +174,27 @@ pub trait FileSystem: Send + Sync + 'static {
     }
     /// Write `data` at `offset`; answers the bytes written.
     fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<Write> {
+        Err(Refusal::NotImplemented.errno())
+    }
+    /// Reserve room for a range of a file, or make it a hole or zeros. The kernel asks no more on this mount
+    /// once that was `ENOSYS`: what cannot be is `EOPNOTSUPP`.
+    fn fallocate(&self, ino: Ino, fh: Fh, offset: u64, len: u64, how: Allocation) -> Result<()> {
+        Err(Refusal::NotImplemented.errno())
+    }
+    /// The first byte from `offset` on that is data, or in a hole; `ENXIO` where there is none. After an
+    /// `ENOSYS` the kernel takes all files of this mount for data.
+    fn lseek(&self, ino: Ino, fh: Fh, offset: u64, what: Seek) -> Result<u64> {
+        Err(Refusal::NotImplemented.errno())
+    }
+    /// Copy `len` bytes between open files, each of them an inode, a handle and an offset; answers how many
+    /// were copied, fewer at the end of the source. `EXDEV` has the kernel read and write instead, and
+    /// `ENOSYS` from then on for the whole mount.
+    fn copy_file_range(
+        &self,
+        source: (Ino, Fh, u64),
+        target: (Ino, Fh, u64),
+        len: u64,
+    ) -> Result<u32> {
         Err(Refusal::NotImplemented.errno())
     }
     /// A descriptor of the handle was closed.

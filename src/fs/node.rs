@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use super::attr::Timestamp;
 use super::errno::{Errno, Refusal};
+use super::flags::{Allocation, RenameMode, Seek};
 use super::read_data::ReadData;
 use super::write_buffer::WriteBuffer;
 
@@ -146,6 +147,8 @@ pub struct Facts {
     pub atime: Timestamp,
     /// Last change.
     pub mtime: Timestamp,
+    /// How many names lead to it.
+    pub nlink: u32,
     /// Whether it can be changed, as far as that was asked.
     pub writable: bool,
     /// For how long the kernel may cache the attributes.
@@ -257,9 +260,10 @@ pub trait Cacheable {
     fn clear(&self) -> Outcome<()>;
 }
 
-/// What a file is asked. What is not implemented is refused with `EPERM`.
+/// What a file is asked; others that it is asked about are of type `N`. What is not implemented is
+/// refused with `EPERM`, unless it says otherwise.
 #[allow(clippy::missing_errors_doc, unused_variables)]
-pub trait FileNode {
+pub trait FileNode<N> {
     /// How an open file is read without the layer above; None where each read asks the node.
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>>;
     /// Up to `size` bytes from `offset`.
@@ -271,6 +275,19 @@ pub trait FileNode {
     /// Cuts or extends to `size` bytes.
     fn truncate(&self, size: u64) -> Outcome<Truncated> {
         Err(Refusal::NotPermitted.into())
+    }
+    /// Reserves room for a range, or makes it a hole or zeros. `EOPNOTSUPP` where that is not implemented.
+    fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Outcome<()> {
+        Err(Refusal::NotSupported.into())
+    }
+    /// The first byte from `offset` on that is data, or in a hole; None for a file that is all data.
+    fn seek(&self, offset: u64, what: Seek) -> Outcome<Option<u64>> {
+        Ok(None)
+    }
+    /// Takes `len` bytes of `source` from offset `from` on, and puts them at `to`, without reading them;
+    /// answers how many there were. `EXDEV` where they have to be read and written.
+    fn copy_range(&self, to: u64, source: &N, from: u64, len: u64) -> Outcome<u64> {
+        Err(Refusal::CrossCollection.into())
     }
     /// Saves what was changed; of a directory, what was changed in it.
     fn flush(&self) -> Outcome<()> {
@@ -303,7 +320,11 @@ pub trait DirectoryNode<N> {
         Err(Refusal::NotPermitted.into())
     }
     /// Moves `old` of directory `source` to `new` in this one.
-    fn rename(&self, old: &str, new: &str, source: &N) -> Outcome<()> {
+    fn rename(&self, old: &str, new: &str, source: &N, mode: RenameMode) -> Outcome<()> {
+        Err(Refusal::NotPermitted.into())
+    }
+    /// Has a name lead to a file that has one already.
+    fn link(&self, name: &str, node: &N) -> Outcome<()> {
         Err(Refusal::NotPermitted.into())
     }
 }
@@ -316,7 +337,7 @@ pub trait NodeOf<N>:
     + Freshness
     + Counted
     + Cacheable
-    + FileNode
+    + FileNode<N>
     + DirectoryNode<N>
     + Clone
     + Send
@@ -331,7 +352,7 @@ impl<N, T> NodeOf<N> for T where
         + Freshness
         + Counted
         + Cacheable
-        + FileNode
+        + FileNode<N>
         + DirectoryNode<N>
         + Clone
         + Send

@@ -10,6 +10,7 @@
 
 mod changing;
 mod listing;
+mod ranges;
 mod serving;
 
 use std::borrow::Cow;
@@ -204,7 +205,7 @@ impl<N: Node> Operations<N> {
             entry_timeout: entry_timeout.min(MAX_TIMEOUT),
             attr_timeout: facts.attr_timeout.min(MAX_TIMEOUT),
             mode,
-            nlink: 1,
+            nlink: facts.nlink,
             uid: self.uid.load(Ordering::Relaxed),
             gid: self.gid.load(Ordering::Relaxed),
             rdev: 0,

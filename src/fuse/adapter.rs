@@ -23,13 +23,15 @@ use fuser::{
 };
 
 use super::convert::{
-    caller, errno, fh, file_attr, ino, kind, open_flags, reply_attr, reply_empty, reply_entry,
-    reply_open, reply_write, reply_xattr, shorter_timeout, time_or_now, timestamp,
+    allocation, caller, errno, fh, file_attr, ino, open_flags, rename_mode, reply_attr,
+    reply_empty, reply_entry, reply_lseek, reply_open, reply_write, reply_xattr, seek,
+    shorter_timeout, time_or_now, timestamp,
 };
 use super::desk::{Desk, guarded};
+use super::listing::{list, list_plus};
 use super::negotiation::agree;
 use super::options::Options;
-use crate::fs::{FileSystem, Read, SetAttr, SinkFull, Write};
+use crate::fs::{FileSystem, Read, SetAttr, Write};
 
 /// A [`FileSystem`] as fuser calls it.
 pub struct Adapter {
@@ -197,14 +199,11 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("rename", || {
-            if !flags.is_empty() {
-                return reply.error(fuser::Errno::EINVAL);
-            }
             let (from, to) = (name.as_bytes(), newname.as_bytes());
-            reply_empty(
-                reply,
-                self.fs.rename(&caller(req, 0), ino(parent), from, ino(newparent), to),
-            );
+            let renamed = rename_mode(flags).and_then(|mode| {
+                self.fs.rename(&caller(req, 0), ino(parent), from, ino(newparent), to, mode)
+            });
+            reply_empty(reply, renamed);
         });
     }
 
@@ -320,23 +319,10 @@ impl Filesystem for Adapter {
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectory,
+        reply: ReplyDirectory,
     ) {
         self.guarded("readdir", || {
-            let listed =
-                self.fs.readdir(ino(number), fh(handle), offset, &mut |name, attr, next| {
-                    let full = reply.add(
-                        INodeNo(attr.ino.0),
-                        next,
-                        kind(attr.mode),
-                        OsStr::from_bytes(name),
-                    );
-                    if full { Err(SinkFull) } else { Ok(()) }
-                });
-            match listed {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(error)),
-            }
+            list(&*self.fs, (ino(number), fh(handle), offset), reply);
         });
     }
 
@@ -346,32 +332,10 @@ impl Filesystem for Adapter {
         number: INodeNo,
         handle: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
         self.guarded("readdirplus", || {
-            let mut taken = 0_u64;
-            let listed =
-                self.fs.readdirplus(ino(number), fh(handle), offset, &mut |name, attr, next| {
-                    let full = reply.add(
-                        INodeNo(attr.ino.0),
-                        next,
-                        OsStr::from_bytes(name),
-                        &shorter_timeout(attr),
-                        &file_attr(attr),
-                        Generation(attr.generation),
-                    );
-                    if full {
-                        return Err(SinkFull);
-                    }
-                    taken += 1;
-                    Ok(())
-                });
-            match listed {
-                // Entries given out already count as looked up: they have to arrive. The error
-                // comes again when the kernel asks for what follows them.
-                Err(error) if taken == 0 => reply.error(errno(error)),
-                _ => reply.ok(),
-            }
+            list_plus(&*self.fs, (ino(number), fh(handle), offset), reply);
         });
     }
 
@@ -485,6 +449,63 @@ impl Filesystem for Adapter {
         });
     }
 
+    fn fallocate(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.guarded("fallocate", || {
+            let done = allocation(mode)
+                .and_then(|how| self.fs.fallocate(ino(number), fh(handle), offset, length, how));
+            reply_empty(reply, done);
+        });
+    }
+
+    fn lseek(
+        &self,
+        _req: &Request,
+        number: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.guarded("lseek", || {
+            let found = seek(offset, whence)
+                .and_then(|(offset, what)| self.fs.lseek(ino(number), fh(handle), offset, what));
+            reply_lseek(reply, found);
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        self.guarded("copy_file_range", || {
+            // None is defined.
+            if !flags.is_empty() {
+                return reply.error(fuser::Errno::EINVAL);
+            }
+            let source = (ino(ino_in), fh(fh_in), offset_in);
+            let target = (ino(ino_out), fh(fh_out), offset_out);
+            reply_write(reply, self.fs.copy_file_range(source, target, len));
+        });
+    }
+
     // Requests that no file system of ours answers. The kernel does without, and does not ask for
     // most of them again.
 
@@ -515,47 +536,6 @@ impl Filesystem for Adapter {
         _events: PollEvents,
         _flags: PollFlags,
         reply: ReplyPoll,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn fallocate(
-        &self,
-        _req: &Request,
-        _number: INodeNo,
-        _handle: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
-        reply: ReplyEmpty,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn lseek(
-        &self,
-        _req: &Request,
-        _number: INodeNo,
-        _handle: FileHandle,
-        _offset: i64,
-        _whence: i32,
-        reply: ReplyLseek,
-    ) {
-        reply.error(fuser::Errno::ENOSYS);
-    }
-
-    fn copy_file_range(
-        &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
     ) {
         reply.error(fuser::Errno::ENOSYS);
     }

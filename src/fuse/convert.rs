@@ -7,11 +7,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, RenameFlags, ReplyAttr,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 
-use crate::fs::{Attr, Caller, Errno, Fh, Ino, Opened, Result, Timestamp};
+use crate::fs::{
+    Allocation, Attr, Caller, Errno, Fh, Ino, Opened, RenameMode, Result, Seek, Timestamp,
+};
 
 pub(super) fn errno(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.raw())
@@ -27,6 +29,37 @@ pub(super) fn ino(number: INodeNo) -> Ino {
 
 pub(super) fn fh(handle: FileHandle) -> Fh {
     Fh(handle.0)
+}
+
+/// What renameat2(2) asks for; none where we know of no such thing.
+pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode> {
+    match flags {
+        none if none.is_empty() => Ok(RenameMode::Replace),
+        RenameFlags::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
+        RenameFlags::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// What fallocate(2) asks for.
+pub(super) fn allocation(mode: i32) -> Result<Allocation> {
+    let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+    match mode & !libc::FALLOC_FL_KEEP_SIZE {
+        0 => Ok(Allocation::Reserve { keep_size }),
+        libc::FALLOC_FL_PUNCH_HOLE if keep_size => Ok(Allocation::PunchHole),
+        libc::FALLOC_FL_ZERO_RANGE => Ok(Allocation::ZeroRange { keep_size }),
+        _ => Err(Errno::ENOTSUP),
+    }
+}
+
+/// What lseek(2) asks for, where the kernel has to: the offset as it may be in a file.
+pub(super) fn seek(offset: i64, whence: i32) -> Result<(u64, Seek)> {
+    let what = match whence {
+        libc::SEEK_DATA => Seek::Data,
+        libc::SEEK_HOLE => Seek::Hole,
+        _ => return Err(Errno::EINVAL),
+    };
+    Ok((u64::try_from(offset).map_err(|_| Errno::ENXIO)?, what))
 }
 
 pub(super) fn system_time(time: Timestamp) -> SystemTime {
@@ -118,6 +151,14 @@ pub(super) fn reply_attr(reply: ReplyAttr, result: Result<Attr>) {
 pub(super) fn reply_write(reply: ReplyWrite, result: Result<u32>) {
     match result {
         Ok(written) => reply.written(written),
+        Err(error) => reply.error(errno(error)),
+    }
+}
+
+pub(super) fn reply_lseek(reply: ReplyLseek, result: Result<u64>) {
+    match result.map(i64::try_from) {
+        Ok(Ok(offset)) => reply.offset(offset),
+        Ok(Err(_)) => reply.error(fuser::Errno::EOVERFLOW),
         Err(error) => reply.error(errno(error)),
     }
 }

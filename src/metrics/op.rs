@@ -15,7 +15,7 @@ macro_rules! operations {
             /// Every operation, in the order of their numbers.
             pub const ALL: &'static [Op] = &[$(Op::$request,)* $(Op::$other),*];
 
-            /// Those that are requests of the kernel, each with a handler of its name.
+            /// Those requests of the kernel that Python has a handler for, of their name.
             pub const REQUESTS: &'static [Op] = &[$(Op::$request),*];
 
             /// The name of the handler and of the metric's label.
@@ -37,7 +37,7 @@ operations!(
     Rmdir "rmdir", Setattr "setattr", Setxattr "setxattr", Statfs "statfs", Symlink "symlink",
     Unlink "unlink", Write "write";
     others:
-    OnEvent "on_event"
+    CopyFileRange "copy_file_range", Fallocate "fallocate", Lseek "lseek", OnEvent "on_event"
 );
 
 impl Op {

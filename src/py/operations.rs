@@ -32,7 +32,7 @@ use super::request::{for_python, with_python};
 use crate::fs::handles::{Handle, Listed};
 use crate::fs::node::{Read, Write};
 use crate::fs::operations::{Codec, Operations as Core, Utf8};
-use crate::fs::{Attr, Fh, FileSystem, Ino, Outcome, Refusal};
+use crate::fs::{Attr, Fh, FileSystem, Ino, Outcome, Refusal, RenameMode};
 use crate::metrics::Op;
 use crate::py::metrics::Counter;
 
@@ -464,7 +464,19 @@ impl Operations {
         new_parent: u64,
         new_name: &[u8],
     ) -> PyResult<()> {
-        self.run(py, |core| core.rename(Ino(parent), name, Ino(new_parent), new_name))
+        self.run(py, |core| {
+            core.rename(Ino(parent), name, Ino(new_parent), new_name, RenameMode::Replace)
+        })
+    }
+
+    fn _link<'py>(
+        &self,
+        py: Python<'py>,
+        inode: u64,
+        new_parent: u64,
+        new_name: &[u8],
+    ) -> PyResult<Bound<'py, PyAny>> {
+        self.attr(py, |core| core.link(Ino(inode), Ino(new_parent), new_name))
     }
 
     fn _flush(&self, py: Python<'_>, fh: u64) -> PyResult<()> {

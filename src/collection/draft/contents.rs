@@ -78,6 +78,13 @@ impl Excerpt {
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
+
+    /// How many bytes of it [`Contents::splice`] copies, at most.
+    #[must_use]
+    pub fn loose_bytes(&self) -> u64 {
+        let parts = self.extents.iter().filter_map(|(_, extent)| extent.part());
+        parts.filter_map(Contents::loose).map(|bytes| bytes.len() as u64).sum()
+    }
 }
 
 /// A chunk of which less is shown than before, and the range of the file in which the rest is.

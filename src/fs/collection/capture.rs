@@ -5,7 +5,7 @@
 //! A collection as it is at one moment, draft and all: its manifest, and what of it is not in the
 //! snapshot.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::draft::TOP;
@@ -33,6 +33,10 @@ pub(super) struct CapturedFile {
     pub ino: u64,
     pub mtime: Timestamp,
     pub contents: FileContents,
+    /// It has no other name.
+    is_only: bool,
+    /// The name is the first of several.
+    is_first: bool,
 }
 
 /// A directory, and the files in it.
@@ -65,15 +69,29 @@ pub struct Update {
 }
 
 impl State {
-    /// The collection as it is.
-    pub(super) fn capture(&self) -> Captured {
+    /// What the files of the draft contain.
+    pub(super) fn contents(&self) -> HashMap<u64, Contents> {
+        let nodes = self.draft.nodes.keys();
+        nodes
+            .filter_map(|ino| Some((*ino, self.draft_file(*ino)?.contents.lock().clone())))
+            .collect()
+    }
+
+    /// The collection as it is, with those contents of its files.
+    pub(super) fn capture(&self, contents: &HashMap<u64, Contents>) -> Captured {
         let mut directories = Vec::new();
-        self.capture_below(TOP, "", &mut directories);
+        self.capture_below(TOP, "", contents, &mut directories);
         Captured { snapshot: Arc::clone(&self.current), directories }
     }
 
     /// Everything below a directory, which comes first.
-    fn capture_below(&self, dir: u64, path: &str, into: &mut Vec<CapturedDirectory>) {
+    fn capture_below(
+        &self,
+        dir: u64,
+        path: &str,
+        drafted: &HashMap<u64, Contents>,
+        into: &mut Vec<CapturedDirectory>,
+    ) {
         let mtime = match self.drafted(dir) {
             Some(Drafted::Dir(mtime)) => mtime,
             _ => self.current.id(dir).map_or(Timestamp(0), |id| self.current.mtime(id)),
@@ -82,20 +100,28 @@ impl State {
         let entries = self.entries(dir);
         for entry in entries.iter().filter(|entry| !entry.dir) {
             let (contents, mtime) = match self.drafted(entry.ino) {
-                Some(Drafted::File(file)) => {
-                    let contents = file.contents.lock().clone();
-                    (FileContents::Draft(contents), file.mtime.load())
-                }
+                Some(Drafted::File(file)) => match drafted.get(&entry.ino) {
+                    Some(contents) => (FileContents::Draft(contents.clone()), file.mtime.load()),
+                    None => continue,
+                },
                 _ => match self.current.id(entry.ino) {
                     Some(id) => (FileContents::Snapshot(id), self.current.mtime(id)),
                     None => continue,
                 },
             };
-            files.push(CapturedFile { name: entry.name.clone(), ino: entry.ino, mtime, contents });
+            let node = self.draft.nodes.get(&entry.ino);
+            files.push(CapturedFile {
+                is_only: node.is_none_or(|node| node.others.is_empty()),
+                is_first: !self.is_further(entry.ino, (dir, &entry.name)),
+                name: entry.name.clone(),
+                ino: entry.ino,
+                mtime,
+                contents,
+            });
         }
         into.push(CapturedDirectory { path: path.to_owned(), ino: dir, mtime, files });
         for entry in entries.iter().filter(|entry| entry.dir) {
-            self.capture_below(entry.ino, &joined(path, &entry.name), into);
+            self.capture_below(entry.ino, &joined(path, &entry.name), drafted, into);
         }
     }
 }
@@ -160,18 +186,22 @@ impl Captured {
         replacements: &Replacements,
         zeros: Option<&BlockRef>,
     ) -> Result<String, Unwritable> {
-        let wanted: HashMap<u64, &str> =
-            replacements.files.iter().map(|(path, ino)| (*ino, path.as_str())).collect();
+        let mut wanted: HashMap<u64, Vec<&str>> = HashMap::new();
+        for (path, ino) in &replacements.files {
+            wanted.entry(*ino).or_default().push(path);
+        }
         let mut directories: HashMap<&str, Directory<'_>> = HashMap::new();
         for path in &replacements.directories {
             directories.insert(path, Directory { path, files: Vec::new() });
         }
         for file in self.files() {
-            let Some(path) = wanted.get(&file.ino) else { continue };
-            let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
-            let directory = directories.entry(above);
-            let directory = directory.or_insert(Directory { path: above, files: Vec::new() });
-            directory.files.push((name, self.pieces(file)));
+            // All names of a file at once, when it comes first.
+            for path in wanted.remove(&file.ino).into_iter().flatten() {
+                let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+                let directory = directories.entry(above);
+                let directory = directory.or_insert(Directory { path: above, files: Vec::new() });
+                directory.files.push((name, self.pieces(file)));
+            }
         }
         write_manifest(directories.into_values().collect(), zeros)
     }
@@ -185,10 +215,11 @@ impl Captured {
         drafted.collect()
     }
 
-    /// The version that it is: `tree` is that of its manifest. None where that has something else.
-    pub(super) fn snapshot(&self, tree: Arc<Tree>) -> Option<Snapshot> {
+    /// The version that it is: `tree` is that of its manifest. None where that has something else. A file
+    /// that has several names is one for each there: `numbers` are for the further ones.
+    pub(super) fn snapshot(&self, tree: Arc<Tree>, mut numbers: Vec<u64>) -> Option<Snapshot> {
         let mut of = vec![(0, Timestamp(0)); tree.len()];
-        let mut known = 0;
+        let (mut known, mut linked) = (0, HashSet::new());
         for directory in &self.directories {
             let dir = tree.find(&directory.path)?;
             if directory.ino != TOP {
@@ -197,7 +228,9 @@ impl Captured {
             }
             for file in &directory.files {
                 let id = tree.child(dir, &file.name)?;
-                of[id.0 as usize] = (file.ino, file.mtime);
+                let is_first = file.is_only || (file.is_first && linked.insert(file.ino));
+                let ino = if is_first { file.ino } else { numbers.pop()? };
+                of[id.0 as usize] = (ino, file.mtime);
                 known += 1;
             }
         }

@@ -8,9 +8,11 @@
 //! elsewhere than in the snapshot. What is not here, the snapshot has. Everything is known by its
 //! inode number; what came from the snapshot keeps its own.
 
+pub(super) mod names;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -34,6 +36,7 @@ pub struct DraftFile {
     pub mtime: AtomicTimestamp,
     /// How many edits the snapshot has; `NEVER` where it has another content, or no such file.
     saved: AtomicU64,
+    nlink: AtomicU32,
 }
 
 /// No number of edits.
@@ -45,6 +48,7 @@ impl DraftFile {
             contents: Mutex::new(contents),
             mtime: AtomicTimestamp::new(mtime),
             saved: AtomicU64::new(saved),
+            nlink: AtomicU32::new(1),
         })
     }
 
@@ -61,6 +65,12 @@ impl DraftFile {
     /// The snapshot has no such file any more.
     pub(super) fn set_never_saved(&self) {
         self.set_saved(NEVER);
+    }
+
+    /// How many names lead to it.
+    #[must_use]
+    pub fn links(&self) -> u32 {
+        self.nlink.load(Ordering::Relaxed)
     }
 
     /// Length in bytes.
@@ -89,6 +99,8 @@ pub(super) struct DraftNode {
     /// The directory that it is in; None once it left the collection.
     pub parent: Option<u64>,
     pub name: Box<str>,
+    /// Further names of a file, each with the directory that it is in.
+    pub others: Vec<(u64, Box<str>)>,
     pub counts: Counts,
     pub content: Content,
 }
@@ -101,6 +113,8 @@ impl DraftNode {
     /// No name leads to it any more. What is left of a directory is empty.
     pub(super) fn leave(&mut self) {
         self.parent = None;
+        self.others.clear();
+        self.count_names();
         if let Content::Dir(names, _) = &mut self.content {
             *names = Names::default();
         }
@@ -141,7 +155,11 @@ impl Draft {
     pub(super) fn memory(&self) -> usize {
         let node = size_of::<u64>() + size_of::<DraftNode>() + size_of::<DraftFile>();
         // A name is there twice: in its directory, and in the node.
-        self.nodes.values().map(|entry| node + 2 * entry.name.len()).sum()
+        let of = |entry: &DraftNode| {
+            let others = entry.others.iter().map(|(_, name)| size_of_val(name) + 2 * name.len());
+            node + 2 * entry.name.len() + others.sum::<usize>()
+        };
+        self.nodes.values().map(of).sum()
     }
 }
 
@@ -282,13 +300,17 @@ impl State {
     /// What the kernel knows of the draft, what is in a directory before the directory.
     pub(super) fn known_drafted(&self) -> Vec<Known> {
         let depth =
-            |ino: u64| std::iter::successors(self.dir_of(ino), |above| self.dir_of(*above)).count();
+            |dir: u64| std::iter::successors(Some(dir), |above| self.dir_of(*above)).count();
         let nodes = self.draft.nodes.iter();
         let referenced = nodes.filter(|(_, node)| node.counts.refs.load(Ordering::Acquire) > 0);
         let mut known: Vec<(usize, Known)> = referenced
-            .filter_map(|(ino, node)| {
-                let (parent, name) = (node.parent?, node.name.to_string());
-                Some((depth(*ino), Known { ino: *ino, parent, name, dir: node.is_dir() }))
+            .flat_map(|(ino, node)| {
+                let first = node.parent.map(|parent| (parent, &node.name));
+                let others = node.others.iter().map(|(parent, name)| (*parent, name));
+                first.into_iter().chain(others).map(|(parent, name)| {
+                    let (name, dir) = (name.to_string(), node.is_dir());
+                    (depth(parent), Known { ino: *ino, parent, name, dir })
+                })
             })
             .collect();
         known.sort_by_key(|(depth, _)| std::cmp::Reverse(*depth));
@@ -323,6 +345,7 @@ impl State {
             let node = DraftNode {
                 parent: Some(dir_in(&self.current, id)),
                 name: tree.name(id).into(),
+                others: Vec::new(),
                 counts: self.counts.get_mut(id.0 as usize).map(std::mem::take).unwrap_or_default(),
                 content,
             };
@@ -392,7 +415,8 @@ impl State {
             None => Content::Dir(Names::default(), now),
         };
         let counts = Counts::default();
-        let node = DraftNode { parent: Some(dir), name: name.into(), counts, content };
+        let (parent, name_of, others) = (Some(dir), name.into(), Vec::new());
+        let node = DraftNode { parent, name: name_of, others, counts, content };
         self.lead(dir, name, Some(ino), now)?;
         self.draft.nodes.insert(ino, node);
         Ok(())
@@ -404,14 +428,14 @@ impl State {
         if there { Ok(()) } else { Err(Refusal::NotFound) }
     }
 
-    /// Removes a file, or an empty directory; answers its number.
+    /// Removes a name of a file, or an empty directory; answers the number where that was the last.
     pub(super) fn remove(
         &mut self,
         dir: u64,
         name: &str,
         directory: bool,
         now: Timestamp,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<Option<u64>, Refusal> {
         let ino = self.find(dir, name).ok_or(Refusal::NotFound)?;
         match (directory, self.is_dir(ino)) {
             (_, None) => return Err(Refusal::NotFound),
@@ -421,10 +445,11 @@ impl State {
             _ => {}
         }
         self.lead(dir, name, None, now)?;
-        Ok(ino)
+        Ok(self.unname(ino, (dir, name)).then_some(ino))
     }
 
-    /// Moves a name, over another where one is there; answers the number of what that led to.
+    /// Moves a name, over another where one is there; answers the number of what that led to, where that
+    /// has no other.
     pub(super) fn rename(
         &mut self,
         (from, old): (u64, &str),
@@ -453,9 +478,9 @@ impl State {
         self.lead(from, old, None, now)?;
         self.lead(to, new, Some(ino), now)?;
         if let Some(node) = self.draft.nodes.get_mut(&ino) {
-            (node.parent, node.name) = (Some(to), new.into());
+            node.moved((from, old), (to, new));
         }
-        Ok(replaced)
+        Ok(replaced.filter(|replaced| self.unname(*replaced, (to, new))))
     }
 
     /// What a node of the draft is; None for one that is not there.

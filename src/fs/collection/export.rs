@@ -35,7 +35,9 @@ impl<H: Host> MountedCollection<H> {
     /// `EIO` where something could not be stored; `EFBIG` where the holes of a file are too long for a
     /// manifest.
     pub fn manifest(&self) -> Outcome<String> {
-        let captured = self.state.read().capture();
+        let state = self.state.read();
+        let captured = state.capture(&state.contents());
+        drop(state);
         self.written_out(&captured, |zeros| captured.manifest(zeros))
     }
 
@@ -49,7 +51,7 @@ impl<H: Host> MountedCollection<H> {
         if state.replacements().replace.is_empty() {
             return Ok(None);
         }
-        let (base, captured) = (Arc::clone(&state.current), state.capture());
+        let (base, captured) = (Arc::clone(&state.current), state.capture(&state.contents()));
         drop(state);
         let ours = self.written_out(&captured, |zeros| captured.manifest(zeros))?;
         Ok(Some((base.tree().normalized(), ours)))

@@ -90,7 +90,9 @@ impl State {
             };
             let Some(id) = id else { return true };
             let moved = dir_in(&next, id) != parent || next.tree().name(id) != &*node.name;
-            if changed || moved {
+            // A snapshot has a file for each name.
+            let stays = changed || !node.others.is_empty();
+            if stays || moved {
                 if let (Content::File(file), false) = (&node.content, changed) {
                     let contents = Contents::of_tree(next.tree(), id).counted_by(&gauge);
                     *file.contents.lock() = contents;

@@ -20,6 +20,7 @@ use crate::collection::NodeId;
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::Timestamp;
 use crate::fs::errno::Refusal;
+use crate::fs::flags::{Allocation, RenameMode, Seek};
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
     Outcome, Reader, Truncated, Written,
@@ -253,10 +254,10 @@ impl<H: Host> Identity for CollectionNode<H> {
 
 impl<H: Host> Attributes for CollectionNode<H> {
     fn facts(&self, may_write: bool) -> Outcome<Facts> {
-        let (size, mtime) = match self.answering()? {
-            Here(snapshot, id) => (snapshot.tree().size(id), snapshot.mtime(id)),
-            Draft(Drafted::File(file)) => (file.size(), file.mtime.load()),
-            Draft(Drafted::Dir(mtime)) => (0, mtime),
+        let (size, mtime, nlink) = match self.answering()? {
+            Here(snapshot, id) => (snapshot.tree().size(id), snapshot.mtime(id), 1),
+            Draft(Drafted::File(file)) => (file.size(), file.mtime.load(), file.links()),
+            Draft(Drafted::Dir(mtime)) => (0, mtime, 1),
             Successor(node) => return node.facts(may_write),
         };
         let fresh_for = self.fresh_for()?;
@@ -264,6 +265,7 @@ impl<H: Host> Attributes for CollectionNode<H> {
             size,
             atime: self.collection.atime.load(),
             mtime,
+            nlink,
             writable: may_write && self.collection.is_writable(),
             attr_timeout: fresh_for,
             entry_timeout: Some(fresh_for),
@@ -415,7 +417,7 @@ impl<H: Host> Cacheable for CollectionNode<H> {
     }
 }
 
-impl<H: Host> FileNode for CollectionNode<H> {
+impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         if let Successor(node) = self.answering()? {
             return node.reader();
@@ -446,6 +448,22 @@ impl<H: Host> FileNode for CollectionNode<H> {
             return Ok(truncated);
         }
         self.taken_over()?.truncate(size)
+    }
+
+    fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Outcome<()> {
+        self.allocate_here(offset, len, how)
+    }
+
+    fn seek(&self, offset: u64, what: Seek) -> Outcome<Option<u64>> {
+        match self.answering()? {
+            Draft(Drafted::File(file)) => Ok(Some(file.seek(offset, what)?)),
+            Here(..) | Draft(_) => Ok(None),
+            Successor(node) => node.seek(offset, what),
+        }
+    }
+
+    fn copy_range(&self, to: u64, source: &AnyNode<H>, from: u64, len: u64) -> Outcome<u64> {
+        self.copy_here(to, source, from, len)
     }
 
     fn flush(&self) -> Outcome<()> {
@@ -513,14 +531,23 @@ impl<H: Host> DirectoryNode<AnyNode<H>> for CollectionNode<H> {
         self.taken_over()?.rmdir(name)
     }
 
-    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>) -> Outcome<()> {
+    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>, mode: RenameMode) -> Outcome<()> {
         if let Some(collection) = self.writing()?
             && let Some(from) = collection.directory(source)
-            && let Some(()) = collection.rename((from, old), (self.ino, new))?
+            && let Some(()) = collection.rename_as((from, old), (self.ino, new), mode)?
         {
             return self.saved();
         }
-        self.taken_over()?.rename(old, new, source)
+        // Nothing that could take over exchanges names.
+        if mode == RenameMode::Exchange {
+            return Err(Refusal::NoExchange.into());
+        }
+        self.taken_over()?.rename(old, new, source, mode)
+    }
+
+    fn link(&self, name: &str, node: &AnyNode<H>) -> Outcome<()> {
+        self.link_here(name, node)?;
+        self.saved()
     }
 }
 

@@ -112,9 +112,10 @@ impl State {
         let saved = self.saved_path(ino);
         if self.is_dir(ino) != Some(true) {
             match saved {
-                Some((_, saved)) if !self.has_unsaved_bytes(ino) => {
-                    // A name that leads where it did.
-                    if saved != path || was.is_none() {
+                Some((id, saved)) if !self.has_unsaved_bytes(ino) => {
+                    // A name that leads where it did, or to what is the same.
+                    let tree = self.current.tree();
+                    if was.is_none_or(|was| !tree.has_same_bytes(was, id)) {
                         found.replace.insert(path.to_owned(), format!("current/{saved}"));
                     }
                 }

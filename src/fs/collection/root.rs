@@ -14,6 +14,7 @@ use crate::collection::Tree;
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::{Ino, Timestamp};
 use crate::fs::errno::{Errno, Refusal};
+use crate::fs::flags::RenameMode;
 use crate::fs::inodes::{Inodes, Upcalls};
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Halt, Identity,
@@ -276,6 +277,7 @@ impl Attributes for RootDirectory {
             size: 0,
             atime: state.atime.load(),
             mtime: state.mtime.load(),
+            nlink: 1,
             writable: self.writable()?,
             attr_timeout: state.time_to_next_poll(),
             entry_timeout: None,
@@ -382,7 +384,7 @@ impl Cacheable for RootDirectory {
     }
 }
 
-impl FileNode for RootDirectory {
+impl FileNode<AnyNode<Standalone>> for RootDirectory {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         Err(Refusal::IsDirectory.into())
     }
@@ -423,10 +425,21 @@ impl DirectoryNode<AnyNode<Standalone>> for RootDirectory {
         self.flush()
     }
 
-    fn rename(&self, old: &str, new: &str, source: &AnyNode<Standalone>) -> Outcome<()> {
+    fn rename(
+        &self,
+        old: &str,
+        new: &str,
+        source: &AnyNode<Standalone>,
+        mode: RenameMode,
+    ) -> Outcome<()> {
         let mounted = self.mounted()?;
         let from = mounted.directory(source).ok_or(Refusal::NotPermitted)?;
-        here(mounted.rename((from, old), (TOP, new)))?;
+        here(mounted.rename_as((from, old), (TOP, new), mode))?;
+        self.flush()
+    }
+
+    fn link(&self, name: &str, node: &AnyNode<Standalone>) -> Outcome<()> {
+        self.mounted()?.link_node(node, (TOP, name))?;
         self.flush()
     }
 }

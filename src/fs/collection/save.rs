@@ -19,8 +19,9 @@ use crate::fs::node::{Halt, Outcome};
 use crate::fs::savers;
 use crate::report::{phrases, report};
 
-/// How often a save is made anew that the server does not take as it is.
-const ATTEMPTS: u32 = 16;
+/// How often a save is made anew that the server does not take as it is. Where others save as often as
+/// they can, all but one have to look again each time.
+const ATTEMPTS: u32 = 100;
 
 /// Why a server did not take an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,8 @@ struct Sent {
 pub(super) struct Attempt {
     captured: Captured,
     tree: Arc<Tree>,
+    /// For further names of files.
+    numbers: Vec<u64>,
 }
 
 impl Attempt {
@@ -79,8 +82,8 @@ impl Attempt {
     }
 
     /// The draft becomes one over what was sent, which is this version.
-    pub(super) fn saved(&self, state: &mut State, tree: Arc<Tree>) -> bool {
-        let snapshot = self.captured.snapshot(tree);
+    pub(super) fn saved(self, state: &mut State, tree: Arc<Tree>) -> bool {
+        let snapshot = self.captured.snapshot(tree, self.numbers);
         let is_saved = snapshot.is_some();
         if let Some(snapshot) = snapshot {
             state.rebase(snapshot, &self.captured.edits(), |_, _| false);
@@ -166,7 +169,13 @@ impl<H: Host> MountedCollection<H> {
     fn save_all(self: &Arc<Self>) {
         loop {
             let changes = self.changes();
-            let result = self.save_once();
+            let saving = std::panic::AssertUnwindSafe(|| self.save_once());
+            let result = std::panic::catch_unwind(saving).unwrap_or_else(|_| {
+                let what = format!("{}: saving panicked", phrases::UNHANDLED);
+                report(log::Level::Error, &what);
+                self.give_up_save();
+                Err(Refusal::Unwritable.errno())
+            });
             let mut progress = self.saves.progress.lock();
             if result == Ok(true) {
                 progress.saved = progress.saved.max(changes);
@@ -196,7 +205,8 @@ impl<H: Host> MountedCollection<H> {
                 return Ok(true);
             };
             let result = self.send(&captured, &replacements);
-            match self.end_save(captured, result) {
+            let numbers = self.numbers_for_links()?;
+            match self.end_save(captured, numbers, result) {
                 Ok(true) => return Ok(true),
                 // Somebody else changed it besides: that shows at once, or at the next look.
                 Ok(false) => {
@@ -225,11 +235,34 @@ impl<H: Host> MountedCollection<H> {
         state.draft.saving = true;
         progress.begun += 1;
         drop(progress);
+        // Nobody writes until here: what is to be replaced is what is captured.
+        let contents = state.contents();
         let state = RwLockWriteGuard::downgrade(state);
-        Some(Begun { captured: state.capture(), replacements })
+        Some(Begun { captured: state.capture(&contents), replacements })
     }
 
-    fn end_save(&self, captured: Captured, sent: Result<Sent, Refused>) -> Result<bool, Refused> {
+    /// Whatever began has ended.
+    fn give_up_save(&self) {
+        let mut progress = self.saves.progress.lock();
+        self.state.write().draft.saving = false;
+        progress.ended = progress.begun;
+        self.saves.ended.notify_all();
+    }
+
+    /// A number for each further name of a file.
+    fn numbers_for_links(self: &Arc<Self>) -> Result<Vec<u64>, Errno> {
+        let count = self.state.read().further_names().count();
+        let numbers: Outcome<Vec<u64>> =
+            std::iter::repeat_with(|| self.new_number()).take(2 * count).collect();
+        numbers.map_err(|_| Refusal::Lost.errno())
+    }
+
+    fn end_save(
+        &self,
+        captured: Captured,
+        numbers: Vec<u64>,
+        sent: Result<Sent, Refused>,
+    ) -> Result<bool, Refused> {
         let mut progress = self.saves.progress.lock();
         let mut state = self.state.write();
         state.draft.saving = false;
@@ -237,7 +270,7 @@ impl<H: Host> MountedCollection<H> {
             Ok(Sent { tree, taken: Ok(is_current) }) => {
                 state.attempt = None;
                 let is_saved =
-                    Attempt { captured, tree: Arc::clone(&tree) }.saved(&mut state, tree);
+                    Attempt { captured, tree: Arc::clone(&tree), numbers }.saved(&mut state, tree);
                 if !is_saved {
                     log::error!("what was saved is not what its manifest says");
                 }
@@ -245,7 +278,7 @@ impl<H: Host> MountedCollection<H> {
             }
             Ok(Sent { tree, taken: Err(refused) }) => {
                 if refused != Refused::Outdated {
-                    state.attempt = Some(Attempt { captured, tree });
+                    state.attempt = Some(Attempt { captured, tree, numbers });
                 }
                 Err(refused)
             }

@@ -133,7 +133,7 @@ impl Cacheable for Object {
     }
 }
 
-impl FileNode for Object {
+impl FileNode<AnyNode<Fake>> for Object {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         unused()
     }
@@ -398,7 +398,7 @@ fn a_directory_that_moved_takes_its_names_along() {
     };
     let [dir, first, below, last, other] =
         ["d", "d/a", "d/e", "d/e/f", "g"].map(|path| ino(path).unwrap());
-    assert!(mounted.rename((TOP, "d"), (other, "moved")).unwrap().is_some());
+    assert!(mounted.rename((TOP, "d"), (other, "moved"), true).unwrap().is_some());
     assert_eq!(
         (names(TOP), names(other), names(dir)),
         ("g".into(), "h moved".into(), "a b e".into())
@@ -407,11 +407,11 @@ fn a_directory_that_moved_takes_its_names_along() {
     assert!(ino("d").is_none() && mounted.entry(dir).unwrap().parent() == Some(other));
     // Names in it change, and stay when it moves on.
     assert!(mounted.remove(dir, "b", false).unwrap().is_some());
-    assert!(mounted.rename((dir, "a"), (dir, "b")).unwrap().is_some());
-    assert!(mounted.rename((other, "moved"), (TOP, "d")).unwrap().is_some());
+    assert!(mounted.rename((dir, "a"), (dir, "b"), true).unwrap().is_some());
+    assert!(mounted.rename((other, "moved"), (TOP, "d"), true).unwrap().is_some());
     assert_eq!((names(dir), ino("d/b"), ino("d/e")), ("b e".into(), Some(first), Some(below)));
     assert!(
-        matches!(mounted.rename((TOP, "d"), (below, "d")), Err(halt) if halt.is(Refusal::IntoItself))
+        matches!(mounted.rename((TOP, "d"), (below, "d"), true), Err(halt) if halt.is(Refusal::IntoItself))
     );
     // Removed; what has its name afterwards is another.
     assert!(mounted.remove(below, "f", false).unwrap().is_some());

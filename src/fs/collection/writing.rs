@@ -61,7 +61,7 @@ impl<H: Host> MountedCollection<H> {
     }
 
     /// An inode number for what is made here.
-    fn new_number(self: &Arc<Self>) -> Outcome<u64> {
+    pub(super) fn new_number(self: &Arc<Self>) -> Outcome<u64> {
         let mut numbers = self.numbers.lock();
         if let Some(number) = numbers.next() {
             return Ok(number);
@@ -80,7 +80,7 @@ impl<H: Host> MountedCollection<H> {
     }
 
     /// The state, to be changed; None where that is not to be done here.
-    fn change<T>(
+    pub(super) fn change<T>(
         &self,
         change: impl FnOnce(&mut State) -> Result<T, Refusal>,
     ) -> Outcome<Option<T>> {
@@ -96,12 +96,17 @@ impl<H: Host> MountedCollection<H> {
         Ok(changed)
     }
 
-    fn may_name(&self, dir: u64, name: &str) -> Result<(), Refusal> {
+    pub(super) fn may_name(&self, dir: u64, name: &str) -> Result<(), Refusal> {
         if dir == TOP && self.is_reserved(name) { Err(Refusal::NotPermitted) } else { Ok(()) }
     }
 
     /// Notes that names in directories were (`changed`) made to lead elsewhere.
-    fn renamed(&self, changed: Option<bool>, dirs: &[u64], now: Timestamp) -> Option<()> {
+    pub(super) fn renamed(
+        &self,
+        changed: Option<bool>,
+        dirs: &[u64],
+        now: Timestamp,
+    ) -> Option<()> {
         if changed == Some(true) {
             if dirs.contains(&TOP) {
                 self.root().mtime.store(now);
@@ -155,22 +160,27 @@ impl<H: Host> MountedCollection<H> {
     pub fn remove(&self, dir: u64, name: &str, directory: bool) -> Outcome<Option<()>> {
         let now = self.host.now()?;
         let removed = self.change(|state| {
-            let ino = state.remove(dir, name, directory, now)?;
-            self.leave_draft(state, ino);
+            if let Some(ino) = state.remove(dir, name, directory, now)? {
+                self.leave_draft(state, ino);
+            }
             Ok(true)
         })?;
         Ok(self.renamed(removed, &[dir], now))
     }
 
-    /// Moves a name within the collection, over another where one is there.
+    /// Moves a name within the collection; over another where one is there, if that is to be (`replace`).
     ///
     /// # Errors
-    /// `ENOENT`, `EISDIR`, `ENOTDIR`, `ENOTEMPTY`; `EINVAL` for a directory that would be in itself.
-    pub fn rename(&self, from: (u64, &str), to: (u64, &str)) -> Outcome<Option<()>> {
+    /// `EEXIST`, `ENOENT`, `EISDIR`, `ENOTDIR`, `ENOTEMPTY`; `EINVAL` for a directory that would be in itself.
+    pub fn rename(&self, from: (u64, &str), to: (u64, &str), replace: bool) -> Outcome<Option<()>> {
         let now = self.host.now()?;
         let renamed = self.change(|state| {
             self.may_name(to.0, to.1)?;
-            let same = state.find(from.0, from.1) == state.find(to.0, to.1);
+            let (found, replaced) = (state.find(from.0, from.1), state.find(to.0, to.1));
+            if !replace && found.is_some() && replaced.is_some() {
+                return Err(Refusal::Exists);
+            }
+            let same = found == replaced;
             if let Some(replaced) = state.rename(from, to, now)? {
                 self.leave_draft(state, replaced);
             }
@@ -190,7 +200,7 @@ impl<H: Host> MountedCollection<H> {
     }
 
     /// Has a change made to a file while nobody can supersede the collection; answers when it was, too.
-    fn change_file<T>(
+    pub(super) fn change_file<T>(
         &self,
         ino: u64,
         change: impl Fn(&DraftFile) -> T,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{Fh, Handle, Ino, Node, Operations, Outcome};
 use crate::fs::attr::Attr;
 use crate::fs::errno::Refusal;
+use crate::fs::flags::RenameMode;
 use crate::fs::inodes::Inodes;
 use crate::fs::node::{Acknowledge, Halt, Write, Written};
 use crate::fs::write_buffer::WriteBuffer;
@@ -179,7 +180,7 @@ impl<N: Node> Operations<N> {
         self.writable_directory(parent)?.rmdir(&name)
     }
 
-    /// Renames, replacing what is there.
+    /// Renames.
     ///
     /// # Errors
     /// As [`Operations::writable_directory`], for either directory; what they answer.
@@ -189,12 +190,29 @@ impl<N: Node> Operations<N> {
         name: &[u8],
         new_parent: Ino,
         new_name: &[u8],
+        mode: RenameMode,
     ) -> Outcome<()> {
         let (old, new) = (self.decode(name)?, self.decode(new_name)?);
         let source = self.writable_directory(parent)?;
         let target = self.writable_directory(new_parent)?;
         let moved = source.child(&old)?;
-        self.inodes.renaming(moved.as_ref(), || target.rename(&old, &new, &source))
+        self.inodes.renaming(moved.as_ref(), || target.rename(&old, &new, &source, mode))
+    }
+
+    /// Has a name lead to a file that has one already; counts a kernel reference.
+    ///
+    /// # Errors
+    /// `EPERM` for a directory; as [`Operations::writable_directory`]; what the directory answers.
+    pub fn link(&self, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Outcome<Attr> {
+        let name = self.decode(new_name)?;
+        let directory = self.writable_directory(new_parent)?;
+        let node = self.node(ino)?;
+        if node.is_dir() {
+            return Err(Refusal::NotPermitted.into());
+        }
+        directory.link(&name, &node)?;
+        self.inodes.touch(&directory)?;
+        self.referenced_attr(&node)
     }
 
     /// What Keep cannot express: refused, by a read-only mount as such.

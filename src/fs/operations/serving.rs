@@ -11,6 +11,7 @@ use super::Operations;
 use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use crate::fs::errno::Refusal;
 use crate::fs::filesystem::{DirSink, FileSystem, Opened, Result};
+use crate::fs::flags::{Allocation, RenameMode, Seek};
 use crate::fs::node::{Halt, Node, Outcome, Read, Write};
 use crate::metrics::Op;
 
@@ -103,12 +104,15 @@ impl<N: Node> FileSystem for Operations<N> {
         name: &[u8],
         new_parent: Ino,
         new_name: &[u8],
+        mode: RenameMode,
     ) -> Result<()> {
-        self.answer(Op::Rename, || Operations::rename(self, parent, name, new_parent, new_name))
+        self.answer(Op::Rename, || {
+            Operations::rename(self, parent, name, new_parent, new_name, mode)
+        })
     }
 
-    fn link(&self, _caller: &Caller, _ino: Ino, _parent: Ino, _name: &[u8]) -> Result<Attr> {
-        self.answer(Op::Link, || self.unsupported(Refusal::NotPermitted))
+    fn link(&self, _caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
+        self.answer(Op::Link, || Operations::link(self, ino, new_parent, new_name))
     }
 
     fn open(&self, _caller: &Caller, ino: Ino, flags: i32) -> Result<Opened> {
@@ -153,6 +157,25 @@ impl<N: Node> FileSystem for Operations<N> {
                 tell(result);
             }));
         })))
+    }
+
+    fn fallocate(&self, _ino: Ino, fh: Fh, offset: u64, len: u64, how: Allocation) -> Result<()> {
+        self.answer(Op::Fallocate, || self.allocate(fh, offset, len, how))
+    }
+
+    fn lseek(&self, _ino: Ino, fh: Fh, offset: u64, what: Seek) -> Result<u64> {
+        self.answer(Op::Lseek, || self.seek(fh, offset, what))
+    }
+
+    fn copy_file_range(
+        &self,
+        (_, fh_in, offset_in): (Ino, Fh, u64),
+        (_, fh_out, offset_out): (Ino, Fh, u64),
+        len: u64,
+    ) -> Result<u32> {
+        self.answer(Op::CopyFileRange, || {
+            self.copy_range((fh_in, offset_in), (fh_out, offset_out), len)
+        })
     }
 
     fn flush(&self, _ino: Ino, fh: Fh) -> Result<()> {

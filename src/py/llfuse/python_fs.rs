@@ -13,8 +13,8 @@ use super::attributes::{RequestContext, from_set_attr, to_attr, to_statfs};
 use super::errors::{fuse_errno, fuse_error};
 use super::{lock, notify};
 use crate::fs::{
-    Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, ReadData, Result,
-    SetAttr, StatFs, Write,
+    Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, ReadData, RenameMode,
+    Result, SetAttr, StatFs, Write,
 };
 use crate::py::gil::UpcallScope;
 
@@ -213,7 +213,12 @@ impl FileSystem for PythonFs {
         name: &[u8],
         new_parent: Ino,
         new_name: &[u8],
+        mode: RenameMode,
     ) -> Result<()> {
+        // The handler is not told, as by the real llfuse.
+        if mode != RenameMode::Replace {
+            return Err(Errno::EINVAL);
+        }
         let ctx = RequestContext::from(caller);
         self.call(
             "rename",

@@ -18,10 +18,10 @@ use super::collection_host::{Keep, PythonCollection, PythonHost};
 use super::node::{NodeCore, core_of};
 use super::table::table_of;
 use crate::collection::Tree;
-use crate::fs::Timestamp;
 use crate::fs::collection::Settings;
 use crate::fs::inodes::Inodes as Table;
 use crate::fs::write_buffer::WriteBuffer;
+use crate::fs::{Ino, Timestamp};
 use crate::keep::PutOptions;
 use crate::py::keep::KeepReader;
 use crate::py::request::{exception, for_python};
@@ -232,8 +232,9 @@ pub fn drop_tree(directory: &Bound<'_, PyAny>) -> PyResult<()> {
     Ok(())
 }
 
-/// The inode number of `name` in the directory of number `parent` of the tree that `directory`
-/// shows; None where there is none.
+/// The inode number that an object keeps which takes the place of `name` in the directory of number
+/// `parent` of the tree that `directory` shows; None where there is none, and for the further names of a file
+/// that has several.
 #[pyfunction]
 pub fn number_in_tree(
     directory: &Bound<'_, PyAny>,
@@ -242,7 +243,7 @@ pub fn number_in_tree(
 ) -> PyResult<Option<u64>> {
     let core = core(directory)?;
     let Some(mounted) = core.collection() else { return Ok(None) };
-    Ok(mounted.child_of(mounted.key_of(parent), name).map(|node| node.ino()))
+    Ok(mounted.number_to_keep(parent, name))
 }
 
 /// The objects that were added to the table under the numbers of the tree which a directory shows
@@ -251,6 +252,7 @@ pub fn number_in_tree(
 pub fn supersede_tree(directory: &Bound<'_, PyAny>) -> PyResult<()> {
     let (core, table) = (core(directory)?, table(directory)?);
     let Some(mounted) = core.collection() else { return Ok(()) };
+    let further = mounted.further_names();
     // From here on the objects are found: what is superseded lists nothing.
     core.set_collection(None);
     for (ino, refs, uses) in mounted.supersede() {
@@ -260,6 +262,10 @@ pub fn supersede_tree(directory: &Bound<'_, PyAny>) -> PyResult<()> {
             core.state.add_ref(i64::from(refs));
             core.state.add_use(i64::from(uses));
         }
+    }
+    // What was one file of several names is a file of each.
+    for (parent, name) in further {
+        table.upcalls().expire_entry(Ino(parent), name.as_bytes());
     }
     mounted.forget_ranges(&table);
     Ok(())

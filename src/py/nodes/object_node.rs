@@ -243,6 +243,7 @@ impl Attributes for ObjectNode {
             size: self.size()?,
             atime: self.atime()?,
             mtime: self.mtime()?,
+            nlink: 1,
             writable: may_write && self.writable()?,
             entry_timeout: None,
         })

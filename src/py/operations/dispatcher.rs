@@ -15,8 +15,8 @@ use pyo3::prelude::*;
 use super::handlers::Handler;
 use crate::fs::operations::Operations as Core;
 use crate::fs::{
-    Attr, Caller, DirSink, Fh, FileSystem, Ino, Opened, Read, Refusal, Result, SetAttr, StatFs,
-    Write,
+    Allocation, Attr, Caller, DirSink, Fh, FileSystem, Ino, Opened, Read, Refusal, RenameMode,
+    Result, Seek, SetAttr, StatFs, Write,
 };
 use crate::metrics::Op;
 use crate::py::exceptions::errno_of_any;
@@ -64,6 +64,13 @@ impl Dispatcher {
     /// `getattr`, to which the shipped handler then turns for the attributes.
     fn through_python(&self, op: Op) -> bool {
         self.any_overridden(&[op, Op::Getattr])
+    }
+
+    /// Whether Python decides what handles and files are: what it has no handler for is then answered so
+    /// that programs do without.
+    fn contents_overridden(&self) -> bool {
+        use Op::{Create, Getattr, Open, Read, Setattr, Write};
+        self.any_overridden(&[Open, Create, Read, Write, Getattr, Setattr])
     }
 }
 
@@ -168,17 +175,18 @@ impl FileSystem for Dispatcher {
         name: &[u8],
         new_parent: Ino,
         new_name: &[u8],
+        mode: RenameMode,
     ) -> Result<()> {
         if self.is_overridden(Op::Rename) {
             return self.handler(Op::Rename, |python| {
-                python.rename(caller, parent, name, new_parent, new_name)
+                python.rename(caller, parent, name, new_parent, new_name, mode)
             });
         }
-        self.core(&RequestScope::begin()).rename(caller, parent, name, new_parent, new_name)
+        self.core(&RequestScope::begin()).rename(caller, parent, name, new_parent, new_name, mode)
     }
 
     fn link(&self, caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
-        if self.is_overridden(Op::Link) {
+        if self.through_python(Op::Link) {
             return self.handler(Op::Link, |python| python.link(caller, ino, new_parent, new_name));
         }
         self.core(&RequestScope::begin()).link(caller, ino, new_parent, new_name)
@@ -205,6 +213,32 @@ impl FileSystem for Dispatcher {
             return self.handler(Op::Write, |python| python.write(ino, fh, offset, data));
         }
         self.core(&RequestScope::begin()).write(ino, fh, offset, data)
+    }
+
+    fn fallocate(&self, ino: Ino, fh: Fh, offset: u64, len: u64, how: Allocation) -> Result<()> {
+        if self.contents_overridden() {
+            return Err(Refusal::NotSupported.errno());
+        }
+        self.core(&RequestScope::begin()).fallocate(ino, fh, offset, len, how)
+    }
+
+    fn lseek(&self, ino: Ino, fh: Fh, offset: u64, what: Seek) -> Result<u64> {
+        if self.contents_overridden() {
+            return Err(Refusal::NotImplemented.errno());
+        }
+        self.core(&RequestScope::begin()).lseek(ino, fh, offset, what)
+    }
+
+    fn copy_file_range(
+        &self,
+        source: (Ino, Fh, u64),
+        target: (Ino, Fh, u64),
+        len: u64,
+    ) -> Result<u32> {
+        if self.contents_overridden() {
+            return Err(Refusal::CrossCollection.errno());
+        }
+        self.core(&RequestScope::begin()).copy_file_range(source, target, len)
     }
 
     fn flush(&self, ino: Ino, fh: Fh) -> Result<()> {

@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use std::sync::atomic::Ordering::SeqCst;
 
 use arvados_fuse::fs::node::Identity;
-use arvados_fuse::fs::{Errno, Fh, Ino, SetAttr};
+use arvados_fuse::fs::{Errno, Fh, Ino, RenameMode::Replace, SetAttr};
 
 use super::blocks::{Content, Version};
 use super::memory::MemoryNode;
@@ -505,7 +505,7 @@ fn rename() {
         |mount| (mount.walk("dir"), mount.walk("dir/sub")),
         Then::Again,
         |mount, (from, to)| {
-            mount.ask(|fs| fs.rename(&CALLER, Ino(*from), b"inner", Ino(*to), b"moved"))
+            mount.ask(|fs| fs.rename(&CALLER, Ino(*from), b"inner", Ino(*to), b"moved", Replace))
         },
     );
 }

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use arvados_fuse::fs::{Attr, Errno, Fh, Ino};
+use arvados_fuse::fs::{Attr, Errno, Fh, Ino, RenameMode};
 
 use super::blocks::{CONTENTS, Content, PATHS, Version};
 use super::generators::{GIVEN, KEPT, LISTED, NAMES, Op, Pick};
@@ -430,8 +430,16 @@ impl Harness {
                 }
                 let is = if asked {
                     let (from, to) = (Ino(self.ino(from)), Ino(self.ino(to)));
-                    self.mount
-                        .ask(|fs| fs.rename(&CALLER, from, old.as_bytes(), to, new.as_bytes()))
+                    self.mount.ask(|fs| {
+                        fs.rename(
+                            &CALLER,
+                            from,
+                            old.as_bytes(),
+                            to,
+                            new.as_bytes(),
+                            RenameMode::Replace,
+                        )
+                    })
                 } else {
                     known(self.node(from)?.move_to(old, &self.node(to)?, new))
                 };

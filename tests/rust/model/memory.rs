@@ -14,7 +14,7 @@ use arvados_fuse::fs::node::{
     Outcome, Reader, Truncated, Written,
 };
 use arvados_fuse::fs::state::NodeState;
-use arvados_fuse::fs::{Errno, ReadData, Timestamp};
+use arvados_fuse::fs::{Errno, ReadData, RenameMode, Timestamp};
 use parking_lot::Mutex;
 
 use super::blocks::Content;
@@ -164,6 +164,7 @@ impl Attributes for MemoryNode {
             size,
             atime: state.atime.load(),
             mtime: state.mtime.load(),
+            nlink: 1,
             writable: may_write && self.writable()?,
             attr_timeout: state.time_to_next_poll(),
             entry_timeout: None,
@@ -274,7 +275,7 @@ impl Cacheable for MemoryNode {
     }
 }
 
-impl FileNode for MemoryNode {
+impl FileNode<Entry> for MemoryNode {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         self.asked("reader")?;
         Ok(None)
@@ -338,7 +339,7 @@ impl DirectoryNode<Entry> for MemoryNode {
         self.asked("rmdir")?;
         if self.remove(name)? { Ok(()) } else { Err(Errno::ENOENT.into()) }
     }
-    fn rename(&self, old: &str, new: &str, source: &Entry) -> Outcome<()> {
+    fn rename(&self, old: &str, new: &str, source: &Entry, _mode: RenameMode) -> Outcome<()> {
         self.asked("rename")?;
         match source {
             Entry::Host(source) => {

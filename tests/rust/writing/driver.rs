@@ -10,6 +10,9 @@ use std::time::Duration;
 use arvados_fuse::fs::{Errno, Fh, FileSystem, Ino, Timestamp};
 use fastrand::Rng;
 
+mod names;
+mod ranges;
+
 use super::mount::{CALLER, Mount};
 use super::reference::{Content, Key, Mtime, Reference, TOP};
 
@@ -116,13 +119,17 @@ impl<'m> Driver<'m> {
             29..36 => self.rename(),
             36..42 => self.open(),
             42..46 => self.release(),
-            46..62 => self.write(),
-            62..72 => self.read(),
-            72..77 => self.truncate(),
-            77..79 => self.set_mtime(),
-            79..85 => self.getattr(),
-            85..88 => self.opendir(),
-            88..90 => self.list_held(),
+            46..57 => self.write(),
+            57..66 => self.read(),
+            66..69 => self.truncate(),
+            69..73 => self.allocate(),
+            73..76 => self.copy(),
+            76..78 => self.seek(),
+            78..81 => self.link(),
+            81 => self.set_mtime(),
+            82..87 => self.getattr(),
+            87..89 => self.opendir(),
+            89 => self.list_held(),
             90..97 => self.forget(),
             97 => self.sync(),
             98 => self.toggle(),
@@ -159,7 +166,7 @@ impl<'m> Driver<'m> {
         assert_eq!(made.as_ref().err(), expected.as_ref().err(), "{name:?}");
         if let (Ok((attr, fh)), Ok(key)) = (made, expected) {
             self.referenced(key, &attr);
-            let parent = self.reference.opened(key);
+            let parent = self.reference.opened_in(key, Some(dir));
             self.open.push(Open { fh, key, parent, writable: true });
             self.check(dir);
         }
@@ -210,27 +217,6 @@ impl<'m> Driver<'m> {
         {
             self.mount.fs.inodes.wait_removal();
             assert_eq!(self.mount.getattr(ino).err(), Some(Errno::ENOENT));
-        }
-    }
-
-    fn rename(&mut self) {
-        let (from, to, now) = (self.dir(), self.dir(), Timestamp::now());
-        let (old, new) = (self.name(from), self.name(to));
-        let renamed = self.mount.rename((self.ino(from), &old), (self.ino(to), &new));
-        let expected = if self.frozen {
-            Err(Errno::EROFS)
-        } else {
-            self.reference.rename((from, &old), (to, &new), now)
-        };
-        assert_eq!(renamed.err(), expected.as_ref().err().copied(), "{old:?} to {new:?}");
-        self.check(from);
-        self.check(to);
-        if let Ok((key, replaced)) = expected {
-            let attr = self.mount.lookup(self.ino(to), &new).expect("renamed");
-            self.referenced(key, &attr);
-            if let Some(replaced) = replaced {
-                self.check_removed(replaced);
-            }
         }
     }
 

@@ -18,7 +18,10 @@ use arvados_fuse::fs::collection::{MountedCollection, Settings};
 use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::operations::{Operations, Utf8};
 use arvados_fuse::fs::write_buffer::WriteBuffer;
-use arvados_fuse::fs::{Attr, Caller, Errno, Fh, FileSystem, Ino, Read, SetAttr, Timestamp, Write};
+use arvados_fuse::fs::{
+    Allocation, Attr, Caller, Errno, Fh, FileSystem, Ino, Read, RenameMode, Seek, SetAttr,
+    Timestamp, Write,
+};
 use arvados_fuse::keep::{KeepClient, PutOptions};
 
 use super::record::Client;
@@ -144,9 +147,42 @@ impl Mount {
         FileSystem::rmdir(&self.fs, &CALLER, dir, name.as_bytes())
     }
 
-    pub(crate) fn rename(&self, from: (Ino, &str), to: (Ino, &str)) -> Result<(), Errno> {
+    pub(crate) fn rename(
+        &self,
+        from: (Ino, &str),
+        to: (Ino, &str),
+        mode: RenameMode,
+    ) -> Result<(), Errno> {
         let (old, new) = (from.1.as_bytes(), to.1.as_bytes());
-        FileSystem::rename(&self.fs, &CALLER, from.0, old, to.0, new)
+        FileSystem::rename(&self.fs, &CALLER, from.0, old, to.0, new, mode)
+    }
+
+    pub(crate) fn link(&self, ino: Ino, to: (Ino, &str)) -> Result<Attr, Errno> {
+        FileSystem::link(&self.fs, &CALLER, ino, to.0, to.1.as_bytes())
+    }
+
+    pub(crate) fn allocate(
+        &self,
+        ino: Ino,
+        fh: Fh,
+        offset: u64,
+        len: u64,
+        how: Allocation,
+    ) -> Result<(), Errno> {
+        FileSystem::fallocate(&self.fs, ino, fh, offset, len, how)
+    }
+
+    pub(crate) fn seek(&self, ino: Ino, fh: Fh, offset: u64, what: Seek) -> Result<u64, Errno> {
+        FileSystem::lseek(&self.fs, ino, fh, offset, what)
+    }
+
+    pub(crate) fn copy(
+        &self,
+        source: (Ino, Fh, u64),
+        target: (Ino, Fh, u64),
+        len: u64,
+    ) -> Result<u32, Errno> {
+        FileSystem::copy_file_range(&self.fs, source, target, len)
     }
 
     pub(crate) fn open(&self, ino: Ino, flags: i32) -> Result<Fh, Errno> {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use arvados_fuse::fs::{Attr, Errno, Ino, Timestamp};
+use arvados_fuse::fs::{Allocation, Attr, Errno, Ino, RenameMode, Seek, Timestamp};
 
 use super::mount::Paths;
 
@@ -30,8 +30,9 @@ pub(crate) enum Mtime {
 }
 
 pub(crate) struct Node {
-    /// None for what was removed.
-    pub parent: Option<Key>,
+    /// Directories, with the names in them; the first is what it counts as in, and what was removed has
+    /// none.
+    pub names: Vec<(Key, String)>,
     pub content: Content,
     /// As it was told.
     pub ino: Option<Ino>,
@@ -55,21 +56,22 @@ impl Reference {
     /// What is at these paths, below a directory of that number.
     pub(crate) fn new(top: Ino, mtime: Mtime, paths: &Paths) -> Self {
         let mut reference = Reference::default();
-        let root = reference.push(None, None, mtime);
+        let root = reference.push(Vec::new(), None, mtime);
         reference.nodes[root].ino = Some(top);
         // A directory comes before what is in it.
         for (path, content) in paths {
             let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
             let dir = reference.find(above);
-            let key = reference.push(Some(dir), content.clone(), mtime);
+            let names = vec![(dir, name.to_owned())];
+            let key = reference.push(names, content.clone(), mtime);
             reference.children_mut(dir).insert(name.to_owned(), key);
         }
         reference
     }
 
-    fn push(&mut self, parent: Option<Key>, bytes: Option<Vec<u8>>, mtime: Mtime) -> Key {
+    fn push(&mut self, names: Vec<(Key, String)>, bytes: Option<Vec<u8>>, mtime: Mtime) -> Key {
         let content = bytes.map_or_else(|| Content::Dir(BTreeMap::new()), Content::File);
-        self.nodes.push(Node { parent, content, ino: None, mtime, refs: 0, open: 0 });
+        self.nodes.push(Node { names, content, ino: None, mtime, refs: 0, open: 0 });
         self.nodes.len() - 1
     }
 
@@ -104,12 +106,16 @@ impl Reference {
     }
 
     pub(crate) fn is_removed(&self, key: Key) -> bool {
-        key != TOP && self.nodes[key].parent.is_none()
+        key != TOP && self.nodes[key].names.is_empty()
     }
 
     /// Whether a kernel can ask for it.
     pub(crate) fn is_known(&self, key: Key) -> bool {
         key == TOP || self.nodes[key].refs > 0
+    }
+
+    fn parent(&self, key: Key) -> Option<Key> {
+        self.nodes[key].names.first().map(|(dir, _)| *dir)
     }
 
     /// Whether nothing of it is left.
@@ -119,7 +125,11 @@ impl Reference {
 
     /// Counts a handle, for what is opened and its directory, which it answers.
     pub(crate) fn opened(&mut self, key: Key) -> Option<Key> {
-        let parent = self.nodes[key].parent;
+        self.opened_in(key, self.parent(key))
+    }
+
+    /// As that, of a file that was found in this directory.
+    pub(crate) fn opened_in(&mut self, key: Key, parent: Option<Key>) -> Option<Key> {
         for key in std::iter::once(key).chain(parent) {
             self.nodes[key].open += 1;
         }
@@ -145,7 +155,8 @@ impl Reference {
 
     /// Something new of that name.
     fn make(&mut self, dir: Key, name: &str, bytes: Option<Vec<u8>>, now: Timestamp) -> Key {
-        let key = self.push(Some(dir), bytes, Mtime::Since(now));
+        let names = vec![(dir, name.to_owned())];
+        let key = self.push(names, bytes, Mtime::Since(now));
         self.children_mut(dir).insert(name.to_owned(), key);
         self.changed(dir, now);
         key
@@ -187,13 +198,25 @@ impl Reference {
             return Err(Errno::ENOTEMPTY);
         }
         self.children_mut(dir).remove(name);
-        self.nodes[key].parent = None;
+        self.unname(key, (dir, name));
         self.changed(dir, now);
         Ok(key)
     }
 
+    fn unname(&mut self, key: Key, (dir, name): (Key, &str)) {
+        self.nodes[key].names.retain(|(at, of)| (*at, &**of) != (dir, name));
+    }
+
+    /// One of its names is another from now on.
+    fn moved(&mut self, key: Key, from: (Key, &str), (dir, name): (Key, &str)) {
+        let is_it = |(at, of): &&mut (Key, String)| (*at, &**of) == from;
+        let old = self.nodes[key].names.iter_mut().find(is_it).expect("a name of it");
+        *old = (dir, name.to_owned());
+        self.children_mut(dir).insert(name.to_owned(), key);
+    }
+
     fn is_within(&self, dir: Key, above: Key) -> bool {
-        std::iter::successors(Some(dir), |at| self.nodes[*at].parent).any(|at| at == above)
+        std::iter::successors(Some(dir), |at| self.parent(*at)).any(|at| at == above)
     }
 
     /// What was moved, and what was there.
@@ -201,12 +224,19 @@ impl Reference {
         &mut self,
         (from, old): (Key, &str),
         (to, new): (Key, &str),
+        mode: RenameMode,
         now: Timestamp,
     ) -> Result<(Key, Option<Key>), Errno> {
+        if mode == RenameMode::Exchange {
+            return self.exchange((from, old), (to, new), now);
+        }
         self.may_name(to, new)?;
         let key = self.child(from, old)?;
-        self.must_be_there(to)?;
         let replaced = self.child(to, new).ok();
+        if mode == RenameMode::NoReplace && replaced.is_some() {
+            return Err(Errno::EEXIST);
+        }
+        self.must_be_there(to)?;
         if replaced == Some(key) {
             return Ok((key, None));
         }
@@ -222,14 +252,126 @@ impl Reference {
             return Err(Errno::EINVAL);
         }
         self.children_mut(from).remove(old);
-        self.children_mut(to).insert(new.to_owned(), key);
-        self.nodes[key].parent = Some(to);
+        self.moved(key, (from, old), (to, new));
         if let Some(replaced) = replaced {
-            self.nodes[replaced].parent = None;
+            self.unname(replaced, (to, new));
         }
         self.changed(from, now);
         self.changed(to, now);
         Ok((key, replaced))
+    }
+
+    fn exchange(
+        &mut self,
+        one: (Key, &str),
+        other: (Key, &str),
+        now: Timestamp,
+    ) -> Result<(Key, Option<Key>), Errno> {
+        self.may_name(one.0, one.1)?;
+        self.may_name(other.0, other.1)?;
+        let (here, there) = (self.child(one.0, one.1)?, self.child(other.0, other.1)?);
+        if here == there {
+            return Ok((here, None));
+        }
+        if self.is_within(other.0, here) || self.is_within(one.0, there) {
+            return Err(Errno::EINVAL);
+        }
+        self.moved(here, one, other);
+        self.moved(there, other, one);
+        self.changed(one.0, now);
+        self.changed(other.0, now);
+        Ok((here, Some(there)))
+    }
+
+    pub(crate) fn link(
+        &mut self,
+        key: Key,
+        (dir, name): (Key, &str),
+        now: Timestamp,
+    ) -> Result<(), Errno> {
+        if self.is_dir(key) {
+            return Err(Errno::EPERM);
+        }
+        self.may_name(dir, name)?;
+        self.must_be_there(dir)?;
+        if self.child(dir, name).is_ok() {
+            return Err(Errno::EEXIST);
+        }
+        if self.is_removed(key) {
+            return Err(Errno::ENOENT);
+        }
+        self.nodes[key].names.push((dir, name.to_owned()));
+        self.children_mut(dir).insert(name.to_owned(), key);
+        self.changed(dir, now);
+        Ok(())
+    }
+
+    pub(crate) fn allocate(
+        &mut self,
+        file: Key,
+        offset: usize,
+        len: usize,
+        how: Allocation,
+        now: Timestamp,
+    ) {
+        let bytes = self.bytes_mut(file);
+        let (begin, end) = (offset.min(bytes.len()), (offset + len).min(bytes.len()));
+        let keep_size = match how {
+            Allocation::Reserve { keep_size } => keep_size,
+            Allocation::PunchHole => {
+                bytes[begin..end].fill(0);
+                true
+            }
+            Allocation::ZeroRange { keep_size } => {
+                bytes[begin..end].fill(0);
+                keep_size
+            }
+        };
+        if !keep_size {
+            bytes.resize(bytes.len().max(offset + len), 0);
+        }
+        self.changed(file, now);
+    }
+
+    /// How much there is to be copied.
+    pub(crate) fn copy(
+        &mut self,
+        (source, from): (Key, usize),
+        (target, to): (Key, usize),
+        len: usize,
+        now: Timestamp,
+    ) -> Result<usize, Errno> {
+        let bytes = self.bytes_mut(source);
+        let (begin, end) = (from.min(bytes.len()), (from + len).min(bytes.len()));
+        let data = bytes[begin..end].to_vec();
+        if data.is_empty() {
+            return Ok(0);
+        }
+        if source == target && from < to + data.len() && to < end {
+            return Err(Errno::EINVAL);
+        }
+        self.write(target, to, &data, now);
+        Ok(data.len())
+    }
+
+    /// Whether a seek may find that: what is no data is zeros.
+    #[track_caller]
+    pub(crate) fn check_found(&mut self, file: Key, at: usize, what: Seek, found: Option<usize>) {
+        let bytes = self.bytes_mut(file);
+        match (what, found) {
+            (Seek::Data, None) => {
+                assert!(bytes[at.min(bytes.len())..].iter().all(|byte| *byte == 0));
+            }
+            (Seek::Hole, None) => assert!(at >= bytes.len()),
+            (Seek::Data, Some(found)) => {
+                assert!(found >= at && found < bytes.len());
+                assert!(bytes[at..found].iter().all(|byte| *byte == 0));
+            }
+            (Seek::Hole, Some(found)) => {
+                assert!(at < bytes.len() && found >= at && found <= bytes.len());
+                assert!(found == bytes.len() || bytes[found] == 0);
+            }
+        }
     }
 
     pub(crate) fn write(&mut self, file: Key, offset: usize, data: &[u8], now: Timestamp) {
@@ -254,6 +396,7 @@ impl Reference {
         assert_eq!(*node.ino.get_or_insert(attr.ino), attr.ino, "it keeps its number");
         if let Content::File(bytes) = &node.content {
             assert_eq!(attr.size, bytes.len() as u64);
+            assert_eq!(attr.nlink as usize, node.names.len(), "names");
         }
         match node.mtime {
             Mtime::Known(at) => assert_eq!(attr.mtime, at),

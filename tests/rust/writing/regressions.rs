@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arvados_fuse::fs::write_buffer::{Unsaved, WriteBuffer};
-use arvados_fuse::fs::{Errno, Ino, Timestamp};
+use arvados_fuse::fs::{Allocation, Errno, Ino, RenameMode, Timestamp};
 
 use super::mount::Mount;
 use crate::support::taking::Take;
@@ -51,7 +51,7 @@ fn what_changes_nothing_leaves_the_time_of_the_top() {
     let before = time_of(&mount, Ino::ROOT);
     mount.create(Ino::ROOT, "f").expect("opened");
     assert_eq!(time_of(&mount, Ino::ROOT), before);
-    mount.rename((Ino::ROOT, "f"), (Ino::ROOT, "f")).expect("the same");
+    mount.rename((Ino::ROOT, "f"), (Ino::ROOT, "f"), RenameMode::Replace).expect("the same");
     assert_eq!(time_of(&mount, Ino::ROOT), before);
     mount.collection().freeze(true);
     assert_eq!(mount.mkdir(Ino::ROOT, "d").err(), Some(Errno::EROFS));
@@ -188,4 +188,83 @@ fn who_waits_for_room_that_another_cannot_give_back_is_told() {
     assert_eq!(waiting.write(attr.ino, fh, 0, &[1; 10]), Err(Errno::EIO));
     drop(full);
     assert_eq!(waiting.write(attr.ino, fh, 0, &[1; 10]), Ok(10));
+}
+
+#[test]
+fn what_is_copied_before_it_is_stored_is_stored_once() {
+    let mount = Mount::empty(ROOM);
+    let data = crate::support::data(1, 100_000);
+    let (attr, fh) = mount.create(Ino::ROOT, "f").expect("made");
+    mount.write(attr.ino, fh, 0, &data).expect("room");
+    for name in ["g", "h", "i"] {
+        let (copy, to) = mount.create(Ino::ROOT, name).expect("made");
+        let whole = mount.copy((attr.ino, fh, 0), (copy.ino, to, 7), u64::MAX);
+        assert_eq!(whole, Ok(100_000));
+        assert!(mount.read(copy.ino, to, 7, 200_000).expect("read") == *data);
+    }
+    assert_eq!(mount.buffer.gauge().bytes(), 100_000, "sharing costs nothing");
+    mount.set_size(attr.ino, Some(fh), 0).expect("cut");
+    assert_eq!(mount.buffer.gauge().bytes(), 100_000);
+    mount.collection().store().expect("stored");
+    // The bytes, and a block of zeros for the holes before them.
+    assert_eq!(mount.server.requests(), 1);
+    assert!(mount.saved()["i"].as_ref().expect("a file")[7..] == *data);
+    assert_eq!(mount.server.requests(), 2);
+}
+
+/// What a copy cannot share takes room, for which whoever writes it waits.
+#[test]
+fn a_copy_takes_no_room_that_is_not_there() {
+    let mount = Mount::empty(10_000);
+    let (attr, fh) = mount.create(Ino::ROOT, "f").expect("made");
+    mount.write(attr.ino, fh, 0, &[1; 9000]).expect("room");
+    let copy = |len| mount.copy((attr.ino, fh, 0), (attr.ino, fh, 20_000), len);
+    assert_eq!(copy(2000), Err(Errno::EXDEV));
+    assert_eq!((copy(1000), copy(8000)), (Ok(1000), Ok(8000)));
+    assert_eq!(copy(2000), Err(Errno::EXDEV));
+    mount.collection().store().expect("stored");
+    assert_eq!(copy(2000), Ok(2000));
+    let other = Mount::empty(10_000);
+    let (elsewhere, to) = other.create(Ino::ROOT, "f").expect("made");
+    assert_eq!(elsewhere.ino, attr.ino, "a number of its own");
+    assert_eq!(other.copy((elsewhere.ino, to, 0), (elsewhere.ino, to, 0), 9), Ok(0));
+}
+
+#[test]
+fn no_range_goes_beyond_the_largest_file() {
+    let mount = Mount::empty(ROOM);
+    let (attr, fh) = mount.create(Ino::ROOT, "f").expect("made");
+    let most = i64::MAX as u64;
+    mount.write(attr.ino, fh, 0, b"some").expect("room");
+    for how in [Allocation::PunchHole, Allocation::Reserve { keep_size: false }] {
+        assert_eq!(mount.allocate(attr.ino, fh, most, 1, how), Err(Errno::EFBIG));
+        assert_eq!(mount.allocate(attr.ino, fh, u64::MAX, 1, how), Err(Errno::EFBIG));
+    }
+    assert_eq!(mount.copy((attr.ino, fh, 0), (attr.ino, fh, most - 2), 4), Err(Errno::EFBIG));
+    assert_eq!(mount.copy((attr.ino, fh, 0), (attr.ino, fh, most - 4), 4), Ok(4));
+    assert_eq!(mount.getattr(attr.ino).expect("there").size, most);
+    let all = Allocation::ZeroRange { keep_size: true };
+    assert_eq!(mount.allocate(attr.ino, fh, 0, most, all), Ok(()));
+    assert_eq!(mount.read(attr.ino, fh, 0, 5).expect("read"), [0; 5]);
+}
+
+/// Saved by making another file, linking that and removing its first name, while it is written.
+#[test]
+fn who_links_and_removes_the_first_name_loses_nothing() {
+    let mount = Mount::empty(ROOM);
+    let dir = mount.mkdir(Ino::ROOT, "d").expect("made");
+    let (attr, fh) = mount.create(dir.ino, "new").expect("made");
+    mount.write(attr.ino, fh, 0, b"one").expect("room");
+    let linked = mount.link(attr.ino, (Ino::ROOT, "f")).expect("linked");
+    assert_eq!((linked.ino, linked.nlink), (attr.ino, 2));
+    mount.write(attr.ino, fh, 3, b"two").expect("room");
+    assert_eq!(mount.saved().values().flatten().collect::<Vec<_>>(), [b"onetwo", b"onetwo"]);
+    mount.unlink(dir.ino, "new").expect("removed");
+    mount.rmdir(Ino::ROOT, "d").expect("empty");
+    mount.write(attr.ino, fh, 6, b"three").expect("room");
+    mount.release(attr.ino, fh);
+    mount.forget(attr.ino, 2);
+    mount.forget(dir.ino, 1);
+    assert_eq!(mount.lookup(Ino::ROOT, "f").map(|attr| (attr.size, attr.nlink)), Ok((11, 1)));
+    assert_eq!(mount.saved()["f"].as_deref(), Some(&b"onetwothree"[..]));
 }

@@ -11,6 +11,7 @@ use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use arvados_fuse::collection::Tree;
+use arvados_fuse::fs::flags::RenameMode;
 use arvados_fuse::fs::{FileSystem, Ino, Timestamp};
 use fastrand::Rng;
 
@@ -320,7 +321,7 @@ impl Contest {
         let (from, old, old_path) = self.place(who);
         let (to, new, new_path) = self.place(who);
         let replaced = self.tokens(who, &new_path);
-        let renamed = self.mounts[who].rename((from, &old), (to, &new));
+        let renamed = self.mounts[who].rename((from, &old), (to, &new), RenameMode::Replace);
         if renamed.is_ok() && old_path != new_path {
             self.log.push(format!("{who} renames {old_path:?} to {new_path:?} over {replaced:?}"));
             self.forget(replaced);

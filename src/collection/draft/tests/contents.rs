@@ -222,6 +222,9 @@ fn a_copied_range_shares_its_chunks() {
     assert_eq!(target.splice(10, source.copy_range(0, u64::MAX)).len(), 1);
     assert_eq!((target.len(), target.copied_bytes()), (MIB as u64 + 15, 10));
     assert_eq!(&bytes(&target)[8..17], [2, 2, 0, 0, 0, 0, 0, 1, 1]);
+    let (all, little) = (source.copy_range(0, u64::MAX), source.copy_range(5, 10));
+    assert_eq!((all.loose_bytes(), little.loose_bytes()), (0, 10));
+    drop(all);
     // Little of a chunk is copied: it would keep the whole of it.
     assert_eq!(target.splice(0, source.copy_range(5, 10)).len(), 1);
     assert_eq!(target.copied_bytes(), 20);

@@ -15,8 +15,9 @@ use pyo3::types::{PyByteArray, PyBytes};
 use super::ObjectNode;
 use crate::fs::collection::Host;
 use crate::fs::collection::draft::TOP;
+use crate::fs::flags::RenameMode;
 use crate::fs::node::{DirectoryNode, FileNode, Listing, Outcome, Reader, Truncated, Written};
-use crate::fs::{Bytes, ReadData};
+use crate::fs::{Bytes, ReadData, Refusal};
 use crate::py::llfuse::lock;
 use crate::py::nodes::any_node::AnyNode;
 use crate::py::nodes::collection_host::PythonCollection;
@@ -99,7 +100,7 @@ impl ObjectNode {
     }
 }
 
-impl FileNode for ObjectNode {
+impl FileNode<AnyNode> for ObjectNode {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>> {
         Ok(None)
     }
@@ -211,13 +212,34 @@ impl DirectoryNode<AnyNode> for ObjectNode {
         }
         self.call(|o| o.call_method1("rmdir", (name,)).map(drop))
     }
-    fn rename(&self, old: &str, new: &str, source: &AnyNode) -> Outcome<()> {
+    fn rename(&self, old: &str, new: &str, source: &AnyNode, mode: RenameMode) -> Outcome<()> {
         if let Some(mounted) = self.writing(&[Name::Rename])?
             && let Some(from) = mounted.directory(source)
-            && let Some(()) = mounted.rename((from, old), (TOP, new))?
+            && let Some(()) = mounted.rename_as((from, old), (TOP, new), mode)?
         {
             return self.saved(&mounted);
         }
+        match mode {
+            // Python's own method replaces what is there.
+            RenameMode::Exchange => return Err(Refusal::NoExchange.into()),
+            // From here on in one hold of the lock. The kernel has both directories locked, besides.
+            RenameMode::NoReplace => {
+                self.call(|_| Ok(()))?;
+                if self.child(new)?.is_some() {
+                    return Err(Refusal::Exists.into());
+                }
+            }
+            RenameMode::Replace => {}
+        }
         self.call(|o| o.call_method1("rename", (old, new, source.object(o.py())?)).map(drop))
+    }
+    fn link(&self, name: &str, node: &AnyNode) -> Outcome<()> {
+        match self.writing(&[Name::Create])? {
+            Some(mounted) => {
+                mounted.link_node(node, (TOP, name))?;
+                self.saved(&mounted)
+            }
+            None => Err(Refusal::NotPermitted.into()),
+        }
     }
 }
