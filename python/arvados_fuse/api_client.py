@@ -152,6 +152,8 @@ class _Http(httplib2.Http):
     ) -> Any:
         """Return response and body. Raises ServerError where there is none, and HttpError for a status
         that stayed a temporary one: no caller tries these again."""
+        if uri in self._client.discovered:
+            return self._client.discovered[uri]
         address = urllib.parse.urlsplit(uri)
         wait = _Wait(f"{method} {address.path}", address.netloc, self._client.time_limit, body)
         attempt = 0
@@ -161,6 +163,9 @@ class _Http(httplib2.Http):
             try:
                 response, content = self._attempt(wait, uri, method, body, headers, kwargs)
                 self._client.reached = True
+                if response.status == 200 and address.path.startswith("/discovery/"):
+                    # Each thread has a client of its own, which would ask again.
+                    self._client.discovered[uri] = response, content
                 if response.status < 500 and response.status not in _TEMPORARY:
                     return response, content
                 reason = f"answered {response.status} to {wait.what}"
@@ -280,6 +285,8 @@ class MountClient(_SDK_CLIENT):  # type: ignore[misc, valid-type]
     def __init__(self, *args: Any, time_limit: float = DEFAULT_TIMEOUT, **kwargs: Any) -> None:
         # The SDK's asks the API right away.
         self.time_limit = time_limit
+        #: What the API answered to requests for its discovery document.
+        self.discovered: dict[str, tuple[Any, bytes]] = {}
         super().__init__(*args, **kwargs)
 
     def localapi(self) -> Any:

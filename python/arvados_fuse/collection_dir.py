@@ -24,7 +24,7 @@ from arvados.util import uuid_pattern
 from llfuse import _core
 from llfuse._core import done_natively, final_when_fresh
 
-from . import listing, sdk_hooks
+from . import event_clients, listing, sdk_hooks
 from .apierrors import explain, http_status, is_not_found
 from .collection_base import RECORD_FILE, CollectionDirectoryBase
 from .fresh import check_update, convertTime, use_counter
@@ -154,18 +154,21 @@ class CollectionDirectory(CollectionDirectoryBase):
                     save(collection)
                 self.new_collection_record(collection.api_response())
 
-    def _save_update(self, replace: dict[str, str], files: str, whole: str) -> str | None:
-        """Have the record become what the core says, and return the portable data hash that it has then;
-        None where the update is for another version.
+    def _save_update(
+        self, replace: dict[str, str], files: str, whole: str
+    ) -> tuple[str, bool] | None:
+        """Have the record become what the core says. Return the portable data hash that it has then, and
+        whether somebody else changed it at the same moment; None where the update is for another version.
 
         `replace` are the paths that changed and where what they lead to comes from, `files` is the manifest
         of what is new, `whole` that of everything. Called in a thread that saves, without `llfuse.lock`.
         """
-        contents = {"manifest_text": files} if files else {}
-        body: dict[str, Any] = {"collection": contents, "replace_files": replace}
-        if not replaces_files(self.api):
-            if self._get_record()["portable_data_hash"] != self._hash:
-                return None
+        if self._may_be_outdated():
+            return None
+        if replaces_files(self.api):
+            contents = {"manifest_text": files} if files else {}
+            body: dict[str, Any] = {"collection": contents, "replace_files": replace}
+        else:
             body = {"collection": {"manifest_text": whole}}
         body["select"] = ["uuid", "portable_data_hash", "modified_at"]
         self._heard, self._saving = [], True
@@ -176,12 +179,36 @@ class CollectionDirectory(CollectionDirectoryBase):
                 self._hash = saved
         finally:
             self._saving = False
-        if saved is not None:
-            self._manifest_size = len(whole)
-            self._record_changed()
-            if not all(self.is_known(*heard) for heard in self._heard):
-                self.invalidate()
-        return saved
+        if saved is None:
+            return None
+        self._manifest_size = len(whole)
+        self._record_changed()
+        contested = not all(self.is_known(*heard) for heard in self._heard)
+        if contested:
+            self.invalidate()
+        else:
+            self.fresh()
+        return saved, contested
+
+    def changed_elsewhere(self) -> None:
+        """Somebody else changed the collection just now."""
+        self.invalidate()
+        _core.changed_elsewhere(self)
+
+    def _may_be_outdated(self) -> bool:
+        """Return whether somebody may have made another version than the core knows."""
+        if self.stale():
+            return True
+        if event_clients.are_live() and replaces_files(self.api):
+            # It would be told of that.
+            return False
+        get = self.api.collections().get(
+            uuid=self.collection_locator, select=["uuid", "portable_data_hash"]
+        )
+        record = get.execute(num_retries=self.num_retries)
+        fields = {"portable_data_hash": str}
+        found = listing.record(record, f"{self.collection_locator}", fields)
+        return found["portable_data_hash"] != self._hash
 
     def _send_update(self, body: dict) -> str | None:
         try:

@@ -27,8 +27,16 @@ _PAUSES = (0.1, 15.0)
 #: A connection that lasted as long, in seconds, was a good one: the next pause is the shortest again.
 _GOOD = 30.0
 
+#: Clients that are connected and subscribed.
+_live: set[int] = set()
+
 _SDK_CLIENTS = (arvados.events.EventClient, arvados.events.PollClient)
 _subscribing = threading.Lock()
+
+
+def are_live() -> bool:
+    """Return whether this process is told of changes as they happen."""
+    return bool(_live)
 
 
 class EventClient(arvados.events.EventClient):
@@ -82,6 +90,7 @@ class EventClient(arvados.events.EventClient):
         except Exception as error:
             return _reason(error)
         finally:
+            _live.discard(id(self))
             with contextlib.suppress(Exception):
                 self._client.close_timeout = 1
                 self._client.close()
@@ -98,8 +107,10 @@ class EventClient(arvados.events.EventClient):
         if isinstance(number, int) and not isinstance(number, bool):
             self.last_log_id = number
             self._heard = True
-        if self._connected_again and event.get("status") == 200:
-            event["after_gap"] = True
+        if event.get("status") == 200:
+            _live.add(id(self))
+            if self._connected_again:
+                event["after_gap"] = True
         self.on_event_cb(event)
 
     def _place(self) -> str:

@@ -238,12 +238,12 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
         with llfuse.lock:
             for uuid in (ev["object_uuid"], old_owner, ev.get("object_owner_uuid")):
                 for entry in self.inodes.find_by_uuid(uuid):
-                    # What was saved from here is told, too.
-                    is_ours = ev["event_type"] == "update" and isinstance(
-                        entry, CollectionDirectory
-                    )
-                    if not is_ours or not entry.is_known(old_hash, new_hash):
-                        self._look_again(entry)
+                    if isinstance(entry, CollectionDirectory) and ev["event_type"] == "update":
+                        # What was saved from here is told, too.
+                        if entry.is_known(old_hash, new_hash):
+                            continue
+                        entry.changed_elsewhere()
+                    self._look_again(entry)
 
     def _follow_gap(self) -> None:
         """Events may have been missed: look again at everything that they would have told of."""

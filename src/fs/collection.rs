@@ -64,9 +64,9 @@ use crate::keep::{KeepClient, PutOptions};
 pub use capture::Update;
 pub use draft::DraftFile;
 use draft::{Draft, TOP};
-use merge::Theirs;
+use merge::{CONFLICT, Lately, Theirs};
 pub use node::CollectionNode;
-use save::{Attempt, Refused, Saves};
+use save::{Attempt, Refused, Saves, Taken};
 use snapshot::Snapshot;
 use upload::Uploads;
 
@@ -114,12 +114,11 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// whether that went well. May wait: it is called in a thread of its own.
     fn renew(&self) -> bool;
 
-    /// Has the collection's record become what `update` says; answers the portable data hash that it has
-    /// then. May wait: it is called in a thread that saves. Only where [`Settings::saved`].
+    /// Has the collection's record become what `update` says. May wait: it is called in a thread that saves. Only where [`Settings::saved`].
     ///
     /// # Errors
     /// Why it did not.
-    fn save(&self, update: &Update) -> Result<String, Refused>;
+    fn save(&self, update: &Update) -> Result<Taken, Refused>;
 
     /// Runs `wait`, which waits for a thread that saves, without what such a thread may need.
     fn wait(&self, wait: &mut (dyn FnMut() + Send)) {
@@ -177,6 +176,8 @@ struct State {
     draft: Draft,
     /// What may be saved or not.
     attempt: Option<Attempt>,
+    /// What was saved just now: who saves the same at that moment does not know.
+    lately: Vec<Lately>,
 }
 
 /// What is counted for each node.
@@ -210,6 +211,8 @@ pub struct Changes {
     pub gone: Vec<u64>,
     /// Paths of what was changed here and elsewhere, and where theirs is.
     pub conflicts: Vec<(String, String)>,
+    /// Paths of what was saved here and replaced elsewhere at the same moment, and where ours is.
+    pub replaced: Vec<(String, String)>,
 }
 
 /// An entry that the kernel knows.
@@ -295,6 +298,7 @@ impl<H: Host> MountedCollection<H> {
                 orphans: HashMap::new(),
                 draft: Draft::counted_by(Arc::clone(buffer.gauge())),
                 attempt: None,
+                lately: Vec::new(),
             }),
         })
     }
@@ -501,7 +505,7 @@ impl<H: Host> MountedCollection<H> {
             difference: &difference,
             at: mtime,
             numbers,
-            suffix: format!(".conflict-{}", mtime.utc_basic()),
+            suffix: format!("{CONFLICT}{}", mtime.utc_basic()),
         };
         let merged = state.merge(theirs, |state, id| {
             if self.leave(state, &old, id) {
@@ -513,8 +517,9 @@ impl<H: Host> MountedCollection<H> {
         changes.gone.extend(merged.gone);
         // Whoever loads a tree numbers a directory before what is in it.
         changes.gone.reverse();
-        self.changes.fetch_add(merged.conflicts.len() as u64, Ordering::AcqRel);
-        changes.conflicts = merged.conflicts;
+        let made = merged.conflicts.len() + merged.replaced.len();
+        self.changes.fetch_add(made as u64, Ordering::AcqRel);
+        (changes.conflicts, changes.replaced) = (merged.conflicts, merged.replaced);
         changes
     }
 
@@ -534,11 +539,11 @@ impl<H: Host> MountedCollection<H> {
         reserve: &mut impl FnMut(u64) -> u64,
     ) -> (RwLockWriteGuard<'_, State>, Vec<u64>) {
         let state = self.state.write();
-        if state.draft.is_empty() {
+        if state.draft.is_empty() && state.lately.is_empty() {
             return (state, Vec::new());
         }
+        let (tree, mut count) = (next.tree(), state.lately.len());
         drop(state);
-        let (tree, mut count) = (next.tree(), 0);
         count += difference.added().len() + difference.changed().len() + difference.removed().len();
         count += tree.len() - tree.file_count();
         let first = reserve(count as u64);

@@ -45,6 +45,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(mounting::draft_manifest, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::await_saves, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::draft_changes, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::changed_elsewhere, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::draft_is_unsaved, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::save_draft, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::unsaved_manifests, m)?)?;

@@ -6,6 +6,7 @@
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,42 @@ def test_what_is_unsaved_goes_along_when_python_asks(
         gone.seek(0)
         assert gone.read() == "of no name"
     assert contents(fresh_cluster, uuid) == {"f": "text", "d/open": "written, and more"}
+
+
+def test_two_who_save_at_once_lose_nothing(
+    mounts: tuple[Path, Path], fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    for path in mounts:
+        assert os.listdir(path) == ["f"]
+    written = set()
+    for number in range(15):
+        barrier = threading.Barrier(2)
+
+        def save(path: Path, number: int = number, barrier: threading.Barrier = barrier) -> None:
+            text = f"{number} by {path.name}"
+            written.add(text)
+            with open(path / "same", "w") as same, open(path / text, "w") as own:
+                same.write(text)
+                own.write(text)
+                barrier.wait()
+
+        threads = [threading.Thread(target=save, args=(path,)) for path in mounts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def all_there() -> bool:
+        found = contents(fresh_cluster, uuid)
+        return all(found.get(text) == text for text in written)
+
+    poll("files of their own", all_there)
+    last = {f"14 by {path.name}" for path in mounts}
+    poll(
+        "both versions of the last",
+        lambda: (
+            last <= {text for name, text in contents(fresh_cluster, uuid).items() if "same" in name}
+        ),
+    )
+    poll("both show it", lambda: shown(mounts[0]) == shown(mounts[1]))
+    poll("the record has it", lambda: shown(mounts[0]) == contents(fresh_cluster, uuid))

@@ -206,6 +206,15 @@ impl Captured {
         write_manifest(directories.into_values().collect(), zeros)
     }
 
+    /// What a file of the draft contained.
+    pub(super) fn contents_of(&self, ino: u64) -> Option<&Contents> {
+        let file = self.files().find(|file| file.ino == ino)?;
+        match &file.contents {
+            FileContents::Draft(contents) => Some(contents),
+            FileContents::Snapshot(_) => None,
+        }
+    }
+
     /// The edits that each file of the draft had, by number.
     pub(super) fn edits(&self) -> HashMap<u64, u64> {
         let drafted = self.files().filter_map(|file| match &file.contents {

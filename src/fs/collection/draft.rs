@@ -269,6 +269,14 @@ impl State {
         }
     }
 
+    /// The name of a node in its directory; the first where it has several.
+    pub(super) fn name_of(&self, ino: u64) -> Option<String> {
+        match self.draft.nodes.get(&ino) {
+            Some(node) => Some(node.name.to_string()),
+            None => Some(self.current.tree().name(self.current.id(ino)?).to_owned()),
+        }
+    }
+
     /// What a directory has, in order of the names.
     pub(super) fn entries(&self, dir: u64) -> Vec<Entry> {
         let (base, changed) = match (self.names(dir), self.place(dir)) {

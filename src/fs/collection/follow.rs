@@ -94,6 +94,14 @@ impl<H: Host> MountedCollection<H> {
             let what = format!("{ours:?} was changed here and elsewhere: theirs is {theirs:?}");
             report(log::Level::Warn, &what);
         }
+        let is_to_be_saved = !changes.replaced.is_empty();
+        for (theirs, ours) in changes.replaced {
+            let what = format!("{theirs:?} was saved here and elsewhere at once: ours is {ours:?}");
+            report(log::Level::Warn, &what);
+        }
+        if is_to_be_saved {
+            self.save_soon(Box::new(|_| {}));
+        }
         for ino in changes.inodes {
             table.upcalls().invalidate_inode(Ino(ino));
         }

@@ -10,24 +10,48 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::capture::Captured;
 use super::draft::{Content, DraftNode, Entry, Names, TOP, dir_in};
+use super::replacements::Replacements;
 use super::snapshot::Snapshot;
 use super::{Counts, State, counts};
 use crate::collection::draft::{BlockRef, Contents, MAX_LEN, Piece, Pieces};
 use crate::collection::{Diff, NodeId, Tree};
 use crate::fs::attr::Timestamp;
+use crate::types::Md5;
 
 /// What became of a draft under a version from elsewhere.
 #[derive(Default)]
 pub(super) struct Merged {
     /// Paths of files that both changed, and where theirs is.
     pub conflicts: Vec<(String, String)>,
+    /// Paths of files that were saved here and replaced elsewhere at the same moment, and where ours is.
+    pub replaced: Vec<(String, String)>,
     /// Nodes that are gone and that somebody has.
     pub gone: Vec<u64>,
     /// How many uses that took from the collection.
     pub uses: u32,
 }
+
+/// A file that was saved, with what it contained.
+pub(super) struct Lately {
+    ino: u64,
+    contents: Contents,
+    at: Instant,
+    /// Soon after it, somebody else changed the collection.
+    contested: bool,
+}
+
+impl Lately {
+    fn is_unseen(&self) -> bool {
+        self.contested || self.at.elapsed() < UNSEEN
+    }
+}
+
+/// Who saves a file so soon after it was saved here cannot have seen that.
+const UNSEEN: Duration = Duration::from_secs(2);
 
 /// A version from elsewhere, and how it differs from the one that the draft is over.
 pub(super) struct Theirs<'t> {
@@ -110,6 +134,25 @@ impl State {
         (self.current, self.counts) = (Arc::new(next), new_counts);
     }
 
+    /// Notes what was saved.
+    pub(super) fn saved_lately(&mut self, captured: &Captured, replaced: &Replacements) {
+        let at = Instant::now();
+        self.lately.retain(Lately::is_unseen);
+        for (_, ino) in &replaced.files {
+            if let Some(contents) = captured.contents_of(*ino).filter(|it| !it.is_empty()) {
+                let contents = contents.clone();
+                self.lately.push(Lately { ino: *ino, contents, at, contested: false });
+            }
+        }
+    }
+
+    /// Somebody else changed the collection just now; answers whether that may be what was saved here.
+    pub(super) fn contest(&mut self) -> bool {
+        self.lately.retain(Lately::is_unseen);
+        self.lately.iter_mut().for_each(|lately| lately.contested = true);
+        !self.lately.is_empty()
+    }
+
     /// The draft becomes one over `theirs`, which take the place of the snapshot. Nodes that are gone and
     /// are not the draft's `leave`.
     pub(super) fn merge(
@@ -128,6 +171,7 @@ impl State {
             merge.file(*ino);
             merge.moved_directory(*ino);
         }
+        merge.keep_what_nobody_saw();
         merge.keep_directories();
         merge.drop_what_is_gone();
         let Merge { theirs, merged, .. } = merge;
@@ -260,16 +304,22 @@ impl Merge<'_, '_> {
 
     /// What is theirs stands beside ours, under another name.
     fn beside(&mut self, dir: u64, name: &str, id: NodeId) {
+        let free = self.free_name(dir, name);
+        let path = self.path(dir);
+        let at = |name: &str| super::capture::joined(&path, name);
+        self.merged.conflicts.push((at(name), at(&free)));
+        self.import_changed(id, dir, &free);
+    }
+
+    /// A name for what stands beside another.
+    fn free_name(&self, dir: u64, name: &str) -> String {
         let mut free = with_suffix(name, &self.theirs.suffix);
         let mut number = 1;
         while self.state.find(dir, &free).is_some() || self.theirs_have(dir, &free) {
             number += 1;
             free = with_suffix(name, &format!("{}-{number}", self.theirs.suffix));
         }
-        let path = self.path(dir);
-        let at = |name: &str| super::capture::joined(&path, name);
-        self.merged.conflicts.push((at(name), at(&free)));
-        self.import_changed(id, dir, &free);
+        free
     }
 
     fn theirs_have(&self, dir: u64, name: &str) -> bool {
@@ -281,13 +331,7 @@ impl Merge<'_, '_> {
         let mut names = Vec::new();
         let mut at = dir;
         while let Some(above) = self.state.dir_of(at) {
-            let name = match self.state.draft.nodes.get(&at) {
-                Some(node) => node.name.to_string(),
-                None => match self.state.current.id(at) {
-                    Some(id) => self.state.current.tree().name(id).to_owned(),
-                    None => break,
-                },
-            };
+            let Some(name) = self.state.name_of(at) else { break };
             names.push(name);
             at = above;
         }
@@ -351,6 +395,45 @@ impl Merge<'_, '_> {
                 None => file.set_never_saved(),
             },
         }
+    }
+
+    /// What was saved here and replaced by somebody who cannot have seen it stands beside theirs.
+    fn keep_what_nobody_saw(&mut self) {
+        let mut lately = std::mem::take(&mut self.state.lately);
+        lately.retain(Lately::is_unseen);
+        for Lately { ino, contents, .. } in lately {
+            let Some(id) = self.theirs.next.id(ino) else { continue };
+            let theirs = Contents::of_tree(self.theirs.next.tree(), id).pieces(0, MAX_LEN);
+            let is_replaced = !self.theirs.difference.is_same(id)
+                && !self.state.draft_file(ino).is_some_and(|file| file.is_unsaved())
+                && !share_a_block(&contents.pieces(0, MAX_LEN), &theirs);
+            let place = self.state.dir_of(ino).zip(self.state.name_of(ino));
+            if let Some((dir, name)) = place.filter(|_| is_replaced) {
+                if self.theirs_have_beside(dir, &name, &contents) {
+                    // Who replaced it did see it, and kept it.
+                    continue;
+                }
+                let free = self.free_name(dir, &name);
+                let path = self.path(dir);
+                let at = |name: &str| super::capture::joined(&path, name);
+                self.merged.replaced.push((at(&name), at(&free)));
+                if let Some(number) = self.theirs.numbers.pop() {
+                    let contents = Some(contents.counted_by(&self.state.draft.gauge));
+                    let _ = self.state.add(dir, &free, number, contents, self.theirs.at);
+                }
+            }
+        }
+    }
+
+    /// Whether theirs have those contents beside a file, under a name that says so.
+    fn theirs_have_beside(&self, dir: u64, name: &str, contents: &Contents) -> bool {
+        let (tree, ours) = (self.theirs.next.tree(), contents.pieces(0, MAX_LEN));
+        let pieces = |id| Contents::of_tree(tree, id).pieces(0, MAX_LEN);
+        let beside = with_suffix(name, CONFLICT);
+        self.theirs_of(dir).is_some_and(|dir| {
+            let mut files = tree.children(dir).filter(|id| tree.name(*id).starts_with(&beside));
+            files.any(|id| tree.size(id) == contents.len() && is_alike(&ours, &pieces(id)))
+        })
     }
 
     /// A directory that was moved here, and is gone there: what was in it stays with it.
@@ -462,6 +545,9 @@ impl Merge<'_, '_> {
     }
 }
 
+/// What follows the name of a file that stands beside another, before the time.
+pub(super) const CONFLICT: &str = ".conflict-";
+
 /// The longest name of a file, in bytes.
 const LONGEST_NAME: usize = 255;
 
@@ -470,6 +556,18 @@ fn with_suffix(name: &str, suffix: &str) -> String {
     let room = LONGEST_NAME.saturating_sub(suffix.len());
     let end = (0..=room.min(name.len())).rev().find(|at| name.is_char_boundary(*at));
     format!("{}{suffix}", &name[..end.unwrap_or_default()])
+}
+
+/// Whether something of a file is in another: then who made that saw this.
+fn share_a_block(ours: &Pieces, theirs: &Pieces) -> bool {
+    let blocks = |pieces: &Pieces| -> HashSet<Md5> {
+        let stored = pieces.iter().filter_map(|piece| match piece {
+            Piece::Stored { block, .. } => Some(block.md5()),
+            Piece::Buffered(_) | Piece::Hole(_) => None,
+        });
+        stored.collect()
+    };
+    !blocks(ours).is_disjoint(&blocks(theirs))
 }
 
 /// Whether pieces are the same bytes of the same blocks; what is not stored is like nothing.

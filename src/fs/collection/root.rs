@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use super::draft::TOP;
-use super::save::Refused;
+use super::save::{Refused, Taken};
 use super::{Host, MountedCollection, Settings, Update};
 use crate::collection::Tree;
 use crate::fs::any_node::AnyNode;
@@ -33,7 +33,7 @@ pub trait Record: Send + Sync {
     ///
     /// # Errors
     /// Why the update was not made.
-    fn save(&self, update: &Update) -> Result<String, Refused> {
+    fn save(&self, update: &Update) -> Result<Taken, Refused> {
         let _ = update;
         Err(Refused::Failed(Refusal::ReadOnly.into()))
     }
@@ -83,7 +83,7 @@ impl Upcalls for NoUpcalls {
 impl Host for Standalone {
     type Node = RootDirectory;
 
-    fn save(&self, update: &Update) -> Result<String, Refused> {
+    fn save(&self, update: &Update) -> Result<Taken, Refused> {
         match &self.record {
             Some(record) => record.save(update),
             None => Err(Refused::Failed(Refusal::ReadOnly.into())),

@@ -32,6 +32,15 @@ pub enum Refused {
     Failed(Errno),
 }
 
+/// What a server made of an update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The portable data hash that the collection has now.
+    pub hash: String,
+    /// Somebody else changed it at the same moment.
+    pub contested: bool,
+}
+
 /// Told what became of a save: false where saving is the layer above's.
 pub type Saved = Box<dyn FnOnce(Result<bool, Errno>) + Send>;
 
@@ -135,6 +144,17 @@ impl<H: Host> MountedCollection<H> {
         result.map_err(Halt::from)
     }
 
+    /// Somebody else changed the collection just now. Where that may be what was saved here at the same
+    /// moment, it is looked at.
+    pub fn changed_elsewhere(self: &Arc<Self>) {
+        if self.settings.saved && self.state.write().contest() {
+            let collection = Arc::clone(self);
+            savers::run(Box::new(move || {
+                collection.host.renew();
+            }));
+        }
+    }
+
     /// Whether something is not saved.
     #[must_use]
     pub fn is_unsaved(&self) -> bool {
@@ -206,7 +226,7 @@ impl<H: Host> MountedCollection<H> {
             };
             let result = self.send(&captured, &replacements);
             let numbers = self.numbers_for_links()?;
-            match self.end_save(captured, numbers, result) {
+            match self.end_save(captured, replacements, numbers, result) {
                 Ok(true) => return Ok(true),
                 // Somebody else changed it besides: that shows at once, or at the next look.
                 Ok(false) => {
@@ -260,6 +280,7 @@ impl<H: Host> MountedCollection<H> {
     fn end_save(
         &self,
         captured: Captured,
+        replaced: Replacements,
         numbers: Vec<u64>,
         sent: Result<Sent, Refused>,
     ) -> Result<bool, Refused> {
@@ -269,6 +290,10 @@ impl<H: Host> MountedCollection<H> {
         let result = match sent {
             Ok(Sent { tree, taken: Ok(is_current) }) => {
                 state.attempt = None;
+                state.saved_lately(&captured, &replaced);
+                if !is_current {
+                    state.contest();
+                }
                 let is_saved =
                     Attempt { captured, tree: Arc::clone(&tree), numbers }.saved(&mut state, tree);
                 if !is_saved {
@@ -318,7 +343,8 @@ impl<H: Host> MountedCollection<H> {
         let replace = replace.map(|(path, source)| (format!("/{path}"), source.clone())).collect();
         let base = Arc::clone(captured.base());
         let saved = self.host.save(&Update { base, replace, files, whole });
-        let taken = saved.map(|hash| hash == tree.portable_data_hash().to_string());
+        let taken = saved
+            .map(|taken| !taken.contested && taken.hash == tree.portable_data_hash().to_string());
         Ok(Sent { tree, taken })
     }
 }

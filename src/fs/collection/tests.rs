@@ -161,7 +161,7 @@ struct Fake {
 impl Host for Fake {
     type Node = Object;
 
-    fn save(&self, _update: &Update) -> Result<String, Refused> {
+    fn save(&self, _update: &Update) -> Result<Taken, Refused> {
         Err(Refused::Failed(Refusal::ReadOnly.into()))
     }
 

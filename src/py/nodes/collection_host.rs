@@ -18,7 +18,7 @@ use pyo3::types::IntoPyDict;
 use super::any_node::AnyNode;
 use super::object_node::ObjectNode;
 use super::overrides;
-use crate::fs::collection::save::Refused;
+use crate::fs::collection::save::{Refused, Taken};
 use crate::fs::collection::{Host, MountedCollection, Update};
 use crate::fs::errno::Refusal;
 use crate::fs::inodes::Inodes;
@@ -144,7 +144,7 @@ impl Host for PythonHost {
         Arc::clone(&self.keep.client)
     }
 
-    fn save(&self, update: &Update) -> Result<String, Refused> {
+    fn save(&self, update: &Update) -> Result<Taken, Refused> {
         attach_for_good(|py| {
             let _scope = UpcallScope::enter(py);
             let Some(directory) = self.directory() else {
@@ -155,10 +155,10 @@ impl Host for PythonHost {
             let saved = replace.into_py_dict(py).and_then(|replace| {
                 let args = (replace, &*update.files, &*update.whole);
                 let saved = directory.object(py).call_method1(py, "_save_update", args)?;
-                saved.extract::<Option<String>>(py)
+                saved.extract::<Option<(String, bool)>>(py)
             });
             match saved {
-                Ok(Some(hash)) => Ok(hash),
+                Ok(Some((hash, contested))) => Ok(Taken { hash, contested }),
                 Ok(None) => Err(Refused::Outdated),
                 Err(error) => Err(Refused::Failed(errno_of(py, error))),
             }

@@ -190,6 +190,16 @@ pub fn save_draft(directory: &Bound<'_, PyAny>) -> PyResult<()> {
     for_python(directory.py(), || mounted.save().map(drop))
 }
 
+/// Somebody else changed the collection that a directory shows just now. Where that may be what was saved
+/// from here at the same moment, it is looked at.
+#[pyfunction]
+pub fn changed_elsewhere(directory: &Bound<'_, PyAny>) -> PyResult<()> {
+    if let Some(mounted) = core(directory)?.collection() {
+        directory.py().detach(|| mounted.changed_elsewhere());
+    }
+    Ok(())
+}
+
 /// Whether something in the collection that a directory shows is not saved.
 #[pyfunction]
 pub fn draft_is_unsaved(directory: &Bound<'_, PyAny>) -> PyResult<bool> {

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 
 use arvados_fuse::collection::{NodeId, Tree};
-use arvados_fuse::fs::collection::save::Refused;
+use arvados_fuse::fs::collection::save::{Refused, Taken};
 use arvados_fuse::fs::collection::{Host, MountedCollection, Settings, Update};
 use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::node::{Counted, Identity, Outcome};
@@ -33,7 +33,7 @@ pub(crate) struct MemoryHost {
 impl Host for MemoryHost {
     type Node = MemoryNode;
 
-    fn save(&self, _update: &Update) -> Result<String, Refused> {
+    fn save(&self, _update: &Update) -> Result<Taken, Refused> {
         Err(Refused::Failed(Refusal::ReadOnly.into()))
     }
 

@@ -13,7 +13,7 @@ use arvados_fuse::collection::draft::{
 use arvados_fuse::collection::{NodeId, Tree};
 use arvados_fuse::fs::collection::Update;
 use arvados_fuse::fs::collection::root::Record;
-use arvados_fuse::fs::collection::save::Refused;
+use arvados_fuse::fs::collection::save::{Refused, Taken};
 use arvados_fuse::fs::{Errno, Timestamp};
 use parking_lot::Mutex;
 
@@ -212,7 +212,7 @@ impl Record for Client {
         Some((Tree::parse(&state.manifest()).expect("a manifest"), at))
     }
 
-    fn save(&self, update: &Update) -> Result<String, Refused> {
+    fn save(&self, update: &Update) -> Result<Taken, Refused> {
         let fate = std::mem::replace(&mut *self.fate.lock(), Fate::Made);
         if fate == Fate::Refused {
             return Err(Refused::Failed(Errno::EACCES));
@@ -231,6 +231,6 @@ impl Record for Client {
         if fate == Fate::Lost {
             return Err(Refused::Failed(Errno::EIO));
         }
-        Ok(state.hash())
+        Ok(Taken { hash: state.hash(), contested: false })
     }
 }
