@@ -16,8 +16,9 @@ on a class or an object. What nobody overrides is answered in Rust, mostly witho
 """
 
 from .gc_tuning import patient
+from .source_lines import not_kept
 
-with patient():
+with patient(), not_kept():
     # The first to import the SDK, which reads the user's settings meanwhile.
     from . import settings  # noqa: F401
 
