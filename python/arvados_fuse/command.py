@@ -5,6 +5,7 @@
 """`arv-mount`: from the command line to a mount, and back to an exit status."""
 
 import errno
+import importlib
 import logging
 import os
 import resource
@@ -16,7 +17,6 @@ import time
 from typing import Any, NoReturn
 
 import arvados
-import daemon
 import llfuse
 from llfuse import _core
 
@@ -60,6 +60,13 @@ _MAX_READ = 1024 * 1024
 #: How far the kernel reads ahead, in bytes, where we may say so. More is no faster, and a page that is
 #: read by mmap(2) brings as much around it.
 _READ_AHEAD = 256 * 1024
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when used: a mount in the foreground has no use for it.
+    if name == "daemon":
+        return importlib.import_module(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def exit(status: Any = None) -> NoReturn:
@@ -219,6 +226,8 @@ class Mount:
             )
 
     def _daemonize(self) -> None:
+        # As an attribute of this module, where a program may have put another one.
+        daemon = sys.modules[__name__].daemon
         system_log = None if self.args.logfile else logging_setup.connect_to_system_log()
         if not self.args.logfile and system_log is None:
             self.logger.warning(

@@ -13,6 +13,16 @@ from typing import Any
 import pytest
 from conftest import Mounted
 
+#: What only other mounts, or whoever exports metrics, have a use for.
+NOT_LOADED = {
+    "arvados_fuse.localcluster",
+    "arvados_fuse.metrics",
+    "daemon",
+    "http.server",
+    "logging.handlers",
+    "prometheus_client",
+}
+
 # Imported by Python itself as it starts.
 WITNESS = """
 import atexit, json, linecache, os, sys
@@ -37,6 +47,10 @@ def seen(arv_mount: Callable[..., Mounted], tmp_path: Path) -> dict[str, Any]:
     assert "home" in os.listdir(mount.path)
     assert mount.unmount() == 0
     return json.loads(told.read_text())
+
+
+def test_a_mount_loads_no_module_that_it_does_not_use(seen: dict[str, Any]) -> None:
+    assert NOT_LOADED & set(seen["modules"]) == set()
 
 
 def test_a_mount_keeps_no_lines_of_sources(seen: dict[str, Any]) -> None:
