@@ -4,13 +4,17 @@
 
 """What a mount that nothing is asked of has in memory."""
 
+import errno
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from arvados_fuse.localcluster import LocalCluster
 from conftest import Mounted
 
 #: What only other mounts, or whoever exports metrics, have a use for.
@@ -21,6 +25,12 @@ NOT_LOADED = {
     "http.server",
     "logging.handlers",
     "prometheus_client",
+    # Of what the SDK's libraries import (test_lazy_imports.py).
+    "asyncio",
+    "cryptography",
+    "google.auth.crypt",
+    "pyparsing",
+    "unittest",
 }
 
 # Imported by Python itself as it starts.
@@ -36,22 +46,57 @@ atexit.register(tell)
 """
 
 
+Witnessed = tuple[Mounted, Callable[[], dict[str, Any]]]
+
+
 @pytest.fixture
-def seen(arv_mount: Callable[..., Mounted], tmp_path: Path) -> dict[str, Any]:
-    """What was in memory when a mount ended that had listed its top directory."""
+def witnessed(
+    cluster: LocalCluster, arv_mount: Callable[..., Mounted], tmp_path: Path
+) -> Witnessed:
+    """A mount, and what unmounts it and returns what was in memory then."""
+    cluster.reset()
     folder, told = tmp_path / "witness", tmp_path / "seen.json"
     folder.mkdir()
     (folder / "sitecustomize").with_suffix(".py").write_text(WITNESS)
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    mount = arv_mount(env={"PYTHONPATH": path, "WITNESS": str(told)})
+    mount = arv_mount("--refresh-time=1", env={"PYTHONPATH": path, "WITNESS": str(told)})
     assert "home" in os.listdir(mount.path)
-    assert mount.unmount() == 0
-    return json.loads(told.read_text())
+
+    def end() -> dict[str, Any]:
+        assert mount.unmount() == 0
+        return json.loads(told.read_text())
+
+    return mount, end
 
 
-def test_a_mount_loads_no_module_that_it_does_not_use(seen: dict[str, Any]) -> None:
-    assert NOT_LOADED & set(seen["modules"]) == set()
+def test_a_mount_loads_no_module_that_it_does_not_use(witnessed: Witnessed) -> None:
+    mount, end = witnessed
+    maps = Path(f"/proc/{mount.pid()}/maps").read_text()
+    assert "llfuse/_core" in maps, "libraries are seen"
+    assert "cryptography" not in maps
+    assert NOT_LOADED & set(end()["modules"]) == set()
 
 
-def test_a_mount_keeps_no_lines_of_sources(seen: dict[str, Any]) -> None:
+def test_a_mount_whose_token_is_refused_loads_what_reads_the_answer(
+    cluster: LocalCluster, witnessed: Witnessed
+) -> None:
+    mount, end = witnessed
+    cluster.faults.add(service="api", action="status", value=401)
+    with pytest.raises(OSError) as error:
+        os.listdir(mount.path / "home")
+    assert error.value.errno == errno.EIO
+    cluster.faults.clear()
+    assert os.listdir(mount.path / "home") == []
+    assert "401" in mount.log.read_text() and "Traceback" not in mount.log.read_text()
+    seen = end()
+    assert "pyparsing" in seen["modules"] and "cryptography" not in seen["modules"]
+    # pyparsing has its own lines read a thousand times.
     assert [path for path in seen["sources"] if "pyparsing" in path] == []
+
+
+def test_a_program_that_imports_the_package_keeps_no_lines_of_sources() -> None:
+    text = "import sys, arvados_fuse, linecache; print(*sys.modules, *linecache.cache, sep='\\n')"
+    run = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    seen = run.stdout.splitlines()
+    assert "pyparsing" in seen
+    assert [line for line in seen if "pyparsing" in line and "/" in line] == []
