@@ -35,6 +35,7 @@ from arvados_fuse import (
     cluster_checks,
     crunchstat,
     gc_tuning,
+    lazy_imports,
     listing,
     logging_setup,
     sdk_hooks,
@@ -108,6 +109,9 @@ class Mount:
         try:
             if getattr(self.args, "local", None):
                 self._start_local_cluster()
+            if self.args.enable_write:
+                # What cannot be loaded is told now, not when something is to be saved.
+                lazy_imports.load("pycurl")
             self._setup_api()
             self._setup_mount()
         except Exception as error:

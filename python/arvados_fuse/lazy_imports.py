@@ -2,8 +2,8 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""Modules that the SDK's libraries import and a mount has no use for: `arv-mount` loads them when they
-are used.
+"""Modules that the SDK imports and a mount has no use for, or not every mount: `arv-mount` loads them when
+they are used.
 
 That is so in `arv-mount`'s own process only. A program that imports `arvados_fuse` has them as the SDK
 imports them: it may look at what is loaded, replace it, or fork at any moment.
@@ -20,13 +20,13 @@ import threading
 import types
 from collections.abc import Collection, Iterator, Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from typing import Any
 
 from .source_lines import not_kept
 
 #: With what each takes. Python's own modules (inspect: 0.6 MiB) are left, for anything to use at any time.
-UNUSED = (
+DEFERRED = (
     # Reads the challenges of answers with status 401, by pyparsing and, through that, unittest: 4 MiB.
     "httplib2.auth",
     # Credentials for services of Google, by cryptography, which has an OpenSSL of its own: 10 MiB.
@@ -34,6 +34,11 @@ UNUSED = (
     # Where Google's credentials are valid, asked by asyncio: 1.5 MiB. (Not asyncio itself: from Python 3.12
     # on logging asks that for the current task, wherever it was imported.)
     "google.auth._regional_access_boundary_utils",
+    # libcurl, with an OpenSSL of its own, for Keep by way of the SDK: 6 MiB. A mount that may write has it
+    # loaded at the start (command.py), others read without it.
+    "pycurl",
+    # Events, which a mount in a container does not listen to: 1 MiB.
+    "websockets.sync.client",
 )
 
 #: What the import system sets before a module is loaded, and looks at where the module is imported again.
@@ -43,15 +48,16 @@ _KNOWN = frozenset(
 
 
 def in_arv_mount() -> contextlib.AbstractContextManager[None]:
-    """Have UNUSED modules that are imported meanwhile loaded when they are used, if this is `arv-mount`."""
-    return loaded_when_used(UNUSED) if _is_arv_mount() else contextlib.nullcontext()
+    """Have DEFERRED modules, imported meanwhile, loaded when they are used, if this is `arv-mount`."""
+    return loaded_when_used(DEFERRED) if _is_arv_mount() else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
 def loaded_when_used(names: Collection[str]) -> Iterator[None]:
     """Have modules of these names, where they are imported meanwhile, loaded when they are used.
 
-    A module that is not found is an ImportError at once, as ever.
+    A module that is not found is an ImportError at once, as ever. One that is not written in Python (pycurl
+    before it became a package) is loaded at once.
     """
     finder = _Finder(names)
     sys.meta_path.insert(0, finder)
@@ -59,6 +65,19 @@ def loaded_when_used(names: Collection[str]) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
+
+
+def is_loaded(name: str) -> bool:
+    """Tell whether a module was imported, and loaded."""
+    module = sys.modules.get(name)
+    return module is not None and type(module) is not _LazyModule
+
+
+def load(name: str) -> None:
+    """Load a module that was imported, if it is not loaded. Raises what its import raises."""
+    module = sys.modules.get(name)
+    if type(module) is _LazyModule:
+        _load(module)
 
 
 def _is_arv_mount() -> bool:
@@ -83,7 +102,7 @@ class _Finder(MetaPathFinder):
         if fullname not in self._names:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
             spec.loader = _LazyLoader(spec.loader)
         return spec
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from arvados_fuse.localcluster import LocalCluster
-from conftest import Mounted
+from conftest import ARV_MOUNT, Mounted, save_collection
 
 #: What only other mounts, or whoever exports metrics, have a use for.
 NOT_LOADED = {
@@ -29,8 +29,10 @@ NOT_LOADED = {
     "asyncio",
     "cryptography",
     "google.auth.crypt",
+    "pycurl._pycurl",
     "pyparsing",
     "unittest",
+    "websockets.sync.connection",
 }
 
 # Imported by Python itself as it starts.
@@ -59,7 +61,8 @@ def witnessed(
     folder.mkdir()
     (folder / "sitecustomize").with_suffix(".py").write_text(WITNESS)
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    mount = arv_mount("--refresh-time=1", env={"PYTHONPATH": path, "WITNESS": str(told)})
+    options = ("--refresh-time=1", "--disable-event-listening")
+    mount = arv_mount(*options, env={"PYTHONPATH": path, "WITNESS": str(told)})
     assert "home" in os.listdir(mount.path)
 
     def end() -> dict[str, Any]:
@@ -73,7 +76,7 @@ def test_a_mount_loads_no_module_that_it_does_not_use(witnessed: Witnessed) -> N
     mount, end = witnessed
     maps = Path(f"/proc/{mount.pid()}/maps").read_text()
     assert "llfuse/_core" in maps, "libraries are seen"
-    assert "cryptography" not in maps
+    assert "cryptography" not in maps and "pycurl" not in maps
     assert NOT_LOADED & set(end()["modules"]) == set()
 
 
@@ -89,9 +92,38 @@ def test_a_mount_whose_token_is_refused_loads_what_reads_the_answer(
     assert os.listdir(mount.path / "home") == []
     assert "401" in mount.log.read_text() and "Traceback" not in mount.log.read_text()
     seen = end()
-    assert "pyparsing" in seen["modules"] and "cryptography" not in seen["modules"]
+    assert NOT_LOADED & set(seen["modules"]) == {"pyparsing", "unittest"}
     # pyparsing has its own lines read a thousand times.
     assert [path for path in seen["sources"] if "pyparsing" in path] == []
+
+
+def test_reading_loads_no_more(cluster: LocalCluster, witnessed: Witnessed) -> None:
+    mount, end = witnessed
+    uuid = save_collection(cluster, "c")
+    assert (mount.path / "by_id" / uuid / "f").read_text() == "text"
+    assert NOT_LOADED & set(end()["modules"]) == set()
+
+
+def test_a_mount_that_may_write_loads_curl_at_the_start(
+    cluster: LocalCluster, arv_mount: Callable[..., Mounted]
+) -> None:
+    mount = arv_mount("--read-write")
+    assert "pycurl" in Path(f"/proc/{mount.pid()}/maps").read_text()
+    assert mount.unmount() == 0
+
+
+def test_a_mount_that_may_write_does_not_begin_without_curl(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "pycurl").mkdir()
+    broken = "raise ImportError('libcurl is a different one')"
+    (tmp_path / "pycurl" / "__init__").with_suffix(".py").write_text(broken)
+    (tmp_path / "mnt").mkdir()
+    command = [*ARV_MOUNT, "--read-write", str(tmp_path / "mnt")]
+    env = {**os.environ, **cluster.env(), "PYTHONPATH": str(tmp_path)}
+    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 1
+    assert "cannot set up the mount: libcurl is a different one" in run.stderr
 
 
 def test_a_program_that_imports_the_package_keeps_no_lines_of_sources() -> None:
