@@ -16,8 +16,10 @@ on a class or an object. What nobody overrides is answered in Rust, mostly witho
 """
 
 from .gc_tuning import patient
+from .lazy_imports import in_arv_mount
+from .source_lines import not_kept
 
-with patient():
+with patient(), not_kept(), in_arv_mount():
     # The first to import the SDK, which reads the user's settings meanwhile.
     from . import settings  # noqa: F401
 

@@ -23,6 +23,7 @@ import httplib2
 import llfuse
 from googleapiclient import errors as apiclient_errors
 
+from .lazy_imports import is_loaded
 from .reports import report
 
 
@@ -54,7 +55,7 @@ _NETWORK = {
     errno.ETIMEDOUT,
 }
 
-#: What libraries raise for the same; a library that nobody imported raises nothing.
+#: What libraries raise for the same; a library that was not loaded raises nothing.
 _CLASSES = [
     ("arvados.errors", "ApiError"),
     ("arvados.errors", "HttpError"),
@@ -75,9 +76,10 @@ _CLASSES = [
 
 def _classes() -> Iterator[type]:
     for module, name in _CLASSES:
-        found = getattr(sys.modules.get(module), name, None)
-        if isinstance(found, type):
-            yield found
+        if is_loaded(module):
+            found = getattr(sys.modules[module], name, None)
+            if isinstance(found, type):
+                yield found
 
 
 def is_server_fault(error: BaseException) -> bool:

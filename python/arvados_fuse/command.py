@@ -5,6 +5,7 @@
 """`arv-mount`: from the command line to a mount, and back to an exit status."""
 
 import errno
+import importlib
 import logging
 import os
 import resource
@@ -16,7 +17,6 @@ import time
 from typing import Any, NoReturn
 
 import arvados
-import daemon
 import llfuse
 from llfuse import _core
 
@@ -35,6 +35,7 @@ from arvados_fuse import (
     cluster_checks,
     crunchstat,
     gc_tuning,
+    lazy_imports,
     listing,
     logging_setup,
     sdk_hooks,
@@ -60,6 +61,13 @@ _MAX_READ = 1024 * 1024
 #: How far the kernel reads ahead, in bytes, where we may say so. More is no faster, and a page that is
 #: read by mmap(2) brings as much around it.
 _READ_AHEAD = 256 * 1024
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when used: a mount in the foreground has no use for it.
+    if name == "daemon":
+        return importlib.import_module(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def exit(status: Any = None) -> NoReturn:
@@ -101,6 +109,9 @@ class Mount:
         try:
             if getattr(self.args, "local", None):
                 self._start_local_cluster()
+            if self.args.enable_write:
+                # What cannot be loaded is told now, not when something is to be saved.
+                lazy_imports.load("pycurl")
             self._setup_api()
             self._setup_mount()
         except Exception as error:
@@ -219,6 +230,8 @@ class Mount:
             )
 
     def _daemonize(self) -> None:
+        # As an attribute of this module, where a program may have put another one.
+        daemon = sys.modules[__name__].daemon
         system_log = None if self.args.logfile else logging_setup.connect_to_system_log()
         if not self.args.logfile and system_log is None:
             self.logger.warning(

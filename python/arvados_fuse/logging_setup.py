@@ -14,7 +14,6 @@ import os
 import socket
 import threading
 from collections import deque
-from logging.handlers import SysLogHandler
 from typing import Any
 
 import arvados
@@ -107,6 +106,10 @@ class SystemLog(logging.Handler):
 
     def __init__(self, path: str, tag: str) -> None:
         super().__init__()
+        # Imported when used: a mount with a log file has no use for it.
+        from logging.handlers import SysLogHandler
+
+        self._words = SysLogHandler
         self._path = path
         self._tag = tag
         self._socket = self._connect()
@@ -124,9 +127,9 @@ class SystemLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            name = SysLogHandler.priority_map.get(record.levelname, "warning")
-            level = SysLogHandler.priority_names[name]
-            text = f"<{SysLogHandler.LOG_DAEMON << 3 | level}>{self._tag}[{os.getpid()}]: "
+            name = self._words.priority_map.get(record.levelname, "warning")
+            level = self._words.priority_names[name]
+            text = f"<{self._words.LOG_DAEMON << 3 | level}>{self._tag}[{os.getpid()}]: "
             self._send((text + self.format(record)).encode("utf-8", "backslashreplace"))
         except Exception:
             self.handleError(record)

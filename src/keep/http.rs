@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -44,17 +44,20 @@ const KEEPALIVE: Duration = Duration::from_secs(75);
 /// goes to the services that the cluster lists, and to nobody else.
 pub(super) struct Http {
     headers: HeaderMap,
-    tls: rustls::ClientConfig,
+    authorities: Option<PathBuf>,
+    insecure: bool,
+    /// For the services that want TLS, from the first request to one of these on.
+    tls: OnceLock<rustls::ClientConfig>,
     proxies: Proxies,
-    /// One pool of connections for each time to connect.
-    clients: Mutex<HashMap<Duration, Client>>,
+    /// One pool of connections for each time to connect, with TLS and without.
+    clients: Mutex<HashMap<(Duration, bool), Client>>,
     receiving: Semaphore,
     pool: HashHandle,
     pub(super) metrics: Arc<metrics::Keep>,
 }
 
 impl Http {
-    /// Reads the certificates; connects to nothing. The error is text for a log.
+    /// Reads and connects to nothing. The error is text for a log.
     pub(super) fn new(
         config: &Config,
         pool: HashHandle,
@@ -66,10 +69,11 @@ impl Http {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, token);
         headers.insert(ACCEPT, HeaderValue::from_static("application/octet-stream"));
-        let authorities = config.ca_file.clone().or_else(authorities_file);
         Ok(Http {
             headers,
-            tls: tls::config(authorities.as_deref(), config.insecure)?,
+            authorities: config.ca_file.clone().or_else(authorities_file),
+            insecure: config.insecure,
+            tls: OnceLock::new(),
             proxies: config.proxies.clone().unwrap_or_else(Proxies::from_env),
             clients: Mutex::default(),
             receiving: Semaphore::new(RECEIVING),
@@ -78,11 +82,22 @@ impl Http {
         })
     }
 
-    fn client(&self, connect: Duration) -> Result<Client, Answer> {
+    /// Sets OpenSSL up and reads the certificates, once.
+    fn tls(&self) -> Result<rustls::ClientConfig, String> {
+        if let Some(config) = self.tls.get() {
+            return Ok(config.clone());
+        }
+        let config = tls::config(self.authorities.as_deref(), self.insecure)?;
+        Ok(self.tls.get_or_init(|| config).clone())
+    }
+
+    fn client(&self, connect: Duration, secure: bool) -> Result<Client, Answer> {
         let mut clients = self.clients.lock();
-        if let Some(client) = clients.get(&connect) {
+        if let Some(client) = clients.get(&(connect, secure)) {
             return Ok(client.clone());
         }
+        let tls = if secure { self.tls() } else { tls::without_trust() };
+        let tls = tls.map_err(Answer::Broken)?;
         let proxies = self.proxies.clone();
         let client = Client::builder()
             .default_headers(self.headers.clone())
@@ -96,10 +111,10 @@ impl Http {
             .tcp_keepalive_interval(KEEPALIVE)
             // One that cannot be read was told of before anything was sent.
             .proxy(Proxy::custom(move |url| proxies.for_url(url).ok().flatten()))
-            .tls_backend_preconfigured(self.tls.clone())
+            .tls_backend_preconfigured(tls)
             .build()
             .map_err(|error| Answer::Broken(reason(&error)))?;
-        clients.insert(connect, client.clone());
+        clients.insert((connect, secure), client.clone());
         Ok(client)
     }
 
@@ -115,7 +130,9 @@ impl Http {
         let not_a_url = |_| Answer::Broken("not a URL".into());
         let url: Url = format!("{root}{path}").parse().map_err(not_a_url)?;
         let proxy = self.proxies.for_url(&url).map_err(Answer::Broken)?;
-        let client = self.client(limits.connect)?;
+        let secure =
+            [Some(&url), proxy.as_ref()].into_iter().flatten().any(|url| url.scheme() == "https");
+        let client = self.client(limits.connect, secure)?;
         let builder = client.request(method, url).header("X-Request-Id", request_id);
         Ok(Request { builder, proxy, connect: limits.connect })
     }

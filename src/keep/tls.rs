@@ -33,20 +33,30 @@ const SECURITY_LEVEL: i32 = 2;
 /// What a client speaks TLS with: trusts the certificates of that file, or OpenSSL's own.
 /// `insecure`: any certificate, with any name. The error is text for a log.
 pub(super) fn config(authorities: Option<&Path>, insecure: bool) -> Result<ClientConfig, String> {
-    let store = match (insecure, authorities) {
-        (true, _) => None,
-        (false, None) => Some(store(None).map_err(|error| in_short(&error))?),
+    let trust = match (insecure, authorities) {
+        (true, _) => Trust::Anybody,
+        (false, None) => Trust::Signed(store(None).map_err(|error| in_short(&error))?),
         (false, Some(file)) => {
             let named = |why: String| format!("{}: {why}", file.display());
             let pem = std::fs::read(file).map_err(|error| named(error.to_string()))?;
-            Some(store(Some(&pem)).map_err(|error| named(in_short(&error)))?)
+            Trust::Signed(store(Some(&pem)).map_err(|error| named(in_short(&error)))?)
         }
     };
+    judged_by(trust)
+}
+
+/// For a client that speaks no TLS, which cannot be made without: trusts nobody, and neither reads
+/// certificates nor sets OpenSSL up.
+pub(super) fn without_trust() -> Result<ClientConfig, String> {
+    judged_by(Trust::Nobody)
+}
+
+fn judged_by(trust: Trust) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let judge = Arc::new(Judge { store });
+    let judge = Arc::new(Judge { trust });
     Ok(builder.dangerous().with_custom_certificate_verifier(judge).with_no_client_auth())
 }
 
@@ -71,8 +81,14 @@ fn store(authorities: Option<&[u8]>) -> Result<X509Store, ErrorStack> {
 
 /// Judges certificates, and what was signed with their keys.
 struct Judge {
-    /// Who is trusted; None: whoever it is.
-    store: Option<X509Store>,
+    trust: Trust,
+}
+
+/// Whose certificate is good enough.
+enum Trust {
+    Anybody,
+    Signed(X509Store),
+    Nobody,
 }
 
 impl fmt::Debug for Judge {
@@ -111,7 +127,11 @@ impl ServerCertVerifier for Judge {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some(store) = &self.store else { return Ok(ServerCertVerified::assertion()) };
+        let store = match &self.trust {
+            Trust::Anybody => return Ok(ServerCertVerified::assertion()),
+            Trust::Signed(store) => store,
+            Trust::Nobody => return Err(refused("no TLS was meant to be spoken here")),
+        };
         let certificate = X509::from_der(end_entity).map_err(|error| unreadable(&error))?;
         let judged =
             judge(store, &certificate, intermediates).map_err(|error| unreadable(&error))?;

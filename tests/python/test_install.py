@@ -92,6 +92,9 @@ def test_it_replaces_the_release_and_gives_way_to_it(released: Environment, whee
     for imports in ("import llfuse, arvados_fuse", "import arvados_fuse, llfuse"):
         assert released.python(f"{imports}; print(hasattr(llfuse, '_core'))") == "True"
     assert released.run("arv-mount", "--version").strip().endswith("3.2.1.post1")
+    script = released.bin / "arv-mount"
+    imported = released.run("python", "-X", "importtime", script, "--version")
+    assert "googleapiclient" in imported and "pyparsing" not in imported
     help_text = released.run("arv-mount", "--help")
     assert "--local" in help_text and "--mount-tmp" in help_text
     fault_injection = "from llfuse import _core; print(_core.HAS_FAULT_INJECTION)"

@@ -9,6 +9,7 @@ import queue
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +17,7 @@ from unittest import mock
 import arvados
 import arvados_fuse
 import arvados_fuse.command
+import daemon
 import llfuse
 import pycurl
 import pytest
@@ -109,6 +111,21 @@ def test_the_modules_it_stands_on_are_named_in_it() -> None:
 
 
 # Patches
+
+
+def test_the_daemon_library_is_found_and_can_be_replaced(
+    fresh_cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    (tmp_path / "mnt").mkdir()
+    mount = prepared(fresh_cluster, tmp_path / "mnt")
+    assert arvados_fuse.command.daemon is daemon
+    with mock.patch("arvados_fuse.command.daemon") as replaced:
+        mount._daemonize()
+    replaced.DaemonContext.return_value.open.assert_called_once_with()
+    with mock.patch("arvados_fuse.command.daemon.DaemonContext") as context:
+        mount._daemonize()
+    context.return_value.open.assert_called_once_with()
 
 
 def test_the_keep_client_that_a_mount_makes(cluster: LocalCluster, tmp_path: Path) -> None:

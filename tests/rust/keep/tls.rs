@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arvados_fuse::keep::{Failure, KeepClient, StaticServices};
 
-use super::support::{Scratch, data, locator, quick, service, until};
+use super::support::{Scratch, Server, data, locator, quick, service, services, until};
 
 /// `openssl s_server`, answering with files that hold whole responses.
 struct TlsServer(Child);
@@ -76,4 +76,20 @@ fn only_trusted_certificates_are_accepted_unless_told_otherwise() {
             }
         }
     }
+}
+
+#[test]
+fn certificates_are_read_for_services_that_want_tls_only() {
+    let block = data(2, 1000);
+    let servers = [Server::start()];
+    servers[0].add(&block);
+    let dir = Scratch::new("no-certificates");
+    let mut config = quick();
+    config.ca_file = Some(dir.0.join("missing.pem"));
+    let plain = KeepClient::new(config.clone(), services(&servers));
+    assert_eq!(plain.get_blocking(&locator(&block)).expect("plain").as_slice(), Some(&block[..]));
+    let list = StaticServices::new(vec![service(0, "https://127.0.0.1:9/".into())]);
+    let error = KeepClient::new(config, Arc::new(list)).get_blocking(&locator(&block));
+    let error = error.expect_err("no certificates");
+    assert!(error.to_string().contains("missing.pem: No such file"), "{error}");
 }
