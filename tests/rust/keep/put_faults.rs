@@ -117,7 +117,9 @@ fn a_body_that_no_buffer_holds_meets_the_same() {
         let answer = &error.answers()[0].1;
         match &fault {
             Take::StallMid => {
-                assert!(answer.to_string().contains("less than 32768 bytes a second"), "{answer}");
+                // On a busy machine the wait for an answer may end first.
+                let said = ["less than 32768 bytes a second", "no answer in"];
+                assert!(said.iter().any(|it| answer.to_string().contains(it)), "{answer}");
             }
             Take::Refuse(status) => assert_eq!(*answer, Answer::Status(*status)),
             _ => {}
