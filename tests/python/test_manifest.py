@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 from arvados._internal import streams
 from arvados.arvfile import ArvadosFile
-from arvados_fuse.localcluster.manifest import offline_collection
+from arvados.collection import Collection
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from llfuse._core import ManifestTree, strip_manifest
@@ -54,9 +54,17 @@ def lost_data_seen() -> Iterator[None]:
         yield
 
 
+class NoCluster:
+    """In the place of an API client and a Keep client, for collections that are only read."""
+
+    _rootDesc: dict = {}
+    keep = None
+    num_prefetch_threads = 0
+
+
 def read_by_sdk(text: str) -> Any:
     """Return the SDK's collection, read as one that comes from the API server."""
-    collection = offline_collection("")
+    collection = Collection("", api_client=NoCluster(), keep_client=NoCluster())
     collection._import_manifest(text)
     collection._manifest_text = text
     return collection
