@@ -5,6 +5,7 @@
 """The options of `arv-mount`."""
 
 import argparse
+import contextlib
 import math
 import re
 import sys
@@ -88,6 +89,17 @@ def _subtype(text: str) -> str:
     if "," in text:
         raise argparse.ArgumentTypeError(f"{text!r} has a comma, which separates mount options")
     return text
+
+
+def period(text: str) -> float:
+    """Return a time in seconds, from 0 to a day.
+
+    Raises argparse.ArgumentTypeError for anything else.
+    """
+    with contextlib.suppress(ValueError):
+        if 0 <= (seconds := float(text)) <= 86_400:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no time in seconds, from 0 to 86400")
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -322,8 +334,16 @@ class ArgumentParser(argparse.ArgumentParser):
             type=size,
             default=256 * 1024 * 1024,
             metavar="SIZE",
-            help="How much may be written to scratch space and not stored yet, likewise: whoever "
-            "writes more waits (default 256M)",
+            help="How much may be written and not stored yet, likewise: whoever writes more waits "
+            "(default 256M)",
+        )
+        cache.add_argument(
+            "--save-after",
+            type=period,
+            default=0.0,
+            metavar="SECONDS",
+            help="Have closing a file return at once, and save what was changed in this time "
+            "together; fsync and unmounting still save and tell (default 0: closing saves)",
         )
 
     def _add_plumbing(self) -> None:

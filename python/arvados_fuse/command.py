@@ -347,6 +347,7 @@ class Mount:
             raise Exception(f"--disk-cache-dir {cache_dir} is not a directory: make it first")
         if write_buffer := getattr(self.args, "write_buffer", None):
             _core.set_write_buffer(write_buffer)
+        _core.set_save_after(getattr(self.args, "save_after", 0.0))
         # A cache size of 0 has the SDK choose, by whether the cache is on disk.
         block_cache = BlockCache(
             cache_max=self.args.file_cache,

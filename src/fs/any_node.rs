@@ -5,6 +5,7 @@
 //! An inode entry of any kind: one of the layer above, or a part of a mounted collection, which
 //! needs no object of its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::attr::Timestamp;
@@ -12,7 +13,7 @@ use super::collection::{CollectionNode, Host};
 use super::flags::{Allocation, RenameMode, Seek};
 use super::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
-    Outcome, Reader, Truncated, Written,
+    Outcome, Reader, Saving, Truncated, Written,
 };
 use super::read_data::ReadData;
 
@@ -115,6 +116,8 @@ propagate!(FileNode<AnyNode<H>> {
     fn seek(&self, offset: u64, what: Seek) -> Outcome<Option<u64>>;
     fn copy_range(&self, to: u64, source: &AnyNode<H>, from: u64, len: u64) -> Outcome<u64>;
     fn flush(&self) -> Outcome<()>;
+    fn sync(&self) -> Outcome<()>;
+    fn saving(&self, forced: bool) -> Outcome<Option<Arc<dyn Saving>>>;
 });
 
 propagate!(DirectoryNode<AnyNode<H>> {

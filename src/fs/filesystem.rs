@@ -16,6 +16,9 @@ use super::node::{Read, Write};
 /// What a handler answers with.
 pub type Result<T> = std::result::Result<T, Errno>;
 
+/// Told what became of a request.
+pub type Done = Box<dyn FnOnce(Result<()>) + Send>;
+
 /// An open file or directory, and how the kernel may treat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -201,6 +204,10 @@ pub trait FileSystem: Send + Sync + 'static {
     fn flush(&self, ino: Ino, fh: Fh) -> Result<()> {
         Err(Refusal::NotImplemented.errno())
     }
+    /// As [`FileSystem::flush`]; tells when it is done, from any thread.
+    fn flush_later(&self, ino: Ino, fh: Fh, done: Done) {
+        done(self.flush(ino, fh));
+    }
     /// The last descriptor of the handle was closed.
     fn release(&self, ino: Ino, fh: Fh) -> Result<()> {
         Err(Refusal::NotImplemented.errno())
@@ -212,6 +219,11 @@ pub trait FileSystem: Send + Sync + 'static {
     /// Open a directory for listing.
     fn opendir(&self, caller: &Caller, ino: Ino) -> Result<Opened> {
         Err(Refusal::NotImplemented.errno())
+    }
+    /// As [`FileSystem::fsync`], or (`dir`) [`FileSystem::fsyncdir`]; tells when it is done, from any
+    /// thread.
+    fn fsync_later(&self, ino: Ino, fh: Fh, datasync: bool, dir: bool, done: Done) {
+        done(if dir { self.fsyncdir(ino, fh, datasync) } else { self.fsync(ino, fh, datasync) });
     }
     /// List a directory from `offset` on (0 at first). Counts no kernel reference.
     fn readdir(&self, ino: Ino, fh: Fh, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {

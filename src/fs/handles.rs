@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 
 use super::attr::Fh;
 use super::errno::Refusal;
-use super::node::{Listing, Node, Outcome, Reader};
+use super::node::{Listing, Node, Outcome, Reader, Saving};
 
 /// What a file handle stands for. It keeps its entries in use, so that they are not cleared.
 pub enum Handle<N> {
@@ -102,20 +102,31 @@ impl<N: Node> Handle<N> {
     pub fn flush(&self, force: bool) -> Outcome<()> {
         match self {
             Handle::File { node, parent, for_writing, .. } => {
+                let save = if force { N::sync } else { N::flush };
                 if *for_writing || force {
-                    node.flush()?;
-                    if let Some(parent) = parent {
-                        parent.flush()?;
-                    }
+                    save(node)?;
+                    parent.as_ref().map_or(Ok(()), save)?;
                 }
                 Ok(())
             }
             Handle::Dir { node, .. } => {
                 if force {
-                    node.flush()?;
+                    node.sync()?;
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// What [`Handle::flush`] would wait for, where that takes no thread.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn saving(&self, force: bool) -> Outcome<Option<Arc<dyn Saving>>> {
+        match self {
+            Handle::File { node, for_writing, .. } if *for_writing || force => node.saving(force),
+            Handle::Dir { node, .. } if force => node.saving(force),
+            Handle::File { .. } | Handle::Dir { .. } => Ok(None),
         }
     }
 }

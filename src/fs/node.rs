@@ -100,6 +100,15 @@ pub enum Write {
     Later(Box<dyn FnOnce(Acknowledge) + Send>),
 }
 
+/// Told what became of a save: false where saving is the layer above's.
+pub type Saved = Box<dyn FnOnce(std::result::Result<bool, Errno>) + Send>;
+
+/// What is saved without a thread that waits.
+pub trait Saving: Send + Sync {
+    /// Saves what was changed until now, and tells when it is.
+    fn save_soon(self: Arc<Self>, then: Saved);
+}
+
 /// An open file that can be read without the layer above.
 pub trait Reader: Send + Sync {
     /// Up to `size` bytes from `offset`, fewer only at the end of the file; None where the file
@@ -289,9 +298,18 @@ pub trait FileNode<N> {
     fn copy_range(&self, to: u64, source: &N, from: u64, len: u64) -> Outcome<u64> {
         Err(Refusal::CrossCollection.into())
     }
-    /// Saves what was changed; of a directory, what was changed in it.
+    /// A descriptor was closed: saves what was changed; of a directory, what was changed in it.
     fn flush(&self) -> Outcome<()> {
         Ok(())
+    }
+    /// Saves what was changed, whatever closing a descriptor does.
+    fn sync(&self) -> Outcome<()> {
+        self.flush()
+    }
+    /// What takes the place of [`FileNode::flush`], or (`forced`) of [`FileNode::sync`], without a
+    /// thread that waits; None where those do it.
+    fn saving(&self, forced: bool) -> Outcome<Option<Arc<dyn Saving>>> {
+        Ok(None)
     }
 }
 

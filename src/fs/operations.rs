@@ -11,6 +11,7 @@
 mod changing;
 mod listing;
 mod ranges;
+mod saving;
 mod serving;
 
 use std::borrow::Cow;

@@ -7,8 +7,8 @@
 //! A thread stays for a while, because what it has to do with (a client of the API, say) may be kept for
 //! each thread.
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -49,6 +49,51 @@ pub fn run(job: Job) {
         drop(pool);
         jobs.into_iter().for_each(|job| job());
     }
+}
+
+struct Timer {
+    /// By when they are due.
+    jobs: BTreeMap<Instant, Vec<Job>>,
+    running: bool,
+}
+
+static TIMER: Mutex<Timer> = Mutex::new(Timer { jobs: BTreeMap::new(), running: false });
+static SOONER: Condvar = Condvar::new();
+
+/// Has a thread do it after a while.
+pub fn run_after(delay: Duration, job: Job) {
+    let mut timer = TIMER.lock();
+    timer.jobs.entry(Instant::now() + delay).or_default().push(job);
+    SOONER.notify_one();
+    if std::mem::replace(&mut timer.running, true) {
+        return;
+    }
+    drop(timer);
+    let started = std::thread::Builder::new().name("save-timer".into()).spawn(wait);
+    if let Err(error) = started {
+        log::error!("no thread for saving later: {error}");
+        let mut timer = TIMER.lock();
+        timer.running = false;
+        let jobs = std::mem::take(&mut timer.jobs);
+        drop(timer);
+        jobs.into_values().flatten().for_each(run);
+    }
+}
+
+fn wait() {
+    let mut timer = TIMER.lock();
+    while let Some(entry) = timer.jobs.first_entry() {
+        let due = *entry.key();
+        if due <= Instant::now() {
+            let jobs = entry.remove();
+            drop(timer);
+            jobs.into_iter().for_each(run);
+            timer = TIMER.lock();
+        } else {
+            SOONER.wait_until(&mut timer, due);
+        }
+    }
+    timer.running = false;
 }
 
 fn work() {

@@ -276,7 +276,10 @@ impl Filesystem for Adapter {
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.guarded("flush", || reply_empty(reply, self.fs.flush(ino(number), fh(handle))));
+        self.guarded("flush", || {
+            let done = Box::new(move |result| reply_empty(reply, result));
+            self.fs.flush_later(ino(number), fh(handle), done);
+        });
     }
 
     fn release(
@@ -301,7 +304,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("fsync", || {
-            reply_empty(reply, self.fs.fsync(ino(number), fh(handle), datasync));
+            let done = Box::new(move |result| reply_empty(reply, result));
+            self.fs.fsync_later(ino(number), fh(handle), datasync, false, done);
         });
     }
 
@@ -361,7 +365,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("fsyncdir", || {
-            reply_empty(reply, self.fs.fsyncdir(ino(number), fh(handle), datasync));
+            let done = Box::new(move |result| reply_empty(reply, result));
+            self.fs.fsync_later(ino(number), fh(handle), datasync, true, done);
         });
     }
 

@@ -48,6 +48,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(mounting::changed_elsewhere, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::draft_is_unsaved, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::save_draft, m)?)?;
+    m.add_function(wrap_pyfunction!(mounting::set_save_after, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::unsaved_manifests, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::freeze_draft, m)?)?;
     m.add_function(wrap_pyfunction!(mounting::set_write_buffer, m)?)?;

@@ -254,3 +254,80 @@ def test_two_who_save_at_once_lose_nothing(
     )
     poll("both show it", lambda: shown(mounts[0]) == shown(mounts[1]))
     poll("the record has it", lambda: shown(mounts[0]) == contents(fresh_cluster, uuid))
+
+
+def test_what_nobody_waits_for_is_saved_by_itself(
+    mounts: tuple[Path, Path], fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    first, _ = mounts
+    (first / "d").mkdir()
+    os.truncate(first / "f", 2)
+    poll("it is saved", lambda: contents(fresh_cluster, uuid) == {"d": None, "f": "te"})
+
+
+def test_many_closes_are_one_save_where_that_is_asked_for(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    mount = arv_mount("--read-write", "--collection", uuid, "--save-after", "600")
+    fresh_cluster.record_requests()
+
+    def updates() -> int:
+        return len([r for r in fresh_cluster.writes() if r["service"] == "api"])
+
+    for number in range(20):
+        (mount.path / f"{number}").write_text(f"{number}")
+    (mount.path / "0").rename(mount.path / "renamed")
+    (mount.path / "1").unlink()
+    assert updates() == 0 and contents(fresh_cluster, uuid) == {"f": "text"}
+    with open(mount.path / "2", "a") as file:
+        file.write("2")
+        file.flush()
+        os.fsync(file.fileno())
+    assert updates() == 1
+    expected = {"f": "text", "renamed": "0", "2": "22", **{f"{n}": f"{n}" for n in range(3, 20)}}
+    assert contents(fresh_cluster, uuid) == expected
+    (mount.path / "last").write_text("saved when the mount ends")
+    assert updates() == 1
+    assert mount.unmount() == 0
+    assert contents(fresh_cluster, uuid) == {**expected, "last": "saved when the mount ends"}
+
+
+def test_a_save_that_comes_later_and_fails_is_told(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    options = ("--read-write", "--collection", uuid, "--save-after", "0.1", "--retries", "0")
+    mount = arv_mount(*options)
+    assert os.listdir(mount.path) == ["f"]
+    fresh_cluster.faults.add(service="api", method="PUT", action="status", value=500)
+    (mount.path / "new").write_text("new")
+    poll("the log says so", lambda: "answered 500" in mount.log.read_text())
+    with open(mount.path / "new") as file, pytest.raises(OSError) as caught:
+        os.fsync(file.fileno())
+    assert caught.value.errno == errno.EIO
+    assert mount.unmount() == 1
+    assert f"could not save {uuid}" in mount.log.read_text()
+    fresh_cluster.faults.clear()
+
+
+def test_readers_do_not_wait_for_those_who_save(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    path = arv_mount("--read-write", "--collection", uuid).path
+    assert (path / "f").read_text() == "text"
+    files = [open(path / f"{number}", "w") for number in range(40)]
+    for file in files:
+        file.write(file.name)
+        file.flush()
+    fresh_cluster.faults.add(service="api", method="PUT", action="stall")
+    closing = [threading.Thread(target=file.close) for file in files]
+    try:
+        for thread in closing:
+            thread.start()
+        poll("a save is under way", fresh_cluster.faults.stalled)
+        assert (path / "f").read_text() == "text"
+        assert len(os.listdir(path)) == 41
+    finally:
+        fresh_cluster.faults.clear()
+        for thread in closing:
+            thread.join(60)
+    assert len(contents(fresh_cluster, uuid)) == 41

@@ -23,7 +23,7 @@ use crate::fs::errno::Refusal;
 use crate::fs::flags::{Allocation, RenameMode, Seek};
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
-    Outcome, Reader, Truncated, Written,
+    Outcome, Reader, Saving, Truncated, Written,
 };
 use crate::fs::read_data::ReadData;
 
@@ -177,9 +177,13 @@ impl<H: Host> CollectionNode<H> {
         Ok(root.fresh_for(self.collection.host.now()?))
     }
 
-    /// Saves what was changed in the collection.
+    /// Saves what was changed in the collection, or has it saved later.
     fn saved(&self) -> Outcome<()> {
-        if self.collection.save()? {
+        self.saved_by(MountedCollection::saved)
+    }
+
+    fn saved_by(&self, save: fn(&Arc<MountedCollection<H>>) -> Outcome<bool>) -> Outcome<()> {
+        if save(&self.collection)? {
             return Ok(());
         }
         match self.superseded() {
@@ -445,6 +449,8 @@ impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
         if self.is_changed_here()?
             && let Some(truncated) = self.collection.truncate(self.ino, size)?
         {
+            // By a path, without a descriptor that would be closed.
+            self.collection.save_unasked();
             return Ok(truncated);
         }
         self.taken_over()?.truncate(size)
@@ -464,6 +470,15 @@ impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
 
     fn copy_range(&self, to: u64, source: &AnyNode<H>, from: u64, len: u64) -> Outcome<u64> {
         self.copy_here(to, source, from, len)
+    }
+
+    fn sync(&self) -> Outcome<()> {
+        self.saved_by(MountedCollection::save)
+    }
+
+    fn saving(&self, forced: bool) -> Outcome<Option<Arc<dyn Saving>>> {
+        let Some(collection) = self.writing()? else { return Ok(None) };
+        Ok(collection.saving(forced))
     }
 
     fn flush(&self) -> Outcome<()> {

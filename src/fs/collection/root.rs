@@ -18,7 +18,7 @@ use crate::fs::flags::RenameMode;
 use crate::fs::inodes::{Inodes, Upcalls};
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Halt, Identity,
-    Listing, Outcome, Reader,
+    Listing, Outcome, Reader, Saving,
 };
 use crate::fs::read_data::ReadData;
 use crate::fs::state::NodeState;
@@ -394,7 +394,15 @@ impl FileNode<AnyNode<Standalone>> for RootDirectory {
     }
 
     fn flush(&self) -> Outcome<()> {
+        self.collection().map_or(Ok(()), |collection| collection.saved().map(drop))
+    }
+
+    fn sync(&self) -> Outcome<()> {
         self.collection().map_or(Ok(()), |collection| collection.save().map(drop))
+    }
+
+    fn saving(&self, forced: bool) -> Outcome<Option<Arc<dyn Saving>>> {
+        Ok(self.collection().and_then(|collection| collection.saving(forced)))
     }
 }
 

@@ -6,7 +6,9 @@
 //! changed meanwhile is in the next one, for all who wait for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
 
@@ -15,7 +17,7 @@ use super::replacements::Replacements;
 use super::{Host, MountedCollection, State};
 use crate::collection::{Tree, diff};
 use crate::fs::errno::{Errno, Refusal};
-use crate::fs::node::{Halt, Outcome};
+use crate::fs::node::{Halt, Outcome, Saved, Saving};
 use crate::fs::savers;
 use crate::report::{phrases, report};
 
@@ -41,8 +43,27 @@ pub struct Taken {
     pub contested: bool,
 }
 
-/// Told what became of a save: false where saving is the layer above's.
-pub type Saved = Box<dyn FnOnce(Result<bool, Errno>) + Send>;
+/// After how long what nobody waits for is saved, where closing a file saves it.
+const UNASKED: Duration = Duration::from_secs(5);
+/// After how long what could not be saved is tried again, where nobody asks before.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// In milliseconds; 0: closing a file saves it.
+static SAVE_AFTER: AtomicU64 = AtomicU64::new(0);
+
+/// Has closing a file return at once, in the whole process, and what was changed saved after so long. Zero:
+/// closing saves.
+pub fn set_save_after(delay: Duration) {
+    let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+    SAVE_AFTER.store(millis, Ordering::Relaxed);
+}
+
+fn save_after() -> Option<Duration> {
+    match SAVE_AFTER.load(Ordering::Relaxed) {
+        0 => None,
+        millis => Some(Duration::from_millis(millis)),
+    }
+}
 
 #[derive(Default)]
 struct Progress {
@@ -53,6 +74,8 @@ struct Progress {
     ended: u64,
     /// A thread is at it.
     under_way: bool,
+    /// It will be saved by itself.
+    is_due: bool,
     /// Who waits, and for how many changes.
     waiting: Vec<(u64, Saved)>,
 }
@@ -125,6 +148,46 @@ impl<H: Host> MountedCollection<H> {
         }
     }
 
+    /// Has what was changed saved after a while, if nobody asks before.
+    pub(super) fn save_unasked(self: &Arc<Self>) {
+        self.save_later(save_after().unwrap_or(UNASKED));
+    }
+
+    fn save_later(self: &Arc<Self>, delay: Duration) {
+        if !self.is_saved_here() || std::mem::replace(&mut self.saves.progress.lock().is_due, true)
+        {
+            return;
+        }
+        let collection = Arc::downgrade(self);
+        savers::run_after(
+            delay,
+            Box::new(move || {
+                let Some(collection) = collection.upgrade() else { return };
+                collection.saves.progress.lock().is_due = false;
+                let again = Arc::clone(&collection);
+                collection.save_soon(Box::new(move |result| {
+                    // The log says why.
+                    if result.is_err() {
+                        again.save_later(AGAIN);
+                    }
+                }));
+            }),
+        );
+    }
+
+    /// A descriptor was closed, or a name led elsewhere: saves that, and waits, or has it saved after a
+    /// while, as [`set_save_after`] says. Answers false where saving is the layer above's.
+    ///
+    /// # Errors
+    /// As [`MountedCollection::save`].
+    pub fn saved(self: &Arc<Self>) -> Outcome<bool> {
+        if save_after().is_none() || !self.is_saved_here() {
+            return self.save();
+        }
+        self.save_unasked();
+        Ok(true)
+    }
+
     /// Saves what was changed until now, and waits for that; answers false where saving is the layer
     /// above's.
     ///
@@ -153,6 +216,17 @@ impl<H: Host> MountedCollection<H> {
                 collection.host.renew();
             }));
         }
+    }
+
+    /// What has to be waited for when a descriptor is closed, or (`forced`) for what was changed to be
+    /// saved; None where that is nothing.
+    #[must_use]
+    pub fn saving(self: &Arc<Self>, forced: bool) -> Option<Arc<dyn Saving>> {
+        let waits = (forced || save_after().is_none()) && self.is_saved_here();
+        if !waits || self.saves.progress.lock().saved >= self.changes() {
+            return None;
+        }
+        Some(Arc::clone(self) as Arc<dyn Saving>)
     }
 
     /// Whether something is not saved.
@@ -346,6 +420,12 @@ impl<H: Host> MountedCollection<H> {
         let taken = saved
             .map(|taken| !taken.contested && taken.hash == tree.portable_data_hash().to_string());
         Ok(Sent { tree, taken })
+    }
+}
+
+impl<H: Host> Saving for MountedCollection<H> {
+    fn save_soon(self: Arc<Self>, then: Saved) {
+        MountedCollection::save_soon(&self, then);
     }
 }
 

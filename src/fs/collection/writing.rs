@@ -134,6 +134,7 @@ impl<H: Host> MountedCollection<H> {
                 None => state.add(dir, name, ino, Some(self.empty()), now).map(|()| true),
             }
         })?;
+        self.save_unasked();
         Ok(self.renamed(made, &[dir], now))
     }
 
@@ -150,6 +151,7 @@ impl<H: Host> MountedCollection<H> {
                 None => state.add(dir, name, ino, None, now).map(|()| true),
             }
         })?;
+        self.save_unasked();
         Ok(self.renamed(made, &[dir], now))
     }
 

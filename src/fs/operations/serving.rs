@@ -10,14 +10,14 @@ use std::time::Instant;
 use super::Operations;
 use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use crate::fs::errno::Refusal;
-use crate::fs::filesystem::{DirSink, FileSystem, Opened, Result};
+use crate::fs::filesystem::{DirSink, Done, FileSystem, Opened, Result};
 use crate::fs::flags::{Allocation, RenameMode, Seek};
 use crate::fs::node::{Halt, Node, Outcome, Read, Write};
 use crate::metrics::Op;
 
 impl<N: Node> Operations<N> {
     /// Answers one request, and counts it.
-    fn answer<T>(&self, op: Op, body: impl FnOnce() -> Outcome<T>) -> Result<T> {
+    pub(super) fn answer<T>(&self, op: Op, body: impl FnOnce() -> Outcome<T>) -> Result<T> {
         self.metrics.time(op, || self.result(body()))
     }
 
@@ -209,6 +209,14 @@ impl<N: Node> FileSystem for Operations<N> {
 
     fn fsyncdir(&self, _ino: Ino, fh: Fh, _datasync: bool) -> Result<()> {
         self.answer(Op::Fsyncdir, || Operations::fsync(self, fh))
+    }
+
+    fn flush_later(&self, _ino: Ino, fh: Fh, done: Done) {
+        self.save_then(Op::Flush, fh, false, done);
+    }
+
+    fn fsync_later(&self, _ino: Ino, fh: Fh, _datasync: bool, dir: bool, done: Done) {
+        self.save_then(if dir { Op::Fsyncdir } else { Op::Fsync }, fh, true, done);
     }
 
     fn statfs(&self, _caller: &Caller) -> Result<StatFs> {

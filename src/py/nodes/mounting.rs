@@ -9,6 +9,7 @@
 #![allow(clippy::missing_errors_doc, reason = "functions for Python, which say what they raise")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -18,7 +19,7 @@ use super::collection_host::{Keep, PythonCollection, PythonHost};
 use super::node::{NodeCore, core_of};
 use super::table::table_of;
 use crate::collection::Tree;
-use crate::fs::collection::Settings;
+use crate::fs::collection::{Settings, save};
 use crate::fs::inodes::Inodes as Table;
 use crate::fs::write_buffer::WriteBuffer;
 use crate::fs::{Ino, Timestamp};
@@ -145,6 +146,15 @@ pub fn freeze_draft(directory: &Bound<'_, PyAny>, frozen: bool) -> PyResult<()> 
 #[pyfunction]
 pub fn set_write_buffer(bytes: u64) {
     WriteBuffer::shared().set_limit(bytes);
+}
+
+/// Has closing a file of a collection return at once, in the whole process, and what was changed saved
+/// after so many seconds. 0: closing saves.
+#[pyfunction]
+pub fn set_save_after(seconds: f64) -> PyResult<()> {
+    let delay = Duration::try_from_secs_f64(seconds);
+    save::set_save_after(delay.map_err(|error| PyValueError::new_err(error.to_string()))?);
+    Ok(())
 }
 
 /// Has a directory that shows a tree follow to another version of the collection: what stays keeps

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::handlers::Handler;
+use crate::fs::filesystem::Done;
 use crate::fs::operations::Operations as Core;
 use crate::fs::{
     Allocation, Attr, Caller, DirSink, Fh, FileSystem, Ino, Opened, Read, Refusal, RenameMode,
@@ -295,6 +296,21 @@ impl FileSystem for Dispatcher {
             return self.handler(Op::Fsyncdir, |python| python.fsyncdir(ino, fh, datasync));
         }
         self.core(&RequestScope::begin()).fsyncdir(ino, fh, datasync)
+    }
+
+    fn flush_later(&self, ino: Ino, fh: Fh, done: Done) {
+        if self.is_overridden(Op::Flush) {
+            return done(self.flush(ino, fh));
+        }
+        self.core(&RequestScope::begin()).flush_later(ino, fh, done);
+    }
+
+    fn fsync_later(&self, ino: Ino, fh: Fh, datasync: bool, dir: bool, done: Done) {
+        if self.is_overridden(if dir { Op::Fsyncdir } else { Op::Fsync }) {
+            let synced = if dir { Self::fsyncdir } else { Self::fsync };
+            return done(synced(self, ino, fh, datasync));
+        }
+        self.core(&RequestScope::begin()).fsync_later(ino, fh, datasync, dir, done);
     }
 
     fn statfs(&self, caller: &Caller) -> Result<StatFs> {

@@ -16,7 +16,9 @@ use super::ObjectNode;
 use crate::fs::collection::Host;
 use crate::fs::collection::draft::TOP;
 use crate::fs::flags::RenameMode;
-use crate::fs::node::{DirectoryNode, FileNode, Listing, Outcome, Reader, Truncated, Written};
+use crate::fs::node::{
+    DirectoryNode, FileNode, Listing, Outcome, Reader, Saving, Truncated, Written,
+};
 use crate::fs::{Bytes, ReadData, Refusal};
 use crate::py::llfuse::lock;
 use crate::py::nodes::any_node::AnyNode;
@@ -96,7 +98,7 @@ impl ObjectNode {
 
     /// Saves what names in it lead to.
     fn saved(&self, mounted: &Arc<PythonCollection>) -> Outcome<()> {
-        if mounted.save()? { Ok(()) } else { self.flush() }
+        if mounted.saved()? { Ok(()) } else { self.flush() }
     }
 }
 
@@ -131,11 +133,23 @@ impl FileNode<AnyNode> for ObjectNode {
             return Ok(());
         }
         if let Some(mounted) = self.writing(&[Name::Flush])?
-            && mounted.save()?
+            && mounted.saved()?
         {
             return Ok(());
         }
         self.call(|o| o.call_method0("flush").map(drop))
+    }
+    fn sync(&self) -> Outcome<()> {
+        if let Some(mounted) = self.writing(&[Name::Flush])?
+            && mounted.save()?
+        {
+            return Ok(());
+        }
+        self.flush()
+    }
+    fn saving(&self, forced: bool) -> Outcome<Option<Arc<dyn Saving>>> {
+        let mounted = self.writing(&[Name::Flush])?;
+        Ok(mounted.and_then(|mounted| mounted.saving(forced)))
     }
 }
 
