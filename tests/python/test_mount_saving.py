@@ -4,9 +4,13 @@
 
 """Collections: changed and saved without Python, beside others who change them."""
 
+import contextlib
 import errno
 import os
+import random
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -331,3 +335,52 @@ def test_readers_do_not_wait_for_those_who_save(
         for thread in closing:
             thread.join(60)
     assert len(contents(fresh_cluster, uuid)) == 41
+
+
+def test_a_rename_over_a_file_is_one_version(
+    mounts: tuple[Path, Path], fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    first, _ = mounts
+    (first / "f.new").write_text("new")
+    assert contents(fresh_cluster, uuid) == {"f": "text", "f.new": "new"}
+    fresh_cluster.record_requests()
+    (first / "f.new").rename(first / "f")
+    assert len(list(fresh_cluster.writes())) == 1
+    assert contents(fresh_cluster, uuid) == {"f": "new"}
+
+
+def test_a_mount_that_is_killed_loses_nothing_acknowledged(
+    arv_mount: Callable, fresh_cluster: LocalCluster, chance: random.Random
+) -> None:
+    for number in range(3):
+        uuid = save_collection(fresh_cluster, f"killed {number}")
+        mount = arv_mount("--read-write", "--collection", uuid, stdin=subprocess.DEVNULL)
+        acknowledged: dict[str, bytes] = {}
+
+        def write(
+            name: str, path: Path = mount.path, done: dict[str, bytes] = acknowledged
+        ) -> None:
+            with contextlib.suppress(OSError):
+                for count in range(1000):
+                    data = os.urandom([5, 5_000, 300_000][count % 3])
+                    with open(path / f"{name}{count}", "wb") as file:
+                        file.write(data)
+                        file.flush()
+                        if count % 2:
+                            os.fsync(file.fileno())
+                            done[f"{name}{count}"] = data
+                    done[f"{name}{count}"] = data
+
+        writing = [threading.Thread(target=write, args=(name,)) for name in "abc"]
+        for thread in writing:
+            thread.start()
+        poll("something is saved", lambda done=acknowledged: len(done) > 10)
+        time.sleep(chance.uniform(0, 0.3))
+        mount.process.kill()
+        for thread in writing:
+            thread.join(20)
+            assert not thread.is_alive()
+        saved = arvados.collection.CollectionReader(uuid, api_client=fresh_cluster.api())
+        for name, data in acknowledged.items():
+            with saved.open(name, "rb") as file:
+                assert file.read() == data, name
