@@ -384,3 +384,71 @@ def test_a_mount_that_is_killed_loses_nothing_acknowledged(
         for name, data in acknowledged.items():
             with saved.open(name, "rb") as file:
                 assert file.read() == data, name
+
+
+def _change_record(cluster: LocalCluster, uuid: str, how: str) -> None:
+    """One request, as a program makes it that never looked at the collection."""
+    if how == "remove":
+        body: dict[str, Any] = {"replace_files": {"/f": ""}}
+    else:
+        new = arvados.collection.Collection(api_client=cluster.api())
+        with new.open("f", "w") as file:
+            file.write("API" if how == "add" else "textAPI")
+        source = {f"/{'api' if how == 'add' else 'f'}": "manifest_text/f"}
+        body = {"collection": {"manifest_text": new.manifest_text()}, "replace_files": source}
+    cluster.api().collections().update(uuid=uuid, body=body).execute()
+
+
+def _change_mount(path: Path, how: str) -> None:
+    if how == "remove":
+        with contextlib.suppress(FileNotFoundError):
+            (path / "f").unlink()
+    else:
+        with open(path / ("mount" if how == "add" else "f"), "a") as file:
+            file.write("FUSE")
+
+
+#: What may be in `f`, and beside it, after both changed it at once: in some order, nothing is lost.
+_OUTCOMES: dict[tuple[str, str], list[set[str]]] = {
+    ("remove", "remove"): [set()],
+    ("remove", "modify"): [set(), {"textAPI"}],
+    # It was there when it was opened, or was not.
+    ("modify", "remove"): [set(), {"FUSE"}, {"textFUSE"}],
+    ("modify", "modify"): [{"textAPIFUSE"}, {"textAPI", "textFUSE"}],
+}
+
+
+@pytest.mark.parametrize("here", ["add", "remove", "modify"])
+@pytest.mark.parametrize("there", ["add", "remove", "modify"])
+def test_a_mount_and_the_api_at_once(
+    arv_mount: Callable, fresh_cluster: LocalCluster, here: str, there: str
+) -> None:
+    for number in range(4):
+        uuid = save_collection(fresh_cluster, f"{number}")
+        mount = arv_mount("--read-write", "--collection", uuid)
+        assert os.listdir(mount.path) == ["f"]
+        threads = [
+            threading.Thread(target=_change_mount, args=(mount.path, here)),
+            threading.Thread(target=_change_record, args=(fresh_cluster, uuid, there)),
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        def as_expected(uuid: str = uuid) -> bool:
+            found = contents(fresh_cluster, uuid)
+            added = {"mount": ("FUSE", here), "api": ("API", there)}
+            for name, (text, how) in added.items():
+                if (found.pop(name, None) == text) != (how == "add"):
+                    return False
+            if "add" in (here, there):
+                other = there if here == "add" else here
+                changed = "textFUSE" if here == "modify" else "textAPI"
+                text_of_f = {"add": "text", "modify": changed}
+                return found == ({"f": text_of_f[other]} if other in text_of_f else {})
+            return set(found.values()) in _OUTCOMES[here, there]
+
+        poll("an outcome of some order", as_expected)
+        poll("the mount shows it", lambda: shown(mount.path) == contents(fresh_cluster, uuid))  # noqa: B023
+        assert mount.unmount() == 0

@@ -26,6 +26,7 @@ import llfuse
 import pytest
 from arvados_fuse.localcluster import LocalCluster
 from arvados_fuse.tmp_collection_dir import TmpCollectionDirectory
+from conftest import save_collection
 from inprocess import mounted
 from llfuse import _core
 
@@ -33,6 +34,15 @@ from llfuse import _core
 @pytest.fixture
 def scratch(arv_mount: Callable, fresh_cluster: LocalCluster) -> Path:
     return arv_mount("--read-write", "--mount-tmp", "tmp").path / "tmp"
+
+
+@pytest.fixture(params=["scratch", "collection"])
+def place(request: pytest.FixtureRequest, arv_mount: Callable, fresh_cluster: LocalCluster) -> Path:
+    """Scratch space, and a collection, in which all is the same."""
+    mount = arv_mount("--read-write", "--mount-tmp", "tmp", "--mount-by-id", "by_id")
+    if request.param == "scratch":
+        return mount.path / "tmp"
+    return mount.path / "by_id" / save_collection(fresh_cluster, "c", "")
 
 
 def manifest_of(place: Path) -> dict:
@@ -160,9 +170,9 @@ def test_the_record_shows_what_is_written_at_once(
         assert read.read() == bytes(3 << 20) + b"end"
 
 
-def test_writes_that_overlap_and_mapped_ones_are_what_is_read(scratch: Path) -> None:
+def test_writes_that_overlap_and_mapped_ones_are_what_is_read(place: Path) -> None:
     # What fsx found in the SDK's own file code.
-    path, right = scratch / "file", bytearray(133_557)
+    path, right = place / "file", bytearray(133_557)
     with open(path, "w+b") as file:
         for offset, length, letter in ((24_406, 109_151, b"a"), (9_515, 49_159, b"b")):
             file.seek(offset)
@@ -179,21 +189,21 @@ def test_writes_that_overlap_and_mapped_ones_are_what_is_read(scratch: Path) -> 
         assert file.read() == right[32_359:92_737]
 
 
-def test_a_file_written_again_and_again_takes_no_more_room(scratch: Path) -> None:
+def test_a_file_written_again_and_again_takes_no_more_room(place: Path) -> None:
     data = os.urandom(1 << 20)
-    with open(scratch / "file", "wb", buffering=0) as file:
+    with open(place / "file", "wb", buffering=0) as file:
         for _ in range(200):
             file.seek(0)
             assert file.write(data) == len(data)
         file.truncate(0)
         file.seek(0)
         file.write(b"1234")
-    assert (scratch / "file").read_bytes() == b"1234"
-    assert manifest_of(scratch)["manifest_text"].endswith(" 0:4:file\n")
+    assert (place / "file").read_bytes() == b"1234"
+    assert manifest_of(place)["manifest_text"].endswith(" 0:4:file\n")
 
 
-def test_times_are_those_of_the_last_write_until_somebody_sets_them(scratch: Path) -> None:
-    path = scratch / "file"
+def test_times_are_those_of_the_last_write_until_somebody_sets_them(place: Path) -> None:
+    path = place / "file"
     path.write_text("a")
     os.utime(path, (1, 1_000_000_000))
     assert path.stat().st_mtime == 1_000_000_000
@@ -205,37 +215,37 @@ def test_times_are_those_of_the_last_write_until_somebody_sets_them(scratch: Pat
     assert abs(path.stat().st_mtime - time.time()) < 60
 
 
-def test_programs_do_their_work(scratch: Path, tmp_path: Path) -> None:
-    def run(*words: object, cwd: Path = scratch) -> str:
+def test_programs_do_their_work(place: Path, tmp_path: Path) -> None:
+    def run(*words: object, cwd: Path = place) -> str:
         done = subprocess.run(list(map(str, words)), cwd=cwd, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     source = Path(arvados_fuse.__file__).parent
     run("git", "init", "-q", "repository")
-    repository = scratch / "repository"
+    repository = place / "repository"
     shutil.copytree(source, repository / "package", ignore=shutil.ignore_patterns("__pycache__"))
     git = ("git", "-c", "user.name=t", "-c", "user.email=t@localhost")
     run(*git, "add", "-A", cwd=repository)
     run(*git, "commit", "-qm", "all", cwd=repository)
     run("git", "clone", "-q", "--no-hardlinks", repository, "clone")
-    run("git", "fsck", "--strict", cwd=scratch / "clone")
-    assert run("git", "status", "--short", cwd=scratch / "clone") == ""
+    run("git", "fsck", "--strict", cwd=place / "clone")
+    assert run("git", "status", "--short", cwd=place / "clone") == ""
 
     run("rsync", "-a", f"{source}/", "copy/")
     assert "package" not in run("rsync", "-ai", f"{source}/", "copy/")
     assert run("rsync", "-ai", "--no-perms", "--omit-dir-times", f"{source}/", "copy/") == ""
     run("diff", "-r", source, "copy")
 
-    (scratch / "Makefile").write_text("out: in\n\tcp in out\n")
-    (scratch / "in").write_text("1")
+    (place / "Makefile").write_text("out: in\n\tcp in out\n")
+    (place / "in").write_text("1")
     run("make")
     time.sleep(0.02)
-    (scratch / "in").write_text("2")
+    (place / "in").write_text("2")
     run("make")
-    assert (scratch / "out").read_text() == "2"
+    assert (place / "out").read_text() == "2"
 
-    base = sqlite3.connect(scratch / "base.db")
+    base = sqlite3.connect(place / "base.db")
     base.execute("create table t(a)")
     for number in range(50):
         with base:
@@ -331,13 +341,13 @@ def test_the_kernel_keeps_what_it_was_told(in_process: tuple[Path, Any]) -> None
     assert (_core.operation_time("lookup")[0], _core.operation_time("getattr")[0]) == before
 
 
-def test_what_was_written_through_a_mapping_is_stored_when_it_is_closed(scratch: Path) -> None:
-    with open(scratch / "file", "w+b") as file:
+def test_what_was_written_through_a_mapping_is_stored_when_it_is_closed(place: Path) -> None:
+    with open(place / "file", "w+b") as file:
         file.truncate(5)
         with mmap.mmap(file.fileno(), 0) as mapped:
             mapped[:] = b"mmap!"
     digest = hashlib.md5(b"mmap!").hexdigest()
-    assert f" {digest}+5" in manifest_of(scratch)["manifest_text"]
+    assert f" {digest}+5" in manifest_of(place)["manifest_text"]
 
 
 def test_a_put_that_somebody_replaced_is_called(in_process: tuple[Path, Any]) -> None:
