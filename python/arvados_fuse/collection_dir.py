@@ -238,7 +238,12 @@ class CollectionDirectory(CollectionDirectoryBase):
     def new_collection(self, new_collection_record: dict, coll_reader: Any) -> None:
         """Show another collection object."""
         if _core.shows_tree(self):
-            self._take_over(new_collection_record, coll_reader)
+            # What is not saved goes along.
+            unsaved = None
+            if _core.draft_is_unsaved(self):
+                with self._lock_released():
+                    unsaved = self._end_saving()
+            self._take_over(new_collection_record, coll_reader, unsaved)
             return
         if self.inode:
             self.clear()

@@ -42,6 +42,9 @@ class Sizes:
     soak_cache: int = 16 << 20
     write_mib: int = 1024
     creates: int = 3_000
+    #: Files closed in a collection, and as many where the API is far away.
+    closes: int = 300
+    far_closes: int = 20
 
 
 #: What `QUICK=1` does.
@@ -59,6 +62,8 @@ QUICK = Sizes(
     soak_cache=2 << 20,
     write_mib=384,
     creates=500,
+    closes=60,
+    far_closes=10,
 )
 
 

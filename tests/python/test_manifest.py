@@ -8,6 +8,7 @@ What the two do differently on purpose is in docs/manifest.md; each difference h
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -240,6 +241,8 @@ def test_malformed_manifests_are_refused_as_the_sdk_refuses_them(text: str) -> N
         sdk.manifest_text(normalize=True)
     except ValueError:  # it cannot write every hint that it reads
         return
+    # Of a block's length, the core keeps what it is, not how it was written.
+    assume(re.search(r"\+0\d", text) is None)
     assert_same(text, sdk)
 
 

@@ -2,19 +2,24 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""Writing to a temporary collection."""
+"""Writing to a temporary collection, and to one that is saved."""
 
 import json
 import time
+from typing import Any
 
 from ..dataset import BLOCK
 from ..mounts import Mount
-from ..results import LIMIT, Row
+from ..results import LIMIT, OURS, PEER, Row
 from ..runner import Failed, Scene, Turn, command
 from .bench import Bench
 
 WRITE = Row("write", "sequential write to a temporary collection", "B/s", "data is dropped")
 CREATE = Row("create", "creating small files in a temporary collection", "1/s", "data is dropped")
+
+CLOSE = Row("close", "closing small files in a collection", "1/s")
+LATER = Row("close_later", "the same with `--save-after 5`, until all is saved", "1/s")
+FAR = Row("close_far", "closing small files where the API answers after 50 ms", "s")
 
 #: What a mount may hold back of a file that was written, in bytes: two full blocks.
 BUFFERED = 2 * BLOCK
@@ -69,4 +74,51 @@ def scenes(bench: Bench) -> list[Scene]:
         # Where all had arrived when it was closed, the program's own time is the exact one.
         return size / max(done["seconds"], took - 0.02)
 
-    return [Scene("writing", (CREATE, WRITE), plan, play)]
+    return [Scene("writing", (CREATE, WRITE), plan, play), _saving(bench)]
+
+
+def _saving(bench: Bench) -> Scene:
+    options = ("--read-write", "--mount-by-id", "by_id")
+    rows = {CLOSE: (), LATER: ("--save-after", "5"), FAR: ()}
+
+    def plan(turn: Turn) -> None:
+        turn.plan(CLOSE, {"files": bench.sizes.closes})
+        if turn.name == OURS:
+            turn.plan(LATER, {"files": bench.sizes.closes})
+        turn.plan(FAR, {"files": bench.sizes.far_closes})
+
+    def play(turn: Turn) -> None:
+        for row, more in rows.items():
+            if not turn.wants(row) or (more and turn.name != OURS):
+                continue
+            count = bench.sizes.far_closes if row is FAR else bench.sizes.closes
+            body = {"collection": {"name": f"written {time.time_ns()}"}}
+            uuid = bench.cluster.api().collections().create(body=body).execute()["uuid"]
+            with turn.contestant.mounted(*options, *more) as mount:
+                turn.measure(row, close, mount, uuid, count, row, files=count)
+
+    def close(mount: Mount, uuid: str, count: int, row: Row) -> float:
+        """Write files, and see them in the record."""
+        # What is made once for a mount is not counted.
+        bench.load(mount, "create", "--count", 1, f"by_id/{uuid}")
+        faults = bench.cluster.local.faults
+        if row is FAR:
+            faults.add(service="api", action="delay", value=0.05)
+        start = time.perf_counter()
+        try:
+            bench.load(mount, "create", "--count", count, f"by_id/{uuid}")
+            while row is LATER and saved(uuid) < count:
+                time.sleep(0.01)
+        finally:
+            faults.clear()
+        took = time.perf_counter() - start
+        found = saved(uuid)
+        if found < count:
+            raise Failed(f"of {count} files {found} are saved")
+        return took if row is FAR else count / took
+
+    def saved(uuid: str) -> int:
+        record: Any = bench.cluster.api().collections().get(uuid=uuid, select=["file_count"])
+        return record.execute()["file_count"]
+
+    return Scene("saving", tuple(rows), plan, play, (OURS, PEER))
