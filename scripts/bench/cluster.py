@@ -92,8 +92,8 @@ def running(folder: Path, program: Path, data: DataSet) -> Iterator[Cluster]:
     with contextlib.ExitStack() as cleanup:
         keep = BlockServer(program, data.blocks)
         cleanup.callback(keep.close)
-        # Two copies, as clusters have it by default; the one service answers for both.
-        options = {"keepstores": 1, "replication": 2, "test_hooks": True}
+        # Two copies, as clusters have it by default; the one service answers for both, and signs nothing.
+        options = {"keepstores": 1, "replication": 2, "test_hooks": True, "blob_signing": False}
         local = cleanup.enter_context(LocalCluster(folder, **options))
         # This process is a client as well.
         os.environ.update(local.env())
