@@ -319,14 +319,19 @@ class CollectionDirectory(CollectionDirectoryBase):
             self.invalidate()
             if is_not_found(error):
                 report(f"collection {self.collection_locator} is not there any more", "warn")
-                collection = self._loaded_collection()
-                if collection is None or collection.committed():
+                if not self._is_unsaved():
                     raise self._gone() from error
                 # What is unsaved can still be read.
                 return False
             raise
         finally:
             self._updating_lock.release()
+
+    def _is_unsaved(self) -> bool:
+        collection = self._loaded_collection()
+        if collection is None:
+            return _core.draft_is_unsaved(self)
+        return not collection.committed()
 
     def _fetch(self) -> tuple[dict, Any]:
         """Return the record, and a new collection object unless there is one already."""

@@ -21,17 +21,24 @@ const MOST: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 struct Pool {
+    /// The process whose threads these are: after a fork, the child has none of them.
+    process: u32,
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
 }
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { jobs: VecDeque::new(), threads: 0, idle: 0 });
+static POOL: Mutex<Pool> =
+    Mutex::new(Pool { process: 0, jobs: VecDeque::new(), threads: 0, idle: 0 });
 static ADDED: Condvar = Condvar::new();
 
 /// Has a thread do it, in its turn.
 pub fn run(job: Job) {
     let mut pool = POOL.lock();
+    if std::mem::replace(&mut pool.process, std::process::id()) != std::process::id() {
+        (pool.threads, pool.idle) = (0, 0);
+        pool.jobs.clear();
+    }
     pool.jobs.push_back(job);
     if pool.idle >= pool.jobs.len() || pool.threads >= MOST {
         ADDED.notify_one();
@@ -52,17 +59,24 @@ pub fn run(job: Job) {
 }
 
 struct Timer {
+    /// As that of the pool.
+    process: u32,
     /// By when they are due.
     jobs: BTreeMap<Instant, Vec<Job>>,
     running: bool,
 }
 
-static TIMER: Mutex<Timer> = Mutex::new(Timer { jobs: BTreeMap::new(), running: false });
+static TIMER: Mutex<Timer> =
+    Mutex::new(Timer { process: 0, jobs: BTreeMap::new(), running: false });
 static SOONER: Condvar = Condvar::new();
 
 /// Has a thread do it after a while.
 pub fn run_after(delay: Duration, job: Job) {
     let mut timer = TIMER.lock();
+    if std::mem::replace(&mut timer.process, std::process::id()) != std::process::id() {
+        timer.running = false;
+        timer.jobs.clear();
+    }
     timer.jobs.entry(Instant::now() + delay).or_default().push(job);
     SOONER.notify_one();
     if std::mem::replace(&mut timer.running, true) {

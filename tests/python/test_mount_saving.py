@@ -452,3 +452,20 @@ def test_a_mount_and_the_api_at_once(
         poll("an outcome of some order", as_expected)
         poll("the mount shows it", lambda: shown(mount.path) == contents(fresh_cluster, uuid))  # noqa: B023
         assert mount.unmount() == 0
+
+
+def test_what_was_written_to_a_collection_that_is_gone_can_be_read(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    mount = arv_mount("--read-write", "--collection", uuid)
+    assert os.listdir(mount.path) == ["f"]
+    file = open(mount.path / "new", "w")
+    file.write("new")
+    file.flush()
+    fresh_cluster.api().collections().delete(uuid=uuid).execute()
+    with pytest.raises(OSError) as caught:
+        file.close()
+    assert caught.value.errno == errno.EIO
+    assert (mount.path / "new").read_text() == "new"
+    assert mount.unmount() == 1
+    assert f"could not save {uuid}" in mount.log.read_text()
