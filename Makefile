@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 # our core (RELEASED_MODULES=1).
 SUBJECT := $(if $(PEER),peer,$(if $(RELEASED_MODULES),released-modules,ours))
 
-.PHONY: help setup build build-release examples demo test test-rust model test-python test-upstream test-sdk lint wheel sdist bench bench-core bench-compare clean
+.PHONY: help fsx soak setup build build-release examples demo test test-rust model test-python test-upstream test-sdk lint wheel sdist bench bench-core bench-compare clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -35,7 +35,7 @@ build-release: setup
 demo: build-release ## Load this machine's files into a local cluster, mount, read back, compare
 	@$(BIN)/python scripts/demo.py
 
-test: lint wheel build examples ## Run all tests
+test: lint wheel build examples fsx ## Run all tests
 	@scripts/test-mounts.sh $(PYTEST_ARGS)
 	@echo "== all tests passed"
 
@@ -50,7 +50,17 @@ examples: setup
 	@echo "== building the programs of the benchmark"
 	cargo build -q --no-default-features --examples
 
-test-python: examples ## Run our own tests through mounts (PYTEST_ARGS="-k ...")
+# A program of others that writes, cuts, maps and reads a file at random, and compares.
+FSX := $(CURDIR)/target/tools/bin/fsx
+fsx: $(FSX)
+$(FSX): | setup
+	@echo "== building fsx"
+	cargo install -q fsx --version 0.3.2 --locked --root target/tools
+
+soak: examples build fsx ## Have fsx do 50,000 operations for each seed, in scratch space and in a collection
+	FSX_N=50000 $(BIN)/python -m pytest tests/python/test_mount_fsx.py $(PYTEST_ARGS)
+
+test-python: examples fsx ## Run our own tests through mounts (PYTEST_ARGS="-k ...")
 	@echo "== testing through mounts"
 	$(BIN)/python -m pytest tests/python $(PYTEST_ARGS)
 

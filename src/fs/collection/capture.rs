@@ -206,6 +206,11 @@ impl Captured {
         write_manifest(directories.into_values().collect(), zeros)
     }
 
+    /// How many names of files are not their first, at most.
+    pub(super) fn further_names(&self) -> usize {
+        self.files().filter(|file| !file.is_only).count()
+    }
+
     /// What a file of the draft contained.
     pub(super) fn contents_of(&self, ino: u64) -> Option<&Contents> {
         let file = self.files().find(|file| file.ino == ino)?;

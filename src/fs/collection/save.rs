@@ -299,7 +299,7 @@ impl<H: Host> MountedCollection<H> {
                 return Ok(true);
             };
             let result = self.send(&captured, &replacements);
-            let numbers = self.numbers_for_links()?;
+            let numbers = self.numbers_for_links(&captured).unwrap_or_default();
             match self.end_save(captured, replacements, numbers, result) {
                 Ok(true) => return Ok(true),
                 // Somebody else changed it besides: that shows at once, or at the next look.
@@ -344,10 +344,10 @@ impl<H: Host> MountedCollection<H> {
     }
 
     /// A number for each further name of a file.
-    fn numbers_for_links(self: &Arc<Self>) -> Result<Vec<u64>, Errno> {
-        let count = self.state.read().further_names().count();
+    fn numbers_for_links(self: &Arc<Self>, captured: &Captured) -> Result<Vec<u64>, Errno> {
+        let count = captured.further_names();
         let numbers: Outcome<Vec<u64>> =
-            std::iter::repeat_with(|| self.new_number()).take(2 * count).collect();
+            std::iter::repeat_with(|| self.new_number()).take(count).collect();
         numbers.map_err(|_| Refusal::Lost.errno())
     }
 
