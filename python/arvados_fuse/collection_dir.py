@@ -230,7 +230,18 @@ class CollectionDirectory(CollectionDirectoryBase):
             # Whether it is that of the save will be known when that has an answer.
             self._heard.append((old, new))
             return True
-        return new is not None and (new == self._hash or (old, new) in self._own)
+        if new is None:
+            return False
+        if (old, new) in self._own:
+            return True
+        if new == self._hash and any(new == saved for _, saved in self._own):
+            # Ours, but what it followed was another version than it was made for.
+            report(
+                f"collection {self.collection_locator} was changed elsewhere in the moment in which it "
+                "was saved: of what both changed, the version saved from here is there",
+                "warn",
+            )
+        return new == self._hash
 
     def want_event_subscribe(self) -> bool:
         return self._named_by_uuid()

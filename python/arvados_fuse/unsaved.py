@@ -17,8 +17,8 @@ def names(operations: Any) -> list[str]:
     No lock is waited for: a save that hangs holds those of its collection.
     """
     found = [name for name, _ in operations.unsaved]
-    # Not those of all: that would have each of them made.
-    for entry in operations.inodes._with_uuid():
+    # Not what is in collections: that would have each entry made.
+    for entry in operations.inodes._added():
         if not isinstance(entry, CollectionDirectory):
             # Scratch space is not kept.
             continue

@@ -385,6 +385,12 @@ impl<N: Node> Inodes<N> {
         self.by_uuid.lock().values().flatten().cloned().collect()
     }
 
+    /// Every entry that was added, and is still there; of what a mounted collection has, none.
+    #[must_use]
+    pub fn added(&self) -> Vec<N> {
+        self.table.read().values().cloned().collect()
+    }
+
     fn unlist(&self, uuid: Option<&str>, node: &N) {
         let Some(uuid) = uuid else { return };
         let mut by_uuid = self.by_uuid.lock();

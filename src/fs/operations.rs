@@ -427,15 +427,20 @@ impl<N: Node> Operations<N> {
     /// # Errors
     /// What saving answers.
     pub fn release(&self, fh: Fh) -> Outcome<()> {
+        let saved = self.handles.find(fh).map_or(Ok(()), |handle| handle.flush(false));
+        saved.and(self.close(fh))
+    }
+
+    /// Closes a file or directory; saving is somebody else's.
+    fn close(&self, fh: Fh) -> Outcome<()> {
         let Some(handle) = self.handles.find(fh) else {
             return Ok(());
         };
-        let saved = handle.flush(false);
         let closed = self.handles.close(fh);
         // What was deleted while it was in use had to stay until now.
         let removed = every(handle.used(), |node| self.remove_deserted(node));
         self.inodes.cap_cache();
-        saved.and(closed).and(removed)
+        closed.and(removed)
     }
 
     /// Has an entry removed that was deleted and is no longer open, or the directory above it that

@@ -120,7 +120,7 @@ def test_every_option_of_the_release_is_there(released: Environment) -> None:
     ).stdout.splitlines()
     assert theirs - set(ours) == set()
     added = {line.split("|")[1] for line in set(ours) - theirs}
-    assert added == {"api_timeout", "local", "nonempty", "write_buffer"}
+    assert added == {"api_timeout", "local", "nonempty", "write_buffer", "save_after"}
 
 
 NOT_OFFERED = {

@@ -14,6 +14,21 @@ use crate::fs::node::{Halt, Node, Outcome};
 use crate::metrics::Op;
 
 impl<N: Node> Operations<N> {
+    /// As [`Operations::release`], for the kernel, which takes no answer: it asked for what was written to
+    /// be saved when the last descriptor was closed. What was changed since is saved without being waited
+    /// for.
+    pub(super) fn released(&self, fh: Fh) -> Outcome<()> {
+        let handle = self.handles.find(fh);
+        // Where that fails, closing says so.
+        match handle.and_then(|handle| handle.saving(false).ok().flatten()) {
+            Some(saving) => {
+                saving.save_soon(Box::new(|_| {}));
+                self.close(fh)
+            }
+            None => self.release(fh),
+        }
+    }
+
     /// Saves what was written through a handle, or (`force`) whatever is unsaved, and tells when it is done.
     pub(super) fn save_then(&self, op: Op, fh: Fh, force: bool, done: Done) {
         let begin = Instant::now();

@@ -183,7 +183,7 @@ impl<N: Node> FileSystem for Operations<N> {
     }
 
     fn release(&self, _ino: Ino, fh: Fh) -> Result<()> {
-        self.answer(Op::Release, || Operations::release(self, fh))
+        self.answer(Op::Release, || self.released(fh))
     }
 
     fn fsync(&self, _ino: Ino, fh: Fh, _datasync: bool) -> Result<()> {

@@ -344,6 +344,11 @@ impl Inodes {
         object_list(py, &found)
     }
 
+    /// The entries that were added, and are still there; of what collections have, none.
+    fn _added<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        object_list(py, &self.core.added())
+    }
+
     /// The entries that stand for any Arvados uuid.
     fn _with_uuid<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         object_list(py, &self.core.with_uuid())
