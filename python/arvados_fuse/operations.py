@@ -21,7 +21,6 @@ import llfuse
 from llfuse import _core
 
 from . import sdk_hooks
-from .collection_dir import CollectionDirectory
 from .event_clients import lasting_clients
 from .handler_timing import Timed
 from .handles import FileHandles, Handle
@@ -51,6 +50,13 @@ def catch_exceptions(orig_func: Callable[..., Any]) -> Callable[..., Any]:
             raise llfuse.FUSEError(_core.errno_of_exception(error)) from error
 
     return catch_exceptions_wrapper
+
+
+def _is_collection(entry: Any) -> bool:
+    """Return whether an entry is a collection's directory of ours. Where the directories are the release's,
+    ours are not loaded."""
+    ours = sys.modules.get(f"{__package__}.collection_dir")
+    return ours is not None and isinstance(entry, ours.CollectionDirectory)
 
 
 class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=WatchedType):
@@ -238,7 +244,7 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
         with llfuse.lock:
             for uuid in (ev["object_uuid"], old_owner, ev.get("object_owner_uuid")):
                 for entry in self.inodes.find_by_uuid(uuid):
-                    if isinstance(entry, CollectionDirectory) and ev["event_type"] == "update":
+                    if ev["event_type"] == "update" and _is_collection(entry):
                         # What was saved from here is told, too.
                         if entry.is_known(old_hash, new_hash):
                             continue
