@@ -21,6 +21,7 @@ mod tree;
 mod write;
 
 pub use blocks::{Block, BlockId};
+pub use build::NAME_MAX;
 pub use diff::{Diff, diff};
 pub use plan::{BlockIds, BlockRange, Plan};
 pub use tree::{Children, Kind, NodeId, Tree};

@@ -9,6 +9,8 @@
 
 mod layout;
 
+pub use layout::NAME_MAX;
+
 use std::borrow::Cow;
 use std::hash::BuildHasher;
 use std::sync::Arc;

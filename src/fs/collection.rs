@@ -23,6 +23,7 @@
 //! - [`merge`]: the draft over another version
 //! - [`snapshot`]: one version, with the inode numbers under which it is shown
 //! - [`node`]: a file or directory in it, as an inode entry
+//! - [`listing`]: what a directory in it lists
 //! - [`reader`]: reading an open file
 //! - [`follow`]: its place in the inode table, and what the kernel is told of a newer version
 //! - [`root`]: the directory that is its top, where no layer above has one
@@ -33,6 +34,7 @@ pub mod capture;
 pub mod draft;
 pub mod export;
 pub mod follow;
+pub mod listing;
 mod merge;
 pub mod names;
 pub mod node;

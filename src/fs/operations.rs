@@ -25,6 +25,7 @@ use super::handles::{Handle, Handles, every};
 use super::inodes::Inodes;
 use super::node::{Halt, Node, Outcome, Read};
 use super::told::Told;
+use crate::collection::NAME_MAX;
 use crate::metrics;
 
 /// How long the kernel may keep what it was told, at most: some 30 years, which its 64 bits of jiffies
@@ -89,10 +90,6 @@ pub struct Operations<N: Node> {
     /// Names that are left out of listings, and were logged.
     left_out: Told,
 }
-
-/// The longest name, in bytes (`NAME_MAX` of limits.h, which is what statfs(2) tells): readdir(3) has
-/// no room for a longer one.
-const NAME_MAX: usize = 255;
 
 impl<N: Node> Operations<N> {
     /// A file system over `inodes`, whose entry number 1 is the root.

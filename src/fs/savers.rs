@@ -32,10 +32,16 @@ static POOL: Mutex<Pool> =
     Mutex::new(Pool { process: 0, jobs: VecDeque::new(), threads: 0, idle: 0 });
 static ADDED: Condvar = Condvar::new();
 
+/// Whether those are threads of the process that this one was forked from; they are this one's from now on.
+fn is_inherited(process: &mut u32) -> bool {
+    let own = std::process::id();
+    std::mem::replace(process, own) != own
+}
+
 /// Has a thread do it, in its turn.
 pub fn run(job: Job) {
     let mut pool = POOL.lock();
-    if std::mem::replace(&mut pool.process, std::process::id()) != std::process::id() {
+    if is_inherited(&mut pool.process) {
         (pool.threads, pool.idle) = (0, 0);
         pool.jobs.clear();
     }
@@ -73,7 +79,7 @@ static SOONER: Condvar = Condvar::new();
 /// Has a thread do it after a while.
 pub fn run_after(delay: Duration, job: Job) {
     let mut timer = TIMER.lock();
-    if std::mem::replace(&mut timer.process, std::process::id()) != std::process::id() {
+    if is_inherited(&mut timer.process) {
         timer.running = false;
         timer.jobs.clear();
     }

@@ -10,8 +10,9 @@ use super::super::tree::{Extent, FILE, Node};
 use super::{Gathered, Name};
 use crate::manifest::{ManifestError, Reason};
 
-/// The longest name that Linux shows, in bytes.
-const NAME_MAX: usize = 255;
+/// The longest name that Linux shows, in bytes: `NAME_MAX` of limits.h. readdir(3) has no room for a longer
+/// one.
+pub const NAME_MAX: usize = 255;
 
 /// What the tree is made of, in the order of its nodes.
 pub(super) struct Layout {

@@ -23,8 +23,8 @@ use crate::fs::attr::Timestamp;
 pub(super) enum FileContents {
     /// What that node of the snapshot does.
     Snapshot(NodeId),
-    /// Something else.
-    Draft(Contents),
+    /// What the draft's file of that number did.
+    Draft,
 }
 
 /// A file.
@@ -51,6 +51,8 @@ pub(super) struct CapturedDirectory {
 /// All of it, as it was at one moment.
 pub(super) struct Captured {
     snapshot: Arc<Snapshot>,
+    /// Of the draft's files, by number.
+    contents: HashMap<u64, Contents>,
     directories: Vec<CapturedDirectory>,
 }
 
@@ -69,29 +71,23 @@ pub struct Update {
 }
 
 impl State {
-    /// What the files of the draft contain.
+    /// What the files of the draft contain, but for those that left.
     pub(super) fn contents(&self) -> HashMap<u64, Contents> {
-        let nodes = self.draft.nodes.keys();
+        let nodes = self.draft.nodes.iter().filter(|(_, node)| node.parent.is_some());
         nodes
-            .filter_map(|ino| Some((*ino, self.draft_file(*ino)?.contents.lock().clone())))
+            .filter_map(|(ino, _)| Some((*ino, self.draft_file(*ino)?.contents.lock().clone())))
             .collect()
     }
 
     /// The collection as it is, with those contents of its files.
-    pub(super) fn capture(&self, contents: &HashMap<u64, Contents>) -> Captured {
+    pub(super) fn capture(&self, contents: HashMap<u64, Contents>) -> Captured {
         let mut directories = Vec::new();
-        self.capture_below(TOP, "", contents, &mut directories);
-        Captured { snapshot: Arc::clone(&self.current), directories }
+        self.capture_below(TOP, "", &mut directories);
+        Captured { snapshot: Arc::clone(&self.current), contents, directories }
     }
 
     /// Everything below a directory, which comes first.
-    fn capture_below(
-        &self,
-        dir: u64,
-        path: &str,
-        drafted: &HashMap<u64, Contents>,
-        into: &mut Vec<CapturedDirectory>,
-    ) {
+    fn capture_below(&self, dir: u64, path: &str, into: &mut Vec<CapturedDirectory>) {
         let mtime = match self.drafted(dir) {
             Some(Drafted::Dir(mtime)) => mtime,
             _ => self.current.id(dir).map_or(Timestamp(0), |id| self.current.mtime(id)),
@@ -100,10 +96,7 @@ impl State {
         let entries = self.entries(dir);
         for entry in entries.iter().filter(|entry| !entry.dir) {
             let (contents, mtime) = match self.drafted(entry.ino) {
-                Some(Drafted::File(file)) => match drafted.get(&entry.ino) {
-                    Some(contents) => (FileContents::Draft(contents.clone()), file.mtime.load()),
-                    None => continue,
-                },
+                Some(Drafted::File(file)) => (FileContents::Draft, file.mtime.load()),
                 _ => match self.current.id(entry.ino) {
                     Some(id) => (FileContents::Snapshot(id), self.current.mtime(id)),
                     None => continue,
@@ -121,7 +114,7 @@ impl State {
         }
         into.push(CapturedDirectory { path: path.to_owned(), ino: dir, mtime, files });
         for entry in entries.iter().filter(|entry| entry.dir) {
-            self.capture_below(entry.ino, &joined(path, &entry.name), drafted, into);
+            self.capture_below(entry.ino, &joined(path, &entry.name), into);
         }
     }
 }
@@ -136,13 +129,6 @@ impl Captured {
         self.directories.iter().flat_map(|directory| &directory.files)
     }
 
-    fn drafted(&self) -> impl Iterator<Item = &Contents> {
-        self.files().filter_map(|file| match &file.contents {
-            FileContents::Draft(contents) => Some(contents),
-            FileContents::Snapshot(_) => None,
-        })
-    }
-
     /// The version that the draft is over.
     pub(super) fn base(&self) -> &Arc<Tree> {
         self.snapshot.tree()
@@ -150,17 +136,18 @@ impl Captured {
 
     /// The chunks that are not stored.
     pub(super) fn chunks(&self) -> Vec<Arc<Chunk>> {
-        self.drafted().flat_map(Contents::chunks).map(Arc::clone).collect()
+        self.contents.values().flat_map(Contents::chunks).map(Arc::clone).collect()
     }
 
     /// Length of the longest hole in bytes; None where there are none.
     pub(super) fn longest_hole(&self) -> Option<u64> {
-        self.drafted().flat_map(Contents::holes).map(|hole| hole.end - hole.start).max()
+        self.contents.values().flat_map(Contents::holes).map(|hole| hole.end - hole.start).max()
     }
 
     fn pieces(&self, file: &CapturedFile) -> Pieces {
         match &file.contents {
-            FileContents::Draft(contents) => contents.pieces(0, MAX_LEN),
+            // What a name leads to has not left.
+            FileContents::Draft => self.contents[&file.ino].pieces(0, MAX_LEN),
             FileContents::Snapshot(id) => pieces_of(self.snapshot.tree(), *id, 0, MAX_LEN),
         }
     }
@@ -213,20 +200,12 @@ impl Captured {
 
     /// What a file of the draft contained.
     pub(super) fn contents_of(&self, ino: u64) -> Option<&Contents> {
-        let file = self.files().find(|file| file.ino == ino)?;
-        match &file.contents {
-            FileContents::Draft(contents) => Some(contents),
-            FileContents::Snapshot(_) => None,
-        }
+        self.contents.get(&ino)
     }
 
     /// The edits that each file of the draft had, by number.
     pub(super) fn edits(&self) -> HashMap<u64, u64> {
-        let drafted = self.files().filter_map(|file| match &file.contents {
-            FileContents::Draft(contents) => Some((file.ino, contents.edits())),
-            FileContents::Snapshot(_) => None,
-        });
-        drafted.collect()
+        self.contents.iter().map(|(ino, contents)| (*ino, contents.edits())).collect()
     }
 
     /// The version that it is: `tree` is that of its manifest. None where that has something else. A file

@@ -36,7 +36,7 @@ impl<H: Host> MountedCollection<H> {
     /// manifest.
     pub fn manifest(&self) -> Outcome<String> {
         let state = self.state.read();
-        let captured = state.capture(&state.contents());
+        let captured = state.capture(state.contents());
         drop(state);
         self.written_out(&captured, |zeros| captured.manifest(zeros))
     }
@@ -51,7 +51,7 @@ impl<H: Host> MountedCollection<H> {
         if state.replacements().replace.is_empty() {
             return Ok(None);
         }
-        let (base, captured) = (Arc::clone(&state.current), state.capture(&state.contents()));
+        let (base, captured) = (Arc::clone(&state.current), state.capture(state.contents()));
         drop(state);
         let ours = self.written_out(&captured, |zeros| captured.manifest(zeros))?;
         Ok(Some((base.tree().normalized(), ours)))

@@ -12,13 +12,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::capture::Captured;
+use super::capture::{Captured, joined};
 use super::draft::{Content, DraftNode, Entry, Names, TOP, dir_in};
 use super::replacements::Replacements;
 use super::snapshot::Snapshot;
 use super::{Counts, State, counts};
-use crate::collection::draft::{BlockRef, Contents, MAX_LEN, Piece, Pieces};
-use crate::collection::{Diff, NodeId, Tree};
+use crate::collection::draft::{Contents, MAX_LEN, Piece, Pieces};
+use crate::collection::{Diff, NAME_MAX, NodeId};
 use crate::fs::attr::Timestamp;
 use crate::types::Md5;
 
@@ -259,7 +259,8 @@ impl Merge<'_, '_> {
     /// moved.
     fn import_changed(&mut self, id: NodeId, dir: u64, name: &str) {
         let tree = Arc::clone(self.theirs.next.tree());
-        if let Some(ino) = self.import(&tree, id, dir, name) {
+        let contents = (!tree.is_dir(id)).then(|| Contents::of_tree(&tree, id));
+        if let Some(ino) = self.make(dir, name, contents) {
             for child in tree.children(id) {
                 if !self.is_moved_here(child) && !self.theirs.is_same(child) {
                     self.import_changed(child, ino, tree.name(child));
@@ -305,9 +306,8 @@ impl Merge<'_, '_> {
     /// What is theirs stands beside ours, under another name.
     fn beside(&mut self, dir: u64, name: &str, id: NodeId) {
         let free = self.free_name(dir, name);
-        let path = self.path(dir);
-        let at = |name: &str| super::capture::joined(&path, name);
-        self.merged.conflicts.push((at(name), at(&free)));
+        let paths = self.paths(dir, name, &free);
+        self.merged.conflicts.push(paths);
         self.import_changed(id, dir, &free);
     }
 
@@ -327,6 +327,12 @@ impl Merge<'_, '_> {
         dir.is_some_and(|dir| self.theirs.next.tree().child(dir, name).is_some())
     }
 
+    /// The paths of two names in a directory.
+    fn paths(&self, dir: u64, one: &str, other: &str) -> (String, String) {
+        let path = self.path(dir);
+        (joined(&path, one), joined(&path, other))
+    }
+
     fn path(&self, dir: u64) -> String {
         let mut names = Vec::new();
         let mut at = dir;
@@ -339,13 +345,12 @@ impl Merge<'_, '_> {
         names.join("/")
     }
 
-    /// Makes a node of a tree one of the draft; a directory is empty. Answers its number.
-    fn import(&mut self, tree: &Arc<Tree>, id: NodeId, dir: u64, name: &str) -> Option<u64> {
+    /// Makes a file of those contents, or without any an empty directory. Answers its number.
+    fn make(&mut self, dir: u64, name: &str, contents: Option<Contents>) -> Option<u64> {
         let ino = self.theirs.numbers.pop();
-        debug_assert!(ino.is_some(), "there are numbers for what is imported");
+        debug_assert!(ino.is_some(), "there are numbers for what is made");
         let ino = ino?;
-        let contents = (!tree.is_dir(id))
-            .then(|| Contents::of_tree(tree, id).counted_by(&self.state.draft.gauge));
+        let contents = contents.map(|contents| contents.counted_by(&self.state.draft.gauge));
         self.state.add(dir, name, ino, contents, self.theirs.at).ok().map(|()| ino)
     }
 
@@ -414,13 +419,9 @@ impl Merge<'_, '_> {
                     continue;
                 }
                 let free = self.free_name(dir, &name);
-                let path = self.path(dir);
-                let at = |name: &str| super::capture::joined(&path, name);
-                self.merged.replaced.push((at(&name), at(&free)));
-                if let Some(number) = self.theirs.numbers.pop() {
-                    let contents = Some(contents.counted_by(&self.state.draft.gauge));
-                    let _ = self.state.add(dir, &free, number, contents, self.theirs.at);
-                }
+                let paths = self.paths(dir, &name, &free);
+                self.merged.replaced.push(paths);
+                self.make(dir, &free, Some(contents));
             }
         }
     }
@@ -548,12 +549,9 @@ impl Merge<'_, '_> {
 /// What follows the name of a file that stands beside another, before the time.
 pub(super) const CONFLICT: &str = ".conflict-";
 
-/// The longest name of a file, in bytes.
-const LONGEST_NAME: usize = 255;
-
 /// A name with something after it, cut so that it is one.
 fn with_suffix(name: &str, suffix: &str) -> String {
-    let room = LONGEST_NAME.saturating_sub(suffix.len());
+    let room = NAME_MAX.saturating_sub(suffix.len());
     let end = (0..=room.min(name.len())).rev().find(|at| name.is_char_boundary(*at));
     format!("{}{suffix}", &name[..end.unwrap_or_default()])
 }
@@ -572,13 +570,12 @@ fn share_a_block(ours: &Pieces, theirs: &Pieces) -> bool {
 
 /// Whether pieces are the same bytes of the same blocks; what is not stored is like nothing.
 fn is_alike(ours: &Pieces, theirs: &Pieces) -> bool {
-    let same_block = |one: &BlockRef, other: &BlockRef| one.is_same(other);
     ours.len() == theirs.len()
         && ours.iter().zip(theirs).all(|pair| match pair {
             (
                 Piece::Stored { block, offset, len },
                 Piece::Stored { block: other, offset: begin, len: length },
-            ) => same_block(block, other) && offset == begin && len == length,
+            ) => block.is_same(other) && offset == begin && len == length,
             _ => false,
         })
 }

@@ -332,7 +332,7 @@ impl<H: Host> MountedCollection<H> {
         // Nobody writes until here: what is to be replaced is what is captured.
         let contents = state.contents();
         let state = RwLockWriteGuard::downgrade(state);
-        Some(Begun { captured: state.capture(&contents), replacements })
+        Some(Begun { captured: state.capture(contents), replacements })
     }
 
     /// Whatever began has ended.

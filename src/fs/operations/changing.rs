@@ -71,17 +71,23 @@ impl<N: Node> Operations<N> {
         Ok(node)
     }
 
+    /// The handle, where what it stands for may be changed.
+    pub(super) fn writable_handle(&self, fh: Fh) -> Outcome<Arc<Handle<N>>> {
+        self.may_write()?;
+        let handle = self.handles.get(fh)?;
+        if !handle.node().writable()? {
+            return Err(Refusal::NotPermitted.into());
+        }
+        Ok(handle)
+    }
+
     /// Writes at an offset; answers the bytes written.
     ///
     /// # Errors
     /// `EROFS`, `EBADF`, `EPERM`; what the node answers.
     pub fn write(&self, fh: Fh, offset: u64, data: &[u8]) -> Outcome<Write> {
-        self.may_write()?;
-        let handle = self.handles.get(fh)?;
+        let handle = self.writable_handle(fh)?;
         let node = handle.node();
-        if !node.writable()? {
-            return Err(Refusal::NotPermitted.into());
-        }
         self.inodes.touch(node)?;
         let write = PendingWrite {
             node: node.clone(),

@@ -18,12 +18,8 @@ impl<N: Node> Operations<N> {
     /// # Errors
     /// `EROFS`, `EBADF`, `EPERM`; `EOPNOTSUPP` for a file that has no holes; what the node answers.
     pub fn allocate(&self, fh: Fh, offset: u64, len: u64, how: Allocation) -> Outcome<()> {
-        self.may_write()?;
-        let handle = self.handles.get(fh)?;
+        let handle = self.writable_handle(fh)?;
         let node = handle.node();
-        if !node.writable()? {
-            return Err(Refusal::NotPermitted.into());
-        }
         self.inodes.touch(node)?;
         node.allocate(offset, len, how)
     }
@@ -52,11 +48,8 @@ impl<N: Node> Operations<N> {
     /// `EROFS`, `EBADF`, `EPERM`; `EXDEV` where they have to be read and written; what the node answers.
     pub fn copy_range(&self, source: (Fh, u64), target: (Fh, u64), len: u64) -> Outcome<u32> {
         self.may_write()?;
-        let (from, to) = (self.handles.get(source.0)?, self.handles.get(target.0)?);
+        let (from, to) = (self.handles.get(source.0)?, self.writable_handle(target.0)?);
         let node = to.node();
-        if !node.writable()? {
-            return Err(Refusal::NotPermitted.into());
-        }
         self.inodes.touch(from.node())?;
         self.inodes.touch(node)?;
         let most = len.min(u64::from(MAX_COPY));
