@@ -163,9 +163,10 @@ class CollectionDirectory(CollectionDirectoryBase):
         `replace` are the paths that changed and where what they lead to comes from, `files` is the manifest
         of what is new, `whole` that of everything. Called in a thread that saves, without `llfuse.lock`.
         """
-        if self._may_be_outdated():
+        by_path = replaces_files(self.api)
+        if self._may_be_outdated(by_path):
             return None
-        if replaces_files(self.api):
+        if by_path:
             contents = {"manifest_text": files} if files else {}
             body: dict[str, Any] = {"collection": contents, "replace_files": replace}
         else:
@@ -195,20 +196,22 @@ class CollectionDirectory(CollectionDirectoryBase):
         self.invalidate()
         _core.changed_elsewhere(self)
 
-    def _may_be_outdated(self) -> bool:
-        """Return whether somebody may have made another version than the core knows."""
+    def _may_be_outdated(self, by_path: bool) -> bool:
+        """Return whether somebody may have made another version than the core knows. A save that goes
+        `by_path` leaves alone what others changed elsewhere in it."""
         if self.stale():
             return True
-        if event_clients.are_live() and replaces_files(self.api):
+        if event_clients.are_live() and by_path:
             # It would be told of that.
             return False
         get = self.api.collections().get(
             uuid=self.collection_locator, select=["uuid", "portable_data_hash"]
         )
-        record = get.execute(num_retries=self.num_retries)
+        return self._hash_in(get.execute(num_retries=self.num_retries)) != self._hash
+
+    def _hash_in(self, record: Any) -> str:
         fields = {"portable_data_hash": str}
-        found = listing.record(record, f"{self.collection_locator}", fields)
-        return found["portable_data_hash"] != self._hash
+        return listing.record(record, f"{self.collection_locator}", fields)["portable_data_hash"]
 
     def _send_update(self, body: dict) -> str | None:
         try:
@@ -221,8 +224,7 @@ class CollectionDirectory(CollectionDirectoryBase):
                 )
                 return None
             raise
-        fields = {"portable_data_hash": str}
-        return listing.record(record, f"{self.collection_locator}", fields)["portable_data_hash"]
+        return self._hash_in(record)
 
     def is_known(self, old: str | None, new: str | None) -> bool:
         """Return whether an event of a change from hash to hash tells nothing new of the contents."""

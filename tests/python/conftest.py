@@ -5,6 +5,7 @@
 """What the tests run on: a local cluster, real mounts, and a look at what they leave behind."""
 
 import contextlib
+import functools
 import os
 import random
 import shutil
@@ -33,6 +34,9 @@ for _name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KEEP_LOCAL_STORE"):
 import arvados.collection  # noqa: E402
 from arvados_fuse.localcluster import LocalCluster  # noqa: E402
 from leftovers import force_unmount, is_mounted, running_in, unmount_below  # noqa: E402
+
+#: The package's own.
+SOURCES = ROOT / "python" / "arvados_fuse"
 
 ARV_MOUNT = [sys.executable, str(ROOT / "bin" / "arv-mount")]
 
@@ -104,6 +108,27 @@ def fresh_cluster(cluster: LocalCluster) -> LocalCluster:
     """The cluster, as new."""
     cluster.reset()
     return cluster
+
+
+def run(*words: object, cwd: Path) -> str:
+    """Run a program that must succeed; return what it prints."""
+    done = subprocess.run(list(map(str, words)), cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_in(place: Path) -> Callable[..., str]:
+    """Return `run` for programs that run in a place, unless `cwd` says where."""
+    return functools.partial(run, cwd=place)
+
+
+def make_repository(path: Path) -> None:
+    """Make a git repository of this package's sources."""
+    run("git", "init", "-q", path.name, cwd=path.parent)
+    shutil.copytree(SOURCES, path / "package", ignore=shutil.ignore_patterns("__pycache__"))
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@localhost")
+    run(*git, "add", "-A", cwd=path)
+    run(*git, "commit", "-qm", "all", cwd=path)
 
 
 def save_collection(cluster: LocalCluster, name: str, text: str = "text", **more: object) -> str:

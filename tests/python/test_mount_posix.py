@@ -19,7 +19,7 @@ import llfuse
 import pytest
 from arvados_fuse.localcluster import LocalCluster
 from arvados_fuse.tmp_collection_dir import TmpCollectionDirectory
-from conftest import poll
+from conftest import make_repository, poll, run_in
 from inprocess import directory, mounted
 from llfuse import _core
 
@@ -356,19 +356,9 @@ def test_for_python_each_name_is_a_file(scratch: tuple[Path, Path, Any]) -> None
 
 def test_programs_that_link(scratch: tuple[Path, Path, Any]) -> None:
     path, _, entry = scratch
-
-    def run(*words: object, cwd: Path = path) -> str:
-        done = subprocess.run(list(map(str, words)), cwd=cwd, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    source = Path(arvados_fuse.__file__).parent
-    run("git", "init", "-q", "repository")
+    run = run_in(path)
     repository = path / "repository"
-    shutil.copytree(source, repository / "package", ignore=shutil.ignore_patterns("__pycache__"))
-    git = ("git", "-c", "user.name=t", "-c", "user.email=t@localhost")
-    run(*git, "add", "-A", cwd=repository)
-    run(*git, "commit", "-qm", "all", cwd=repository)
+    make_repository(repository)
     run("git", "clone", "-q", "repository", "clone")
     linked = [p for p in (path / "clone" / ".git" / "objects").rglob("*") if p.is_file()]
     assert linked and all(p.stat().st_nlink == 2 for p in linked)

@@ -9,9 +9,7 @@ import hashlib
 import json
 import mmap
 import os
-import shutil
 import sqlite3
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +19,11 @@ from unittest import mock
 
 import arvados.collection
 import arvados.keep
-import arvados_fuse
 import llfuse
 import pytest
 from arvados_fuse.localcluster import LocalCluster
 from arvados_fuse.tmp_collection_dir import TmpCollectionDirectory
-from conftest import save_collection
+from conftest import SOURCES, make_repository, run_in, save_collection
 from inprocess import mounted
 from llfuse import _core
 
@@ -216,26 +213,17 @@ def test_times_are_those_of_the_last_write_until_somebody_sets_them(place: Path)
 
 
 def test_programs_do_their_work(place: Path, tmp_path: Path) -> None:
-    def run(*words: object, cwd: Path = place) -> str:
-        done = subprocess.run(list(map(str, words)), cwd=cwd, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    source = Path(arvados_fuse.__file__).parent
-    run("git", "init", "-q", "repository")
+    run = run_in(place)
     repository = place / "repository"
-    shutil.copytree(source, repository / "package", ignore=shutil.ignore_patterns("__pycache__"))
-    git = ("git", "-c", "user.name=t", "-c", "user.email=t@localhost")
-    run(*git, "add", "-A", cwd=repository)
-    run(*git, "commit", "-qm", "all", cwd=repository)
+    make_repository(repository)
     run("git", "clone", "-q", "--no-hardlinks", repository, "clone")
     run("git", "fsck", "--strict", cwd=place / "clone")
     assert run("git", "status", "--short", cwd=place / "clone") == ""
 
-    run("rsync", "-a", f"{source}/", "copy/")
-    assert "package" not in run("rsync", "-ai", f"{source}/", "copy/")
-    assert run("rsync", "-ai", "--no-perms", "--omit-dir-times", f"{source}/", "copy/") == ""
-    run("diff", "-r", source, "copy")
+    run("rsync", "-a", f"{SOURCES}/", "copy/")
+    assert "package" not in run("rsync", "-ai", f"{SOURCES}/", "copy/")
+    assert run("rsync", "-ai", "--no-perms", "--omit-dir-times", f"{SOURCES}/", "copy/") == ""
+    run("diff", "-r", SOURCES, "copy")
 
     (place / "Makefile").write_text("out: in\n\tcp in out\n")
     (place / "in").write_text("1")

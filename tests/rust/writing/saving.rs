@@ -20,6 +20,7 @@ use super::mount::{LOADED, Mount, Paths, paths_in, some_files};
 use super::random::requests;
 use super::record::{Fate, Server};
 use super::reference::{Mtime, Reference};
+use super::threads::requests_in;
 use crate::seed::seed;
 use crate::support::{self, taking::signed};
 
@@ -95,17 +96,7 @@ fn four_threads_find_what_they_made_beside_others() {
                 .zip(1..)
                 .map(|((dir, name), thread)| {
                     let (mount, seed) = (&mount, seed.wrapping_add(10 * n + thread));
-                    scope.spawn(move || {
-                        let mtime = Mtime::Since(since);
-                        let reference = Reference::new(*dir, mtime, &Paths::new());
-                        let mut driver = Driver::new(mount, reference, seed, false);
-                        driver.never_refuses = true;
-                        (0..requests(20_000) / 8).for_each(|_| driver.step());
-                        driver.end();
-                        let within = driver.reference.paths().into_iter();
-                        let within = within.map(|(path, bytes)| (format!("{name}/{path}"), bytes));
-                        within.chain([(name.clone(), None)]).collect::<Paths>()
-                    })
+                    scope.spawn(move || requests_in(mount, *dir, name, since, seed, true))
                 })
                 .collect();
             let ended: Vec<_> = threads.into_iter().map(ScopedJoinHandle::join).collect();

@@ -17,6 +17,25 @@ use crate::seed::seed;
 
 const THREADS: u64 = 4;
 
+/// Makes random requests in a directory, and answers what it contains afterwards, by path from the top.
+pub(super) fn requests_in(
+    mount: &Mount,
+    dir: Ino,
+    name: &str,
+    since: Timestamp,
+    seed: u64,
+    never_refuses: bool,
+) -> Paths {
+    let reference = Reference::new(dir, Mtime::Since(since), &Paths::new());
+    let mut driver = Driver::new(mount, reference, seed, false);
+    driver.never_refuses = never_refuses;
+    (0..requests(20_000) / 8).for_each(|_| driver.step());
+    driver.end();
+    let within = driver.reference.paths().into_iter();
+    let within = within.map(|(path, bytes)| (format!("{name}/{path}"), bytes));
+    within.chain([(name.to_owned(), None)]).collect()
+}
+
 /// Each in a directory of its own, with one collection's room and blocks for all.
 #[test]
 fn four_threads_find_what_they_made() {
@@ -41,18 +60,8 @@ fn four_threads_find_what_they_made() {
             let threads: Vec<_> = (dirs.iter().zip(&names))
                 .zip(1..)
                 .map(|((dir, name), thread)| {
-                    let (mount, name) = (&mount, name.clone());
-                    let seed = seed.wrapping_add(10 * n + thread);
-                    scope.spawn(move || {
-                        let mtime = Mtime::Since(since);
-                        let reference = Reference::new(*dir, mtime, &Paths::new());
-                        let mut driver = Driver::new(mount, reference, seed, false);
-                        (0..requests(20_000) / 8).for_each(|_| driver.step());
-                        driver.end();
-                        let within = driver.reference.paths().into_iter();
-                        let within = within.map(|(path, bytes)| (format!("{name}/{path}"), bytes));
-                        within.chain([(name.clone(), None)]).collect::<Paths>()
-                    })
+                    let (mount, seed) = (&mount, seed.wrapping_add(10 * n + thread));
+                    scope.spawn(move || requests_in(mount, *dir, name, since, seed, false))
                 })
                 .collect();
             let ended: Vec<_> = threads.into_iter().map(ScopedJoinHandle::join).collect();
