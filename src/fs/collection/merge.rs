@@ -163,7 +163,8 @@ impl State {
         let alike = self.directories_alike(&theirs.next);
         let mut merge = Merge { state: self, theirs, merged: Merged::default() };
         merge.names_of(TOP);
-        let drafted: Vec<u64> = merge.state.draft.nodes.keys().copied().collect();
+        let mut drafted: Vec<u64> = merge.state.draft.nodes.keys().copied().collect();
+        drafted.sort_unstable();
         for ino in &drafted {
             merge.names_of(*ino);
         }
@@ -281,6 +282,12 @@ impl Merge<'_, '_> {
                     }
                     match self.state.find(ours, name) {
                         Some(ours_below) => self.both(ours, name, ours_below, child),
+                        // Somebody gave that name to something in the directory that was moved.
+                        None if self.theirs_of(ours) != Some(id)
+                            && self.theirs_have(ours, name) =>
+                        {
+                            self.beside(ours, name, child);
+                        }
                         None => self.import_changed(child, ours, name),
                     }
                 }
@@ -477,10 +484,11 @@ impl Merge<'_, '_> {
 
     /// Directories that are gone there, and have something in them that stays, stay.
     fn keep_directories(&mut self) {
-        let staying: Vec<u64> = (self.state.draft.nodes.iter())
+        let mut staying: Vec<u64> = (self.state.draft.nodes.iter())
             .filter(|(ino, node)| node.parent.is_some() && self.stays(**ino))
             .map(|(ino, _)| *ino)
             .collect();
+        staying.sort_unstable();
         for ino in staying {
             let mut at = ino;
             while let Some(above) = self.state.dir_of(at) {
@@ -569,7 +577,7 @@ fn share_a_block(ours: &Pieces, theirs: &Pieces) -> bool {
 }
 
 /// Whether pieces are the same bytes of the same blocks; what is not stored is like nothing.
-fn is_alike(ours: &Pieces, theirs: &Pieces) -> bool {
+pub(super) fn is_alike(ours: &Pieces, theirs: &Pieces) -> bool {
     ours.len() == theirs.len()
         && ours.iter().zip(theirs).all(|pair| match pair {
             (

@@ -149,6 +149,35 @@ fn nothing_that_was_saved_is_lost() {
     }
 }
 
+/// A directory is moved to where somebody else made one, and that has a name which somebody else gave to
+/// something in the one that is moved.
+#[test]
+fn what_two_directories_have_that_become_one_is_kept() {
+    let keep = Arc::new(support::Server::start());
+    let block = support::data(1, 8);
+    keep.add(&block);
+    let block = signed(&block);
+    let record = Server::new(&format!("./b {block} 0:8:a\n./c {block} 0:8:a\n"));
+    let [ours, theirs] =
+        [(); 2].map(|()| Mount::saving(Arc::clone(&keep), 1 << 20, record.client()));
+    let write = |mount: &Mount, dir: Ino, token: Token| {
+        let (made, fh) = mount.create(dir, "c").expect("made");
+        assert_eq!(mount.write(made.ino, fh, 0, &token.to_le_bytes()), Ok(8));
+        mount.release(made.ino, fh);
+    };
+    let (b, c) = ["b", "c"].map(|name| theirs.lookup(Ino::ROOT, name).expect("there").ino).into();
+    let made = theirs.mkdir(c, "b").expect("made").ino;
+    write(&theirs, made, 7);
+    write(&theirs, b, 10);
+    let c = ours.lookup(Ino::ROOT, "c").expect("there").ino;
+    assert_eq!(ours.rename((Ino::ROOT, "b"), (c, "b"), RenameMode::Replace), Ok(()));
+    ours.collection().save().expect("saved");
+    let saved = ours.saved();
+    let tokens: BTreeSet<Token> =
+        saved.values().flatten().filter_map(|bytes| token_of(bytes)).collect();
+    assert!(tokens.contains(&7) && tokens.contains(&10), "{:?}", saved.keys());
+}
+
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 /// The contents of a file: a number, by which it is found.
