@@ -21,6 +21,7 @@
 //! - [`replacements`]: in which paths the draft differs from the version
 //! - [`save`]: the queue of saves
 //! - [`merge`]: the draft over another version
+//! - [`moving`]: names that move to another collection
 //! - [`snapshot`]: one version, with the inode numbers under which it is shown
 //! - [`node`]: a file or directory in it, as an inode entry
 //! - [`listing`]: what a directory in it lists
@@ -36,6 +37,7 @@ pub mod export;
 pub mod follow;
 pub mod listing;
 mod merge;
+pub mod moving;
 pub mod names;
 pub mod node;
 pub mod ranges;
@@ -158,6 +160,8 @@ pub struct MountedCollection<H> {
     superseded: AtomicBool,
     /// The contents were dropped.
     detached: AtomicBool,
+    /// Some of its numbers are other collections' now.
+    gave_away: AtomicBool,
     ranges: Mutex<Vec<u64>>,
     /// How often something was changed here.
     changes: AtomicU64,
@@ -230,13 +234,13 @@ pub struct Known {
 }
 
 /// Where an entry is to be found at present.
-pub enum Resolved<U> {
+pub enum Resolved<H: Host> {
     /// In this version.
     Here(Arc<Snapshot>, NodeId),
     /// In the draft.
     Draft(Drafted),
     /// This took its place.
-    Successor(U),
+    Successor(AnyNode<H>),
     /// Nowhere: it was removed, and nobody had it.
     Gone,
 }
@@ -291,6 +295,7 @@ impl<H: Host> MountedCollection<H> {
             uses: AtomicI64::new(0),
             superseded: AtomicBool::new(false),
             detached: AtomicBool::new(false),
+            gave_away: AtomicBool::new(false),
             // Where there are none, the next who asks gets the same first number.
             ranges: Mutex::new(if tree.len() > 1 { vec![first] } else { Vec::new() }),
             renewals: Mutex::default(),

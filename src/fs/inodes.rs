@@ -63,6 +63,14 @@ pub trait RangeOwner<N>: Send + Sync + 'static {
     fn is_deserted(&self) -> bool;
     /// The first numbers of its ranges.
     fn ranges(&self) -> Vec<u64>;
+    /// It answers for a range from `first` on, too, which was another's ([`Inodes::hand_over`]).
+    fn gained(&self, first: u64) {
+        let _ = first;
+    }
+    /// It does not answer any more for the range from `first` on.
+    fn lost(&self, first: u64) {
+        let _ = first;
+    }
 }
 
 struct Range<N> {
@@ -158,6 +166,39 @@ impl<N: Node> Inodes<N> {
     pub fn add_range(&self, first: u64, count: u64, owner: Arc<dyn RangeOwner<N>>) {
         if count > 0 {
             self.ranges.write().insert(first, Range { end: first + count, owner });
+        }
+    }
+
+    /// Has `owner` answer for numbers that others answered for: those that `act` says, once it is done.
+    /// Nobody is answered meanwhile; `act` must not ask the table for anything.
+    pub fn hand_over(&self, owner: &Arc<dyn RangeOwner<N>>, act: impl FnOnce() -> Vec<u64>) {
+        let mut ranges = self.ranges.write();
+        let mut numbers = act();
+        numbers.sort_unstable();
+        for run in numbers.chunk_by(|one, next| one + 1 == *next) {
+            let (mut at, end) = (run[0], run[run.len() - 1] + 1);
+            while at < end {
+                // What is in the table itself nobody can take.
+                let Some((first, range)) = ranges.range_mut(..=at).next_back() else { break };
+                let (first, past) = (*first, range.end);
+                if past <= at {
+                    break;
+                }
+                let before = Arc::clone(&range.owner);
+                range.end = at;
+                if first == at {
+                    ranges.remove(&first);
+                    before.lost(first);
+                }
+                let until = end.min(past);
+                if until < past {
+                    before.gained(until);
+                    ranges.insert(until, Range { end: past, owner: before });
+                }
+                owner.gained(at);
+                ranges.insert(at, Range { end: until, owner: Arc::clone(owner) });
+                at = until;
+            }
         }
     }
 

@@ -9,6 +9,7 @@
 //! inode number; what came from the snapshot keeps its own.
 
 pub(super) mod names;
+pub(super) mod subtree;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -472,12 +473,7 @@ impl State {
             return Ok(None);
         }
         if let Some(replaced) = replaced {
-            match (dir, self.is_dir(replaced)) {
-                (true, Some(false)) => return Err(Refusal::NotDirectory),
-                (false, Some(true)) => return Err(Refusal::IsDirectory),
-                (true, Some(true)) if self.has_entries(replaced) => return Err(Refusal::NotEmpty),
-                _ => {}
-            }
+            self.may_replace(replaced, dir)?;
         }
         if dir && self.is_within(to, ino) {
             return Err(Refusal::IntoItself);
@@ -489,6 +485,16 @@ impl State {
             node.moved((from, old), (to, new));
         }
         Ok(replaced.filter(|replaced| self.unname(*replaced, (to, new))))
+    }
+
+    /// Whether a file, or (`dir`) a directory, may have the name of what is there.
+    fn may_replace(&self, there: u64, dir: bool) -> Result<(), Refusal> {
+        match (dir, self.is_dir(there)) {
+            (true, Some(false)) => Err(Refusal::NotDirectory),
+            (false, Some(true)) => Err(Refusal::IsDirectory),
+            (true, Some(true)) if self.has_entries(there) => Err(Refusal::NotEmpty),
+            _ => Ok(()),
+        }
     }
 
     /// What a node of the draft is; None for one that is not there.

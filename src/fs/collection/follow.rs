@@ -18,7 +18,7 @@ use crate::fs::state::NodeState;
 use crate::report::report;
 
 /// Answers for a mounted collection's ranges of inode numbers.
-struct Numbers<H>(Arc<MountedCollection<H>>);
+pub(super) struct Numbers<H>(pub Arc<MountedCollection<H>>);
 
 impl<H: Host> RangeOwner<AnyNode<H>> for Numbers<H> {
     fn entry(&self, ino: u64) -> Option<AnyNode<H>> {
@@ -31,6 +31,14 @@ impl<H: Host> RangeOwner<AnyNode<H>> for Numbers<H> {
 
     fn ranges(&self) -> Vec<u64> {
         self.0.ranges()
+    }
+
+    fn gained(&self, first: u64) {
+        self.0.ranges.lock().push(first);
+    }
+
+    fn lost(&self, first: u64) {
+        self.0.ranges.lock().retain(|other| *other != first);
     }
 }
 

@@ -70,7 +70,7 @@ impl<H: Host> CollectionNode<H> {
 
     /// Where it is to be found at present.
     #[must_use]
-    pub fn resolve(&self) -> Resolved<H::Node> {
+    pub fn resolve(&self) -> Resolved<H> {
         let state = self.collection.state.read();
         if let Some(orphan) = state.orphans.get(&self.ino) {
             return Resolved::Here(Arc::clone(&orphan.snapshot), orphan.id);
@@ -78,15 +78,12 @@ impl<H: Host> CollectionNode<H> {
         if let Some(drafted) = state.drafted(self.ino) {
             return Resolved::Draft(drafted);
         }
-        if self.collection.is_superseded() {
-            drop(state);
-            let successor = self.collection.host.successor(self.ino);
-            return successor.map_or(Resolved::Gone, Resolved::Successor);
+        if let Some(id) = state.in_snapshot(self.ino) {
+            return Resolved::Here(Arc::clone(&state.current), id);
         }
-        match state.in_snapshot(self.ino) {
-            Some(id) => Resolved::Here(Arc::clone(&state.current), id),
-            None => Resolved::Gone,
-        }
+        drop(state);
+        let elsewhere = self.collection.answering_elsewhere(self.ino);
+        elsewhere.map_or(Resolved::Gone, Resolved::Successor)
     }
 
     /// Inode number of the directory that it is in; none once it left the collection.
@@ -144,7 +141,7 @@ impl<H: Host> CollectionNode<H> {
     }
 
     /// Who answers, after a look at whether the layer above wants to.
-    fn answering(&self) -> Outcome<Answering<H::Node>> {
+    fn answering(&self) -> Outcome<Answering<AnyNode<H>>> {
         self.collection.host.look()?;
         match self.resolve() {
             Resolved::Here(snapshot, id) => Ok(Here(snapshot, id)),
@@ -155,7 +152,7 @@ impl<H: Host> CollectionNode<H> {
     }
 
     /// The entry of the layer above; it takes over where it has not yet.
-    fn taken_over(&self) -> Outcome<H::Node> {
+    fn taken_over(&self) -> Outcome<AnyNode<H>> {
         if let Successor(node) = self.answering()? {
             return Ok(node);
         }
@@ -194,8 +191,8 @@ impl<H: Host> CollectionNode<H> {
     }
 
     /// What took its place, if anything did. Asks nobody.
-    fn superseded(&self) -> Option<H::Node> {
-        if !self.collection.is_superseded() {
+    fn superseded(&self) -> Option<AnyNode<H>> {
+        if !self.collection.is_superseded() && !self.collection.has_given_away() {
             return None;
         }
         match self.resolve() {
@@ -276,6 +273,9 @@ impl<H: Host> Attributes for CollectionNode<H> {
     }
 
     fn set_mtime(&self, mtime: Timestamp) -> Outcome<bool> {
+        if let Some(node) = self.superseded() {
+            return node.set_mtime(mtime);
+        }
         if let Some(collection) = self.writing()? {
             return match collection.set_mtime(self.ino, mtime)? {
                 Some(()) => Ok(true),
@@ -456,7 +456,10 @@ impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
     }
 
     fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Outcome<()> {
-        self.allocate_here(offset, len, how)
+        match self.superseded() {
+            Some(node) => node.allocate(offset, len, how),
+            None => self.allocate_here(offset, len, how),
+        }
     }
 
     fn seek(&self, offset: u64, what: Seek) -> Outcome<Option<u64>> {
@@ -468,14 +471,23 @@ impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
     }
 
     fn copy_range(&self, to: u64, source: &AnyNode<H>, from: u64, len: u64) -> Outcome<u64> {
-        self.copy_here(to, source, from, len)
+        match self.superseded() {
+            Some(node) => node.copy_range(to, source, from, len),
+            None => self.copy_here(to, source, from, len),
+        }
     }
 
     fn sync(&self) -> Outcome<()> {
+        if let Some(node) = self.superseded() {
+            return node.sync();
+        }
         self.saved_by(MountedCollection::save)
     }
 
     fn saving(&self, forced: bool) -> Outcome<Option<Arc<dyn Saving>>> {
+        if let Some(node) = self.superseded() {
+            return node.saving(forced);
+        }
         let Some(collection) = self.writing()? else { return Ok(None) };
         Ok(collection.saving(forced))
     }
@@ -484,6 +496,9 @@ impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
         if self.collection.state.read().has_left(self.ino) {
             // Nobody will see it again.
             return Ok(());
+        }
+        if let Some(node) = self.superseded() {
+            return node.flush();
         }
         self.saved()
     }
@@ -547,8 +562,7 @@ impl<H: Host> DirectoryNode<AnyNode<H>> for CollectionNode<H> {
 
     fn rename(&self, old: &str, new: &str, source: &AnyNode<H>, mode: RenameMode) -> Outcome<()> {
         if let Some(collection) = self.writing()?
-            && let Some(from) = collection.directory(source)
-            && let Some(()) = collection.rename_as((from, old), (self.ino, new), mode)?
+            && let Some(()) = collection.rename_from(source, old, (self.ino, new), mode)?
         {
             return self.saved();
         }

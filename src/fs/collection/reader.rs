@@ -18,6 +18,7 @@ use super::snapshot::Snapshot;
 use super::{CollectionNode, DraftFile, Drafted, Host, Resolved};
 use crate::collection::draft::{BlockRef, Piece, Pieces};
 use crate::collection::{BlockId, BlockRange, NodeId, Tree};
+use crate::fs::any_node::AnyNode;
 use crate::fs::errno::Refusal;
 use crate::fs::node::{Deliver, Outcome, Read, Reader};
 use crate::fs::read_data::{BlockSlice, PooledBuffer, ReadData};
@@ -127,7 +128,10 @@ impl<H: Host> Reader for FileReader<H> {
             Resolved::Draft(Drafted::File(file)) => {
                 return Ok(Some(self.read_draft(&file, offset, size)));
             }
-            Resolved::Successor(_) => return Ok(None),
+            Resolved::Successor(AnyNode::Collection(moved)) => {
+                return FileReader::new(moved, Arc::clone(&self.keep)).read(offset, size);
+            }
+            Resolved::Successor(AnyNode::Host(_)) => return Ok(None),
             Resolved::Draft(_) | Resolved::Gone => return Err(Refusal::NotFound.into()),
         };
         let tree = snapshot.tree();
@@ -258,6 +262,10 @@ impl<H: Host> ReadRequest<H> {
     fn fetch(mut self, deliver: Deliver) {
         // Looked up anew: meanwhile there may be a newer version, or newer signatures.
         let pieces = match self.entry.resolve() {
+            Resolved::Successor(AnyNode::Collection(moved)) => {
+                self.entry = moved;
+                return self.fetch(deliver);
+            }
             Resolved::Here(snapshot, file) => {
                 pieces_of(snapshot.tree(), file, self.offset, self.len)
             }
@@ -333,7 +341,7 @@ impl<H: Host> ReadRequest<H> {
     }
 }
 
-fn is_expired(expires_at: Option<u64>) -> bool {
+pub(super) fn is_expired(expires_at: Option<u64>) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     expires_at.is_some_and(|at| at <= now)
 }

@@ -441,8 +441,7 @@ impl DirectoryNode<AnyNode<Standalone>> for RootDirectory {
         mode: RenameMode,
     ) -> Outcome<()> {
         let mounted = self.mounted()?;
-        let from = mounted.directory(source).ok_or(Refusal::NotPermitted)?;
-        here(mounted.rename_as((from, old), (TOP, new), mode))?;
+        here(mounted.rename_from(source, old, (TOP, new), mode))?;
         self.flush()
     }
 

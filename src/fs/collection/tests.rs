@@ -335,7 +335,9 @@ fn objects_take_over_what_was_counted() {
     b.add_use(3);
     assert_eq!(mounted.supersede(), [(a.ino(), 2, 0), (b.ino(), 1, 3)]);
     for entry in [&a, &b, &c] {
-        let Resolved::Successor(object) = entry.resolve() else { panic!("superseded") };
+        let Resolved::Successor(AnyNode::Host(object)) = entry.resolve() else {
+            panic!("superseded")
+        };
         assert_eq!(object.0, entry.ino());
         assert!(entry.add_ref(1).is_none() && entry.add_use(1).is_none());
     }

@@ -32,6 +32,11 @@ impl<H: Host> MountedCollection<H> {
         self.settings.stored.is_some() && self.settings.writable && !self.is_superseded()
     }
 
+    /// Whether some of its numbers are other collections' now.
+    pub(super) fn has_given_away(&self) -> bool {
+        self.gave_away.load(Ordering::Acquire)
+    }
+
     /// By which number the draft knows a directory, whose inode number this is.
     #[must_use]
     pub fn key_of(&self, dir: u64) -> u64 {
@@ -196,9 +201,13 @@ impl<H: Host> MountedCollection<H> {
         self.uses.fetch_sub(uses.into(), Ordering::AcqRel);
     }
 
-    /// The file in the draft, taken there where it was not.
+    /// The file in the draft, taken there where it was not; None also where it is another collection's.
     fn file(&self, ino: u64) -> Outcome<Option<Arc<DraftFile>>> {
-        self.change(|state| state.file_for_writing(ino).ok_or(Refusal::NotFound))
+        let file = self.change(|state| match state.file_for_writing(ino) {
+            None if !self.has_given_away() => Err(Refusal::NotFound),
+            file => Ok(file),
+        })?;
+        Ok(file.flatten())
     }
 
     /// Has a change made to a file while nobody can supersede the collection; answers when it was, too.

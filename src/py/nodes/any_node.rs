@@ -60,11 +60,12 @@ impl AnyNode {
 
 /// The object for an entry of a mounted collection, after a promotion where there is none yet.
 fn promoted(py: Python<'_>, node: &CollectionNode<PythonHost>) -> PyResult<ObjectNode> {
-    if let Resolved::Here(..) = node.resolve() {
+    if let Resolved::Here(..) | Resolved::Draft(_) = node.resolve() {
         node.collection().host.promote(py)?;
     }
     match node.resolve() {
-        Resolved::Successor(object) => Ok(object),
+        Resolved::Successor(AnyNode::Host(object)) => Ok(object),
+        Resolved::Successor(AnyNode::Collection(moved)) => promoted(py, &moved),
         _ => Err(PyRuntimeError::new_err(format!(
             "inode {} left its collection and is no object any more",
             node.ino()

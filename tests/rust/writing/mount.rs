@@ -95,13 +95,7 @@ impl Mount {
         config.num_retries = 0;
         config.timeouts.read = PATIENCE;
         let keep = KeepClient::new(config, services(std::slice::from_ref(&*server)));
-        let settings = Settings {
-            writable: true,
-            reserved: vec!["reserved".into()],
-            stored: Some(PutOptions { replicas: 1, ..PutOptions::default() }),
-            buffer: Some(Arc::clone(&buffer)),
-            saved: record.is_some(),
-        };
+        let settings = settings(Arc::clone(&buffer), record.is_some());
         let record = record.map(|record| record as Arc<dyn Record>);
         let table = Inodes::new(Arc::new(InodeCache::new(1 << 30, 4)), Arc::new(NoUpcalls));
         let tree = Tree::parse(manifest).expect("a manifest");
@@ -110,6 +104,15 @@ impl Mount {
         let fs = Operations::new(table, Box::new(Utf8));
         fs.enable_write.store(true, std::sync::atomic::Ordering::Relaxed);
         Mount { fs, root, keep, buffer, server }
+    }
+
+    /// Another collection, which is saved to a record, under a number of its own.
+    pub(crate) fn beside(&self, record: Arc<Client>) -> RootDirectory {
+        let tree = Tree::parse(&record.manifest()).expect("a manifest");
+        let (keep, buffer) = (Arc::clone(&self.keep), Arc::clone(&self.buffer));
+        let settings = settings(buffer, true);
+        RootDirectory::mount(tree, LOADED, keep, Some(record), settings, &self.fs.inodes)
+            .expect("mounted")
     }
 
     pub(crate) fn collection(&self) -> &Arc<MountedCollection<Standalone>> {
@@ -283,6 +286,16 @@ impl Mount {
         // Packs on their way have theirs until they end.
         crate::support::until("all room is given back", || self.buffer.gauge().bytes() == 0);
         self.keep.shutdown();
+    }
+}
+
+fn settings(buffer: Arc<WriteBuffer>, saved: bool) -> Settings {
+    Settings {
+        writable: true,
+        reserved: vec!["reserved".into()],
+        stored: Some(PutOptions { replicas: 1, ..PutOptions::default() }),
+        buffer: Some(buffer),
+        saved,
     }
 }
 

@@ -35,7 +35,7 @@ impl DraftNode {
     }
 
     /// Takes one of several names from it; answers false where it has no other.
-    fn unnamed(&mut self, dentry: Dentry<'_>) -> bool {
+    pub(super) fn unnamed(&mut self, dentry: Dentry<'_>) -> bool {
         if self.others.is_empty() {
             return false;
         }

@@ -228,8 +228,7 @@ impl DirectoryNode<AnyNode> for ObjectNode {
     }
     fn rename(&self, old: &str, new: &str, source: &AnyNode, mode: RenameMode) -> Outcome<()> {
         if let Some(mounted) = self.writing(&[Name::Rename])?
-            && let Some(from) = mounted.directory(source)
-            && let Some(()) = mounted.rename_as((from, old), (TOP, new), mode)?
+            && let Some(()) = mounted.rename_from(source, old, (TOP, new), mode)?
         {
             return self.saved(&mounted);
         }
