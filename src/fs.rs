@@ -36,6 +36,6 @@ pub mod write_buffer;
 pub use attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs, Timestamp};
 pub use errno::{Errno, Refusal};
 pub use filesystem::{DirSink, FileSystem, KernelNotifier, Opened, Result, SinkFull};
-pub use flags::{Allocation, RenameMode, Seek};
+pub use flags::{Allocation, Position, RenameMode, Seek};
 pub use node::{Halt, Node, Outcome, Read, Write, Written};
 pub use read_data::{Bytes, ReadData};

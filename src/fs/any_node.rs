@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::attr::Timestamp;
 use super::collection::{CollectionNode, Host};
-use super::flags::{Allocation, RenameMode, Seek};
+use super::flags::{Allocation, Position, RenameMode, Seek};
 use super::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
     Outcome, Reader, Saving, Truncated, Written,
@@ -110,7 +110,7 @@ propagate!(Cacheable {
 propagate!(FileNode<AnyNode<H>> {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>>;
     fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData>;
-    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<Written>;
+    fn writeto(&self, at: Position, data: &[u8], num_retries: u32) -> Outcome<Written>;
     fn truncate(&self, size: u64) -> Outcome<Truncated>;
     fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Outcome<()>;
     fn seek(&self, offset: u64, what: Seek) -> Outcome<Option<u64>>;

@@ -10,7 +10,7 @@
 
 use super::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use super::errno::{Errno, Refusal};
-use super::flags::{Allocation, RenameMode, Seek};
+use super::flags::{Allocation, Position, RenameMode, Seek};
 use super::node::{Read, Write};
 
 /// What a handler answers with.
@@ -175,8 +175,8 @@ pub trait FileSystem: Send + Sync + 'static {
     fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
         Err(Refusal::NotImplemented.errno())
     }
-    /// Write `data` at `offset`; answers the bytes written.
-    fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<Write> {
+    /// Write `data`; answers the bytes written.
+    fn write(&self, ino: Ino, fh: Fh, at: Position, data: &[u8]) -> Result<Write> {
         Err(Refusal::NotImplemented.errno())
     }
     /// Reserve room for a range of a file, or make it a hole or zeros. The kernel asks no more on this mount

@@ -32,6 +32,25 @@ pub enum Allocation {
     },
 }
 
+/// Where something is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// At that offset.
+    At(u64),
+    /// At the end of the file (`O_APPEND`), which the kernel takes to be at that offset.
+    End(u64),
+}
+
+impl Position {
+    /// Where the kernel has it.
+    #[must_use]
+    pub fn offset(self) -> u64 {
+        match self {
+            Position::At(offset) | Position::End(offset) => offset,
+        }
+    }
+}
+
 /// What lseek(2) looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seek {

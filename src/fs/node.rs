@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use super::attr::Timestamp;
 use super::errno::{Errno, Refusal};
-use super::flags::{Allocation, RenameMode, Seek};
+use super::flags::{Allocation, Position, RenameMode, Seek};
 use super::read_data::ReadData;
 use super::write_buffer::WriteBuffer;
 
@@ -277,8 +277,8 @@ pub trait FileNode<N> {
     fn reader(&self) -> Outcome<Option<Box<dyn Reader>>>;
     /// Up to `size` bytes from `offset`.
     fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData>;
-    /// Writes at `offset`.
-    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<Written> {
+    /// Writes there.
+    fn writeto(&self, at: Position, data: &[u8], num_retries: u32) -> Outcome<Written> {
         Err(Refusal::NotPermitted.into())
     }
     /// Cuts or extends to `size` bytes.

@@ -23,7 +23,7 @@ use fuser::{
 };
 
 use super::convert::{
-    allocation, caller, errno, fh, file_attr, ino, open_flags, rename_mode, reply_attr,
+    allocation, caller, errno, fh, file_attr, ino, open_flags, position, rename_mode, reply_attr,
     reply_empty, reply_entry, reply_lseek, reply_open, reply_write, reply_xattr, seek,
     shorter_timeout, time_or_now, timestamp,
 };
@@ -256,12 +256,13 @@ impl Filesystem for Adapter {
         handle: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        write_flags: WriteFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.guarded("write", || match self.fs.write(ino(number), fh(handle), offset, data) {
+        let at = position(offset, write_flags, flags);
+        self.guarded("write", || match self.fs.write(ino(number), fh(handle), at, data) {
             Ok(Write::Now(written)) => reply.written(written),
             Ok(Write::Later(start)) => start(Box::new(move |result| reply_write(reply, result))),
             Err(error) => reply.error(errno(error)),

@@ -7,12 +7,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, RenameFlags, ReplyAttr,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use crate::fs::{
-    Allocation, Attr, Caller, Errno, Fh, Ino, Opened, RenameMode, Result, Seek, Timestamp,
+    Allocation, Attr, Caller, Errno, Fh, Ino, Opened, Position, RenameMode, Result, Seek, Timestamp,
 };
 
 pub(super) fn errno(errno: Errno) -> fuser::Errno {
@@ -39,6 +40,12 @@ pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode> {
         RenameFlags::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// Where write(2) writes. What a mapping wrote has its place, whatever the file was opened for.
+pub(super) fn position(offset: u64, how: WriteFlags, opened: OpenFlags) -> Position {
+    let appends = opened.0 & libc::O_APPEND != 0 && !how.contains(WriteFlags::FUSE_WRITE_CACHE);
+    if appends { Position::End(offset) } else { Position::At(offset) }
 }
 
 /// What fallocate(2) asks for.

@@ -32,7 +32,7 @@ use super::request::{for_python, with_python};
 use crate::fs::handles::{Handle, Listed};
 use crate::fs::node::{Read, Write};
 use crate::fs::operations::{Codec, Operations as Core, Utf8};
-use crate::fs::{Attr, Fh, FileSystem, Ino, Outcome, Refusal, RenameMode};
+use crate::fs::{Attr, Fh, FileSystem, Ino, Outcome, Position, Refusal, RenameMode};
 use crate::metrics::Op;
 use crate::py::metrics::Counter;
 
@@ -373,7 +373,7 @@ impl Operations {
             Ok(bytes) => bytes.as_bytes().to_vec(),
             Err(_) => py.get_type::<PyBytes>().call1((buf,))?.extract()?,
         };
-        match self.run(py, |core| core.write(Fh(fh), off, &data))? {
+        match self.run(py, |core| core.write(Fh(fh), Position::At(off), &data))? {
             Write::Now(written) => Ok(written),
             Write::Later(start) => {
                 let (done, ended) = std::sync::mpsc::sync_channel(1);

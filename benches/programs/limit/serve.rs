@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arvados_fuse::fs::{
-    Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, ReadData, Result,
-    SetAttr, Timestamp, Write,
+    Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Position, Read, ReadData,
+    Result, SetAttr, Timestamp, Write,
 };
 
 use crate::tree::{Id, Kind, Tree};
@@ -173,7 +173,8 @@ impl FileSystem for Limit {
         Ok(Read::Now(ReadData::Shared(data)))
     }
 
-    fn write(&self, ino: Ino, _fh: Fh, offset: u64, data: &[u8]) -> Result<Write> {
+    fn write(&self, ino: Ino, _fh: Fh, at: Position, data: &[u8]) -> Result<Write> {
+        let offset = at.offset();
         let mut made = self.made();
         let size = ino
             .0

@@ -19,7 +19,7 @@ use crate::collection::NodeId;
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::Timestamp;
 use crate::fs::errno::Refusal;
-use crate::fs::flags::{Allocation, RenameMode, Seek};
+use crate::fs::flags::{Allocation, Position, RenameMode, Seek};
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
     Outcome, Reader, Saving, Truncated, Written,
@@ -435,13 +435,13 @@ impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
         self.taken_over()?.readfrom(offset, size, num_retries)
     }
 
-    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<Written> {
+    fn writeto(&self, at: Position, data: &[u8], num_retries: u32) -> Outcome<Written> {
         if self.is_changed_here()?
-            && let Some(written) = self.collection.write(self.ino, offset, data)?
+            && let Some(written) = self.collection.write(self.ino, at, data)?
         {
             return Ok(written);
         }
-        self.taken_over()?.writeto(offset, data, num_retries)
+        self.taken_over()?.writeto(at, data, num_retries)
     }
 
     fn truncate(&self, size: u64) -> Outcome<Truncated> {

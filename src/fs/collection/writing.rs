@@ -17,8 +17,9 @@ use super::upload::Begun;
 use super::{CollectionNode, Host, MountedCollection, State};
 use crate::collection::draft::{Contents, MAX_LEN};
 use crate::fs::any_node::AnyNode;
-use crate::fs::attr::Timestamp;
+use crate::fs::attr::{Ino, Timestamp};
 use crate::fs::errno::Refusal;
+use crate::fs::flags::Position;
 use crate::fs::node::{Outcome, Truncated, Written};
 use crate::fs::write_buffer::Unsaved;
 
@@ -237,14 +238,21 @@ impl<H: Host> MountedCollection<H> {
         }
     }
 
-    /// Writes at an offset.
+    /// Writes. What is appended is at the end of the file as it is, wherever the kernel takes that to be: it
+    /// asks again what the file contains where that is elsewhere.
     ///
     /// # Errors
     /// `EFBIG` past the end of the largest file; `EIO` where the mount has no room for more unsaved
     /// bytes and storing them fails.
-    pub fn write(self: &Arc<Self>, ino: u64, offset: u64, data: &[u8]) -> Outcome<Option<Written>> {
-        let end = offset.checked_add(data.len() as u64).filter(|end| *end <= MAX_LEN);
-        if end.is_none() {
+    pub fn write(
+        self: &Arc<Self>,
+        ino: u64,
+        at: Position,
+        data: &[u8],
+    ) -> Outcome<Option<Written>> {
+        let is_too_far =
+            |offset: u64| offset.checked_add(data.len() as u64).is_none_or(|end| end > MAX_LEN);
+        if is_too_far(at.offset()) {
             return Err(Refusal::TooLarge.into());
         }
         if data.is_empty() {
@@ -263,14 +271,28 @@ impl<H: Host> MountedCollection<H> {
         }
         let bytes = Bytes::copy_from_slice(data);
         let written = self.change_file(ino, |file| {
-            let chunks = file.contents.lock().write(offset, bytes.clone());
-            self.uploads.add(chunks)
+            let mut contents = file.contents.lock();
+            let offset = match at {
+                Position::At(offset) => offset,
+                Position::End(_) => contents.len(),
+            };
+            if is_too_far(offset) {
+                return Err(Refusal::TooLarge);
+            }
+            let chunks = contents.write(offset, bytes.clone());
+            drop(contents);
+            Ok((self.uploads.add(chunks), offset))
         })?;
-        Ok(written.map(|(full, _)| {
-            self.start(full);
-            self.buffer.changed();
-            Written::Bytes(data.len() as u32)
-        }))
+        let Some((written, _)) = written else { return Ok(None) };
+        let (full, offset) = written?;
+        self.start(full);
+        self.buffer.changed();
+        if offset != at.offset()
+            && let Some(table) = self.host.table()
+        {
+            table.upcalls().invalidate_inode(Ino(ino));
+        }
+        Ok(Some(Written::Bytes(data.len() as u32)))
     }
 
     /// Begins to store packs.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Fh, Handle, Ino, Node, Operations, Outcome};
 use crate::fs::attr::Attr;
 use crate::fs::errno::Refusal;
-use crate::fs::flags::RenameMode;
+use crate::fs::flags::{Position, RenameMode};
 use crate::fs::inodes::Inodes;
 use crate::fs::node::{Acknowledge, Halt, Write, Written};
 use crate::fs::write_buffer::WriteBuffer;
@@ -18,7 +18,7 @@ use crate::metrics;
 /// A write that may have to wait for room.
 struct PendingWrite<N: Node> {
     node: N,
-    offset: u64,
+    at: Position,
     retries: u32,
     inodes: Arc<Inodes<N>>,
     metrics: Arc<metrics::Mount>,
@@ -26,7 +26,7 @@ struct PendingWrite<N: Node> {
 
 impl<N: Node> PendingWrite<N> {
     fn tried(&self, data: &[u8]) -> Outcome<Written> {
-        let written = self.node.writeto(self.offset, data, self.retries)?;
+        let written = self.node.writeto(self.at, data, self.retries)?;
         if let Written::Bytes(written) = written {
             self.metrics.write_ops.add(1);
             self.metrics.write.add(u64::from(written));
@@ -81,17 +81,17 @@ impl<N: Node> Operations<N> {
         Ok(handle)
     }
 
-    /// Writes at an offset; answers the bytes written.
+    /// Writes; answers the bytes written.
     ///
     /// # Errors
     /// `EROFS`, `EBADF`, `EPERM`; what the node answers.
-    pub fn write(&self, fh: Fh, offset: u64, data: &[u8]) -> Outcome<Write> {
+    pub fn write(&self, fh: Fh, at: Position, data: &[u8]) -> Outcome<Write> {
         let handle = self.writable_handle(fh)?;
         let node = handle.node();
         self.inodes.touch(node)?;
         let write = PendingWrite {
             node: node.clone(),
-            offset,
+            at,
             retries: self.retries(),
             inodes: Arc::clone(&self.inodes),
             metrics: Arc::clone(&self.metrics),

@@ -11,7 +11,7 @@ use super::Operations;
 use crate::fs::attr::{Attr, Caller, Fh, Ino, SetAttr, StatFs};
 use crate::fs::errno::Refusal;
 use crate::fs::filesystem::{DirSink, Done, FileSystem, Opened, Result};
-use crate::fs::flags::{Allocation, RenameMode, Seek};
+use crate::fs::flags::{Allocation, Position, RenameMode, Seek};
 use crate::fs::node::{Halt, Node, Outcome, Read, Write};
 use crate::metrics::Op;
 
@@ -143,9 +143,9 @@ impl<N: Node> FileSystem for Operations<N> {
         })))
     }
 
-    fn write(&self, _ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<Write> {
+    fn write(&self, _ino: Ino, fh: Fh, at: Position, data: &[u8]) -> Result<Write> {
         let begin = Instant::now();
-        let write = self.result(Operations::write(self, fh, offset, data));
+        let write = self.result(Operations::write(self, fh, at, data));
         let Ok(Write::Later(start)) = write else {
             self.metrics.operations.observe(Op::Write, begin.elapsed());
             return write;

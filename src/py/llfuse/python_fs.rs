@@ -13,8 +13,8 @@ use super::attributes::{RequestContext, from_set_attr, to_attr, to_statfs};
 use super::errors::{fuse_errno, fuse_error};
 use super::{lock, notify};
 use crate::fs::{
-    Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Read, ReadData, RenameMode,
-    Result, SetAttr, StatFs, Write,
+    Attr, Bytes, Caller, DirSink, Errno, Fh, FileSystem, Ino, Opened, Position, Read, ReadData,
+    RenameMode, Result, SetAttr, StatFs, Write,
 };
 use crate::py::gil::UpcallScope;
 
@@ -255,9 +255,9 @@ impl FileSystem for PythonFs {
         Ok(Read::Now(ReadData::Shared(Box::new(Answered(data)))))
     }
 
-    fn write(&self, _ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<Write> {
+    fn write(&self, _ino: Ino, fh: Fh, at: Position, data: &[u8]) -> Result<Write> {
         let written = |answer: Bound<'_, PyAny>| answer.extract().map(Write::Now);
-        self.call("write", |py| Ok((fh.0, offset, name_of(py, data))), written)
+        self.call("write", |py| Ok((fh.0, at.offset(), name_of(py, data))), written)
     }
 
     fn flush(&self, _ino: Ino, fh: Fh) -> Result<()> {

@@ -16,8 +16,8 @@ use super::handlers::Handler;
 use crate::fs::filesystem::Done;
 use crate::fs::operations::Operations as Core;
 use crate::fs::{
-    Allocation, Attr, Caller, DirSink, Fh, FileSystem, Ino, Opened, Read, Refusal, RenameMode,
-    Result, Seek, SetAttr, StatFs, Write,
+    Allocation, Attr, Caller, DirSink, Fh, FileSystem, Ino, Opened, Position, Read, Refusal,
+    RenameMode, Result, Seek, SetAttr, StatFs, Write,
 };
 use crate::metrics::Op;
 use crate::py::exceptions::errno_of_any;
@@ -209,11 +209,11 @@ impl FileSystem for Dispatcher {
         self.core(&RequestScope::begin()).read(ino, fh, offset, size)
     }
 
-    fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<Write> {
+    fn write(&self, ino: Ino, fh: Fh, at: Position, data: &[u8]) -> Result<Write> {
         if self.is_overridden(Op::Write) {
-            return self.handler(Op::Write, |python| python.write(ino, fh, offset, data));
+            return self.handler(Op::Write, |python| python.write(ino, fh, at, data));
         }
-        self.core(&RequestScope::begin()).write(ino, fh, offset, data)
+        self.core(&RequestScope::begin()).write(ino, fh, at, data)
     }
 
     fn fallocate(&self, ino: Ino, fh: Fh, offset: u64, len: u64, how: Allocation) -> Result<()> {

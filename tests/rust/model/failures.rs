@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use std::sync::atomic::Ordering::SeqCst;
 
 use arvados_fuse::fs::node::Identity;
-use arvados_fuse::fs::{Errno, Fh, Ino, RenameMode::Replace, SetAttr};
+use arvados_fuse::fs::{Errno, Fh, Ino, Position, RenameMode::Replace, SetAttr};
 
 use super::blocks::{Content, Version};
 use super::memory::MemoryNode;
@@ -340,7 +340,7 @@ fn read() {
 fn write() {
     for path in ["file", "objects/d/a"] {
         fail_each(opened(path, libc::O_RDWR), Then::Again, |mount, fh| {
-            mount.ask(|fs| fs.write(Ino(0), *fh, 0, b"some").map(drop))
+            mount.ask(|fs| fs.write(Ino(0), *fh, Position::At(0), b"some").map(drop))
         });
     }
 }

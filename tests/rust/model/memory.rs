@@ -14,7 +14,7 @@ use arvados_fuse::fs::node::{
     Outcome, Reader, Truncated, Written,
 };
 use arvados_fuse::fs::state::NodeState;
-use arvados_fuse::fs::{Errno, ReadData, RenameMode, Timestamp};
+use arvados_fuse::fs::{Errno, Position, ReadData, RenameMode, Timestamp};
 use parking_lot::Mutex;
 
 use super::blocks::Content;
@@ -290,7 +290,7 @@ impl FileNode<Entry> for MemoryNode {
             Kind::Directory(_) => Err(Errno::EISDIR.into()),
         }
     }
-    fn writeto(&self, _offset: u64, data: &[u8], _num_retries: u32) -> Outcome<Written> {
+    fn writeto(&self, _at: Position, data: &[u8], _num_retries: u32) -> Outcome<Written> {
         self.asked("writeto")?;
         Ok(Written::Bytes(u32::try_from(data.len()).unwrap()))
     }

@@ -19,8 +19,8 @@ use arvados_fuse::fs::inodes::Inodes;
 use arvados_fuse::fs::operations::{Operations, Utf8};
 use arvados_fuse::fs::write_buffer::WriteBuffer;
 use arvados_fuse::fs::{
-    Allocation, Attr, Caller, Errno, Fh, FileSystem, Ino, Read, RenameMode, Seek, SetAttr,
-    Timestamp, Write,
+    Allocation, Attr, Caller, Errno, Fh, FileSystem, Ino, Position, Read, RenameMode, Seek,
+    SetAttr, Timestamp, Write,
 };
 use arvados_fuse::keep::{KeepClient, PutOptions};
 
@@ -226,7 +226,17 @@ impl Mount {
     }
 
     pub(crate) fn write(&self, ino: Ino, fh: Fh, offset: u64, data: &[u8]) -> Result<u32, Errno> {
-        match FileSystem::write(&self.fs, ino, fh, offset, data)? {
+        self.write_at(ino, fh, Position::At(offset), data)
+    }
+
+    pub(crate) fn write_at(
+        &self,
+        ino: Ino,
+        fh: Fh,
+        at: Position,
+        data: &[u8],
+    ) -> Result<u32, Errno> {
+        match FileSystem::write(&self.fs, ino, fh, at, data)? {
             Write::Now(written) => Ok(written),
             Write::Later(start) => {
                 let (tell, told) = channel();

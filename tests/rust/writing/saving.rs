@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arvados_fuse::collection::Tree;
 use arvados_fuse::fs::flags::RenameMode;
-use arvados_fuse::fs::{FileSystem, Ino, Timestamp};
+use arvados_fuse::fs::{FileSystem, Ino, Position, Timestamp};
 use fastrand::Rng;
 
 use super::driver::Driver;
@@ -176,6 +176,27 @@ fn what_two_directories_have_that_become_one_is_kept() {
     let tokens: BTreeSet<Token> =
         saved.values().flatten().filter_map(|bytes| token_of(bytes)).collect();
     assert!(tokens.contains(&7) && tokens.contains(&10), "{:?}", saved.keys());
+}
+
+/// The kernel does not know yet that somebody else changed it.
+#[test]
+fn what_is_appended_is_at_the_end() {
+    let keep = Arc::new(support::Server::start());
+    let (short, long) = (support::data(1, 8), support::data(2, 100));
+    keep.add(&short);
+    keep.add(&long);
+    let record = Server::new(&format!(". {} 0:8:a\n", signed(&short)));
+    let mount = Mount::saving(keep, 1 << 20, record.client());
+    let a = mount.lookup(Ino::ROOT, "a").expect("there").ino;
+    let fh = mount.open(a, libc::O_WRONLY | libc::O_APPEND).expect("open");
+    record.change(&format!(". {} 0:100:a\n", signed(&long)), &[]);
+    assert!(mount.root.renewed());
+    assert_eq!(mount.write_at(a, fh, Position::End(8), b"more"), Ok(4));
+    mount.release(a, fh);
+    let expected = [&long[..], b"more"].concat();
+    assert_eq!(mount.saved(), [("a".into(), Some(expected))].into());
+    mount.forget(a, 1);
+    mount.end();
 }
 
 const NAMES: [&str; 3] = ["a", "b", "c"];

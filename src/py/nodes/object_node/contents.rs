@@ -15,7 +15,7 @@ use pyo3::types::{PyByteArray, PyBytes};
 use super::ObjectNode;
 use crate::fs::collection::Host;
 use crate::fs::collection::draft::TOP;
-use crate::fs::flags::RenameMode;
+use crate::fs::flags::{Position, RenameMode};
 use crate::fs::node::{
     DirectoryNode, FileNode, Listing, Outcome, Reader, Saving, Truncated, Written,
 };
@@ -109,10 +109,10 @@ impl FileNode<AnyNode> for ObjectNode {
     fn readfrom(&self, offset: u64, size: u32, num_retries: u32) -> Outcome<ReadData> {
         self.call(|o| bytes_of(o.call_method1("readfrom", (offset, size, num_retries))?))
     }
-    fn writeto(&self, offset: u64, data: &[u8], num_retries: u32) -> Outcome<Written> {
+    fn writeto(&self, at: Position, data: &[u8], num_retries: u32) -> Outcome<Written> {
         self.call(|o| {
             let data = PyBytes::new(o.py(), data);
-            let written = o.call_method1("writeto", (offset, data, num_retries))?;
+            let written = o.call_method1("writeto", (at.offset(), data, num_retries))?;
             Ok(Written::Bytes(if written.is_none() { 0 } else { written.extract()? }))
         })
     }
