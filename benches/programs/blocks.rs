@@ -11,7 +11,8 @@
 //! forgotten. It ends when its standard input does.
 //!
 //! Under `/_control/`: POST `stall` (hashes, a line each) has those blocks wait, POST `clear`
-//! lets them go, GET `stats` tells what was asked.
+//! lets them go, POST `keep` has it serve blocks that are put from now on, POST `forget` no longer,
+//! GET `stats` tells what was asked.
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -20,8 +21,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile64;
@@ -37,6 +38,13 @@ struct Block {
 }
 
 impl Block {
+    fn new(from: &mut impl Read) -> io::Result<Self> {
+        let mut memory = File::from(memfd_create("block", MFdFlags::MFD_CLOEXEC)?);
+        let size = io::copy(from, &mut memory)?;
+        let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+        Ok(Block { path, size, _memory: memory })
+    }
+
     /// Has the kernel send all of it, without a copy in between.
     fn send(&self, to: &TcpStream) -> io::Result<u64> {
         let file = File::open(&self.path)?;
@@ -55,6 +63,9 @@ impl Block {
 #[derive(Default)]
 struct Store {
     blocks: HashMap<String, Block>,
+    /// Blocks that were put while it is told to keep them.
+    kept: Mutex<HashMap<String, Arc<Block>>>,
+    keeps: AtomicBool,
     stalled: Mutex<HashSet<String>>,
     cleared: Condvar,
     waiting: AtomicU64,
@@ -96,10 +107,8 @@ fn load(folder: &OsString) -> Result<HashMap<String, Block>, Box<dyn Error>> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name().into_string().map_err(|_| "a name that is not utf-8")?;
-        let mut memory = File::from(memfd_create(name.as_str(), MFdFlags::MFD_CLOEXEC)?);
-        let size = io::copy(&mut File::open(entry.path())?, &mut memory)?;
-        let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
-        blocks.insert(name, Block { path, size, _memory: memory });
+        let block = Block::new(&mut File::open(entry.path())?)?;
+        blocks.insert(name, block);
     }
     Ok(blocks)
 }
@@ -129,6 +138,10 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
         expects: value("expect").is_some(),
         close: value("connection").is_some_and(|v| v.eq_ignore_ascii_case("close")),
     }))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn answer(mut to: &TcpStream, status: &str, headers: &str, body: &str) -> io::Result<()> {
@@ -163,7 +176,8 @@ impl Store {
 
     fn get(&self, head: &Head, mut to: &TcpStream) -> io::Result<()> {
         let hash = head.path.trim_start_matches('/').split('+').next().unwrap_or_default();
-        let Some(block) = self.blocks.get(hash) else {
+        let kept = locked(&self.kept).get(hash).cloned();
+        let Some(block) = kept.as_deref().or_else(|| self.blocks.get(hash)) else {
             return answer(to, "404 Not Found", "", "");
         };
         self.wait_while_stalled(hash);
@@ -180,10 +194,18 @@ impl Store {
     }
 
     fn put(&self, head: &Head, reader: &mut impl Read, to: &TcpStream) -> io::Result<()> {
-        let received = io::copy(&mut reader.take(head.length), &mut io::sink())?;
+        let hash = head.path.trim_start_matches('/').split('+').next().unwrap_or_default();
+        let mut body = reader.take(head.length);
+        let received = if self.keeps.load(Relaxed) {
+            let block = Block::new(&mut body)?;
+            let size = block.size;
+            locked(&self.kept).insert(hash.to_owned(), Arc::new(block));
+            size
+        } else {
+            io::copy(&mut body, &mut io::sink())?
+        };
         self.puts.fetch_add(1, Relaxed);
         self.put_bytes.fetch_add(received, Relaxed);
-        let hash = head.path.trim_start_matches('/').split('+').next().unwrap_or_default();
         // In the form of a signature, so that clients take it for a locator that they may use.
         let locator = format!("{hash}+{received}+A{:040}@7fffffff", 0);
         let headers = format!(
@@ -193,7 +215,7 @@ impl Store {
     }
 
     fn wait_while_stalled(&self, hash: &str) {
-        let mut stalled = self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stalled = locked(&self.stalled);
         if stalled.contains(hash) {
             self.waiting.fetch_add(1, Relaxed);
             while stalled.contains(hash) {
@@ -204,12 +226,17 @@ impl Store {
     }
 
     fn control(&self, command: &str, body: &str) -> String {
-        let mut stalled = self.stalled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stalled = locked(&self.stalled);
         match command {
             "stall" => stalled.extend(body.lines().map(String::from)),
             "clear" => {
                 stalled.clear();
                 self.cleared.notify_all();
+            }
+            "keep" => self.keeps.store(true, Relaxed),
+            "forget" => {
+                self.keeps.store(false, Relaxed);
+                locked(&self.kept).clear();
             }
             _ => {}
         }

@@ -14,7 +14,9 @@ import http.client
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,16 @@ class BlockServer:
         return [f"http://127.0.0.1:{self.port}/{locator}" for locator in locators]
 
 
+@dataclass
+class Asked:
+    """What the API was asked in a time: the number of requests, and the bytes of their bodies."""
+
+    requests: int = 0
+    sent: int = 0
+    #: Requests of the benchmark's own in that time.
+    own: int = 0
+
+
 class Cluster:
     """The running cluster."""
 
@@ -74,10 +86,43 @@ class Cluster:
         self.local = local
         self.keep = keep
         self.env = local.env()
+        self._client = self.api()
 
     def api(self) -> Any:
         """Return an SDK client."""
         return self.local.api()
+
+    def new_collection(self, manifest: str = "") -> str:
+        """Make a collection to write to; return its uuid."""
+        body = {"collection": {"name": f"written {time.time_ns()}", "manifest_text": manifest}}
+        return self.api().collections().create(body=body).execute()["uuid"]
+
+    def saved(self, uuid: str) -> dict[str, int]:
+        """Return `file_count` and `file_size_total` of a collection's record, in one request."""
+        select = ["file_count", "file_size_total"]
+        return self._client.collections().get(uuid=uuid, select=select).execute()
+
+    @contextlib.contextmanager
+    def far(self, seconds: float) -> Iterator[None]:
+        """Have the API answer that much later in the meantime."""
+        self.local.faults.add(service="api", action="delay", value=seconds)
+        try:
+            yield
+        finally:
+            self.local.faults.clear()
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[Asked]:
+        """Count what the API is asked in the meantime; known when that ends."""
+        asked = Asked()
+        self.local.record_requests()
+        try:
+            yield asked
+            found = [each for each in self.local.requests() if each["service"] == "api"]
+        finally:
+            self.local.record_requests(False)
+        asked.requests = len(found) - asked.own
+        asked.sent = sum(each["sent"] for each in found)
 
     def record_url(self, name: str) -> tuple[str, list[str]]:
         """Return the address of a collection's record, and what curl needs to be let in."""

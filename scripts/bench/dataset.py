@@ -9,7 +9,9 @@ written here; nothing is uploaded.
 """
 
 import hashlib
+import itertools
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -45,6 +47,15 @@ class Sizes:
     #: Files closed in a collection, and as many where the API is far away.
     closes: int = 300
     far_closes: int = 20
+    #: Files of collections in which so many more are closed.
+    closed_in: tuple[int, ...] = (100, 10_000, 100_000)
+    closes_in: int = 10
+    copied: int = 1_000
+    #: The first of them, where all would take minutes.
+    copied_by_peer: int = 100
+    #: What is written while memory is looked at.
+    memory_mib: int = 4_096
+    program_files: int = 40
 
 
 #: What `QUICK=1` does.
@@ -64,6 +75,11 @@ QUICK = Sizes(
     creates=500,
     closes=60,
     far_closes=10,
+    closed_in=(100, 10_000),
+    copied=200,
+    copied_by_peer=40,
+    memory_mib=768,
+    program_files=10,
 )
 
 
@@ -121,6 +137,7 @@ class DataSet:
         self.large = self._large()
         self.waiting = self._waiting()
         self.opened = {n: self._flat(10 + i, n) for i, n in enumerate(self.sizes.opened)}
+        self.closed_in = {n: self._flat(50 + i, n) for i, n in enumerate(self.sizes.closed_in)}
         soak = range(self.sizes.soak_collections)
         self.soak = [self._flat(100 + i, self.sizes.soak_files, by_uuid=True) for i in soak]
         self.edited = Collection(uuid("4zz18", 4), manifest_of_empty("file"), by_uuid=True)
@@ -182,6 +199,24 @@ class DataSet:
     def large_blocks(self) -> list[str]:
         """Return the locators of the large file's blocks."""
         return self.large.manifest.split()[1:-1]
+
+    def repeated(self, size: int) -> str:
+        """Return the manifest of a file of a size that has the large file's blocks over and over."""
+        words = itertools.islice(itertools.cycle(self.large_blocks()), size // BLOCK)
+        return f". {' '.join(words)} 0:{size}:large.bin\n"
+
+    def files(self, count: int) -> Path:
+        """Return a folder of so many small files."""
+        folder = self.folder / f"files.{count}"
+        if not folder.exists():
+            contents = random.Random(count)
+            part = folder.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            for number in range(count):
+                (part / f"f{number:05d}").write_bytes(contents.randbytes(SMALL))
+            part.rename(folder)
+        return folder
 
     def _waiting(self) -> Collection:
         """Files that have a block each."""

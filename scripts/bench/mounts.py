@@ -48,6 +48,19 @@ class Mount:
         self.settle()
         return self._status("VmRSS")
 
+    def peak_memory(self) -> int:
+        """Return the most that `memory` has been so far."""
+        return self._status("VmHWM")
+
+    def processor(self) -> float:
+        """Return the processor time that it has used, in seconds, once it is idle.
+
+        It is the sum of utime and stime in /proc/PID/stat, which are in ticks of 10 ms, from the clock
+        that they come from: clock_getcpuclockid(3).
+        """
+        self.settle()
+        return time.clock_gettime((~self.process.pid << 3) | 2)
+
     def _busy(self) -> int:
         """Return the processor time that it has used, in ticks."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()

@@ -16,7 +16,7 @@ OURS, CORE, PEER, LIMIT = "ours", "core", "peer", "limit"
 
 @dataclass(frozen=True)
 class Row:
-    """A kind of measurement. `unit` is s, 1/s, B/s or B; `limit` says what the limit of it is."""
+    """A kind of measurement. `unit` is s, 1/s, B/s, B or requests; `limit` says what its limit is."""
 
     name: str
     title: str

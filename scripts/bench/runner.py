@@ -142,7 +142,8 @@ class Turn:
 class Scene:
     """A piece of work, its rows, and who does it.
 
-    `plan` says what a turn will measure, `play` measures it.
+    `plan` says what a turn will measure, `play` measures it. One that takes long is played in the
+    first `rounds` of a run only.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Scene:
     plan: Callable[[Turn], None]
     play: Callable[[Turn], None]
     who: Collection[str] = (OURS, PEER, LIMIT)
+    rounds: int | None = None
 
 
 def run(
@@ -166,7 +168,8 @@ def run(
         timeouts: dict[str, int] = {}
         start = time.monotonic()
         say(f"== {number}/{len(scenes)} {scene.name}")
-        for turn in _turns(scene, contestants, rounds, recorder, wanted):
+        most = min(rounds, scene.rounds or rounds)
+        for turn in _turns(scene, contestants, most, recorder, wanted):
             scene.plan(turn)
             if timeouts.get(turn.name, 0) >= PATIENCE:
                 turn.give_up("left out after time-outs")
@@ -176,7 +179,7 @@ def run(
             except Failed as failure:
                 turn.give_up(str(failure))
                 timeouts[turn.name] = timeouts.get(turn.name, 0) + isinstance(failure, TimedOut)
-            say(f"   {turn.number + 1}/{rounds} {turn.name:5}  " + ", ".join(turn.log))
+            say(f"   {turn.number + 1}/{most} {turn.name:5}  " + ", ".join(turn.log))
         say(f"   took {time.monotonic() - start:.0f} s")
 
 
@@ -209,6 +212,7 @@ _STEPS: dict[str, Sequence[tuple[float, str]]] = {
     "B": ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B")),
     "B/s": ((1e9, "GB/s"), (1e6, "MB/s"), (1, "B/s")),
     "1/s": ((1, "/s"),),
+    "requests": ((1, "requests"),),
 }
 
 

@@ -6,6 +6,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,15 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from arvados_fuse.localcluster import LocalCluster
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from bench import compare, picture, report, results  # noqa: E402
-from bench.cluster import BlockServer  # noqa: E402
+from bench.cluster import BlockServer, Cluster  # noqa: E402
 from bench.dataset import DataSet, Sizes  # noqa: E402
 from bench.mounts import CoreMount, LimitMount, Mount, is_mounted  # noqa: E402
 from bench.results import CORE, LIMIT, OURS, PEER, Recorder, Result, Row, cost_ratio  # noqa: E402
+from bench.rows.programs import PROGRAMS, shell  # noqa: E402
+from bench.rows.programs import Program as ProgramRow
 from bench.runner import Failed, Scene, TimedOut, Turn, command, human, run, shown, timed  # noqa: E402
 
 TIME = Row("time", "sleeping", "s")
@@ -163,6 +167,20 @@ def test_rounds_are_interleaved() -> None:
     assert order == [(0, OURS), (0, PEER), (1, OURS), (1, PEER)]
 
 
+def test_a_scene_that_takes_long_is_played_in_the_first_rounds() -> None:
+    played_in = []
+
+    def play(turn: Turn) -> None:
+        played_in.append(turn.number)
+
+    both = [
+        Scene(str(rounds), [TIME], lambda turn: None, play, rounds=rounds)
+        for rounds in (2, 9, None)
+    ]
+    run(both, [Program(OURS)], 3, Recorder())
+    assert played_in == [0, 1, 0, 1, 2, 0, 1, 2]
+
+
 def test_only_wanted_rows_are_measured() -> None:
     def never() -> float:
         raise AssertionError("nobody wants this row")
@@ -267,6 +285,7 @@ def test_pictures_stand_extremes() -> None:
         (2.5e9, "B/s", "2.50 GB/s"),
         (3 << 20, "B", "3.00 MiB"),
         (0.0, "B", "0.00 B"),
+        (20.0, "requests", "20.0 requests"),
         (None, "s", "failed"),
     ],
 )
@@ -356,6 +375,23 @@ def test_what_is_written_to_the_limit_is_counted(limit: Mount, programs: Path) -
     assert done["bytes"] == 3 << 20 == (limit.path / "tmp/written").stat().st_size
     done = loaded(programs, limit, "create", "--count", 20, "tmp")
     assert done["ops"] == 20 and (limit.path / "tmp/made000019").stat().st_size == 4096
+    done = loaded(programs, limit, "writers", "--procs", 4, "--mib", 10, "tmp")
+    assert done["bytes"] == 10 << 20
+    # Listed by nobody: what is made there is counted only.
+    sizes = [(limit.path / f"tmp/from{first:06}").stat().st_size for first in (0, 2, 5, 7)]
+    assert sizes == [2 << 20, 3 << 20, 2 << 20, 3 << 20]
+    with pytest.raises(Failed, match="File exists"):
+        loaded(programs, limit, "writers", "--procs", 4, "--mib", 10, "tmp")
+
+
+def test_what_a_mount_takes_is_known(limit: Mount, programs: Path, data: DataSet) -> None:
+    before = limit.processor()
+    loaded(programs, limit, "create", "--count", 500, "tmp")
+    used = limit.processor() - before
+    fields = Path(f"/proc/{limit.process.pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    assert 0 < used <= limit.processor() == pytest.approx(ticks, abs=0.05)
+    assert limit.peak_memory() >= limit.memory() > 1 << 20
 
 
 def test_the_keep_service_serves_counts_and_stalls(
@@ -380,6 +416,15 @@ def test_the_keep_service_serves_counts_and_stalls(
         assert locator.startswith(url[-32:] + f"+{2 << 20}+A")
         assert server.control("stats")["put_bytes"] == 2 << 20
 
+        with pytest.raises(Failed, match="404"):
+            command("curl", "-sSf", url, timeout=10)
+        server.control("keep")
+        command("curl", "-sSf", "-T", body, url, timeout=10)
+        command("sh", "-c", f"curl -sSf {url} | cmp - {body}", timeout=10)
+        server.control("forget")
+        with pytest.raises(Failed, match="404"):
+            command("curl", "-sSf", url, timeout=10)
+
         server.stall(locators[:1])
         with pytest.raises(TimedOut):
             command("curl", "-sSf", urls[0], timeout=0.5)
@@ -389,6 +434,46 @@ def test_the_keep_service_serves_counts_and_stalls(
         command("curl", "-sSf", urls[0], timeout=10)
     finally:
         server.close()
+
+
+def test_what_the_api_is_asked_is_counted(fresh_cluster: LocalCluster) -> None:
+    cluster = Cluster(fresh_cluster, None)  # type: ignore[arg-type]
+    api = cluster.api()
+    uuid = cluster.new_collection(". d41d8cd98f00b204e9800998ecf8427e+0 0:0:a 0:0:b\n")
+    with cluster.counted() as asked:
+        assert cluster.saved(uuid)["file_count"] == 2
+        asked.own += 1
+        api.collections().update(uuid=uuid, body={"collection": {"name": "n" * 1000}}).execute()
+    assert asked.requests == 1
+    assert 1000 < asked.sent < 1200, "what updates it, and no more"
+    start = time.monotonic()
+    with cluster.far(0.3):
+        cluster.saved(uuid)
+    took = time.monotonic() - start
+    assert took >= 0.3
+    start = time.monotonic()
+    cluster.saved(uuid)
+    assert time.monotonic() - start < took
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.row.name)
+def test_programs_write_what_is_looked_for(program: ProgramRow, tmp_path: Path) -> None:
+    files, made, to = tmp_path / "files", tmp_path / "made", tmp_path / "to"
+    for folder in (files, to):
+        folder.mkdir()
+    for number in range(3):
+        (files / f"f{number}").write_text(f"contents {number}")
+    given = {"files": files, "made": made, "to": to}
+    shell(command, program.setup, files, 60, **given)
+    with pytest.raises(Failed):
+        shell(command, program.check, tmp_path, 60, **given)
+    assert shell(timed, program.run, tmp_path, 60, **given) > 0
+    shell(command, program.check, tmp_path, 60, **given)
+    for path in to.iterdir():
+        if path.is_file():
+            path.write_text("something else")
+    with pytest.raises(Failed):
+        shell(command, program.check, tmp_path, 60, **given)
 
 
 def test_the_core_alone_shows_the_data_set(programs: Path, data: DataSet, tmp_path: Path) -> None:

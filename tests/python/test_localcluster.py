@@ -570,6 +570,8 @@ def test_faults_are_caused_and_requests_recorded(fresh_cluster: LocalCluster) ->
     save(api, "c")
     kinds = {(r["service"], r["method"]) for r in fresh_cluster.writes()}
     assert kinds == {("keep", "PUT"), ("api", "POST")}
+    sent = {r["service"]: r["sent"] for r in fresh_cluster.writes()}
+    assert sent["keep"] == len("text") and sent["api"] > len("manifest_text")
     fresh_cluster.faults.add(service="api", action="delay", value=0.3, count=1)
     start = time.monotonic()
     api.users().current().execute()

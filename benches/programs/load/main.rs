@@ -11,6 +11,7 @@
 //!     bench-load random --procs N --count K FILE     4 KiB reads at places all over a file
 //!     bench-load read --procs N FILE                 a file from end to end, a part a process
 //!     bench-load write --mib N FILE                  a new file, closed at the end
+//!     bench-load writers --procs N --mib M DIR       new files, one a process, M MiB in all
 //!     bench-load create --count K DIR                new files of 4 KiB
 //!     bench-load latency --list FILE --seconds S     stat of one path after the other, at a sign
 //!     bench-load hold --list FILE                    a reader for each path, until killed
@@ -52,6 +53,7 @@ fn run() -> Outcome<()> {
         "read" => transfer::read(Crew::new(&mut args)?, args),
         "random" => transfer::random(Crew::new(&mut args)?, args),
         "write" => transfer::write(args),
+        "writers" => transfer::writers(Crew::new(&mut args)?, args),
         "create" => transfer::create(args),
         "evict" => transfer::evict(args),
         other => Err(format!("no such command: {other}").into()),

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -82,20 +83,37 @@ fn fill(buffer: &mut [u8], number: u64) {
     }
 }
 
-pub(crate) fn write(mut args: Arguments) -> Outcome<()> {
-    let mib: u64 = args.value_from_str("--mib")?;
-    let path = file_argument(args)?;
+/// A new file of so many MiB, those of these numbers.
+fn write_file(path: PathBuf, numbers: Range<u64>) -> Outcome<()> {
     let mut buffer: Vec<u8> = (0..MIB).map(|i| ((i * 2_654_435_761) >> 13) as u8).collect();
-    let start = Instant::now();
     let mut file = File::create_new(path)?;
-    for number in 0..mib {
+    for number in numbers {
         fill(&mut buffer, number);
         file.write_all(&buffer)?;
     }
     // Not by dropping it: an error of close(2) counts.
-    nix::unistd::close(file)?;
+    Ok(nix::unistd::close(file)?)
+}
+
+pub(crate) fn write(mut args: Arguments) -> Outcome<()> {
+    let mib: u64 = args.value_from_str("--mib")?;
+    let path = file_argument(args)?;
+    let start = Instant::now();
+    write_file(path, 0..mib)?;
     report(start.elapsed(), mib, mib << 20);
     Ok(())
+}
+
+pub(crate) fn writers(crew: Crew, mut args: Arguments) -> Outcome<()> {
+    let mib: u64 = args.value_from_str("--mib")?;
+    let folder = file_argument(args)?;
+    crew.run(mib, |part| {
+        Ok(move || {
+            let count = part.end - part.start;
+            write_file(folder.join(format!("from{:06}", part.start)), part)?;
+            Ok((count, count << 20))
+        })
+    })
 }
 
 pub(crate) fn create(mut args: Arguments) -> Outcome<()> {

@@ -95,7 +95,7 @@ class API:
             return _errors(500, f"{type(error).__name__}: {error}")
         finally:
             if not request.path.startswith("/_local/"):
-                self._faults.note(service, method, request.path, status)
+                self._faults.note(service, request, method, status)
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         fault = request.get("fault") or {}

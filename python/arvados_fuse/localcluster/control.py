@@ -248,7 +248,7 @@ class LocalCluster:
         self.hook("requests/record", {"on": on})
 
     def requests(self) -> list[dict[str, Any]]:
-        """Return the requests recorded: service, method, path, status."""
+        """Return the requests recorded: service, method, path, status, and bytes sent in the body."""
         return self.hook("requests", {})
 
     def writes(self) -> Iterator[dict[str, Any]]:

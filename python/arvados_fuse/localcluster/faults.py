@@ -62,11 +62,17 @@ class Faults:
         self._cleared.set()
         self._cleared = asyncio.Event()
 
-    def note(self, service: str, method: str, path: str, status: int) -> None:
-        """Record a request."""
+    def note(self, service: str, request: web.Request, method: str, status: int) -> None:
+        """Record a request. What it sent is its body, in bytes."""
         if self.recording:
             self.requests.append(
-                {"service": service, "method": method, "path": path, "status": status}
+                {
+                    "service": service,
+                    "method": method,
+                    "path": request.path,
+                    "status": status,
+                    "sent": request.content_length or 0,
+                }
             )
 
     def find(self, service: str, method: str, path: str) -> dict[str, Any] | None:

@@ -74,7 +74,7 @@ class KeepService:
             status = error.status
             return web.Response(status=error.status, text=str(error) + "\n")
         finally:
-            self._faults.note("keep", request.method, request.path, status)
+            self._faults.note("keep", request, request.method, status)
 
     def _token(self, request: web.Request) -> str:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
