@@ -127,8 +127,9 @@ def page(found: list[Result], about: About) -> str:
         + "; ".join(f"{name}: {value}" for name, value in about.versions.items())
         + ".",
         "",
-        f"Medians of {about.rounds} rounds; in each round every contestant has its turn, with a mount "
-        "of its own. The processors carry client, mount and servers together. The mounted data: "
+        f"Medians of {about.rounds} rounds, of fewer where a row takes long; in each round every "
+        "contestant has its turn, with a mount of its own. The processors carry client, mount and servers "
+        "together. The mounted data: "
         f"{sizes.directories} directories of {sizes.files:,} files of 4 KiB, of which those of a "
         f"directory are in one block; a file of {sizes.large >> 20} MiB; collections of up to "
         f"{max(sizes.opened):,} files; a project of {sizes.project:,} collections. Blocks come from a "

@@ -116,7 +116,7 @@ def _scene(bench: Bench, program: Program) -> Scene:
             raise Failed(f"what was written is not what is there: {failure}") from None
         return took
 
-    return Scene(row.title.replace("`", ""), (row,), plan, play, (OURS, PEER), rounds=3)
+    return Scene(row.title.replace("`", ""), (row,), plan, play, (OURS, PEER), rounds=2)
 
 
 @contextlib.contextmanager

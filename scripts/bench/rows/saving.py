@@ -149,7 +149,7 @@ def _far(bench: Bench) -> Scene:
             _see_all_saved(bench, uuid, 1 + count)
         return took, float(asked.requests)
 
-    return Scene("closing files far away", rows, plan, play, (OURS, PEER))
+    return Scene("closing files far away", rows, plan, play, (OURS, PEER), rounds=3)
 
 
 def _one_more(bench: Bench, files: int) -> Scene:
@@ -175,7 +175,7 @@ def _one_more(bench: Bench, files: int) -> Scene:
         turn.value(CLOSE_SENT, asked.sent / count, files=files)
 
     name = f"closing one more of {files:,} files"
-    return Scene(name, (CLOSE_CPU, CLOSE_SENT), plan, play, (OURS, PEER), rounds=3)
+    return Scene(name, (CLOSE_CPU, CLOSE_SENT), plan, play, (OURS, PEER), rounds=2)
 
 
 # Files that are copied
@@ -214,7 +214,7 @@ def _copy(bench: Bench) -> Scene:
         words = ("cp", "-r", f"{bench.data.files(count)}/.", f"{to}/")
         return timed(*words, cwd=mount.path, timeout=bench.timeout)
 
-    return Scene("copying files", (COPY, COPY_LATER), plan, play, rounds=3)
+    return Scene("copying files", (COPY, COPY_LATER), plan, play, rounds=2)
 
 
 # A file that is rewritten

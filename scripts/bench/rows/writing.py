@@ -158,4 +158,4 @@ def _memory(bench: Bench) -> Scene:
         bench.load(mount, "write", "--mib", mib, "tmp/written.bin")
         return float(mount.peak_memory())
 
-    return Scene("memory while writing", (MEMORY,), plan, play, (OURS, PEER), rounds=2)
+    return Scene("memory while writing", (MEMORY,), plan, play, (OURS, PEER), rounds=1)
