@@ -10,9 +10,11 @@ import os
 import subprocess
 import sys
 import time
+import types
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from arvados_fuse.localcluster import LocalCluster
@@ -25,8 +27,10 @@ from bench.cluster import BlockServer, Cluster  # noqa: E402
 from bench.dataset import DataSet, Sizes  # noqa: E402
 from bench.mounts import CoreMount, LimitMount, Mount, is_mounted  # noqa: E402
 from bench.results import CORE, LIMIT, OURS, PEER, Recorder, Result, Row, cost_ratio  # noqa: E402
+from bench.rows import Bench, saving, writing  # noqa: E402
+from bench.rows import programs as program_rows  # noqa: E402
 from bench.rows.programs import PROGRAMS, shell  # noqa: E402
-from bench.rows.programs import Program as ProgramRow
+from bench.rows.programs import Program as ProgramRow  # noqa: E402
 from bench.runner import Failed, Scene, TimedOut, Turn, command, human, run, shown, timed  # noqa: E402
 
 TIME = Row("time", "sleeping", "s")
@@ -434,6 +438,46 @@ def test_the_keep_service_serves_counts_and_stalls(
         command("curl", "-sSf", urls[0], timeout=10)
     finally:
         server.close()
+
+
+@pytest.fixture
+def bench(programs: Path, data: DataSet) -> Iterator[Bench]:
+    """A bench whose cluster has a Keep service only."""
+    server = BlockServer(programs / "bench-blocks", data.blocks)
+    try:
+        cluster: Any = types.SimpleNamespace(keep=server)
+        yield Bench(data, cluster, programs / "bench-load", 60)
+    finally:
+        server.close()
+
+
+def test_the_limit_of_writing_sends_all_of_it(bench: Bench) -> None:
+    start = time.perf_counter()
+    rate = writing.put(bench, 256)
+    took = time.perf_counter() - start
+    stats = bench.cluster.keep.control("stats")
+    assert stats["put_bytes"] == 256 << 20 and stats["puts"] == 4
+    assert (256 << 20) / took <= rate < 1 << 40
+
+
+def test_rows_about_writing_are_documented_with_their_goals(bench: Bench) -> None:
+    text = (ROOT / "docs" / "benchmarking.md").read_text()
+    table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    documented = {name for cell in table for name in cell.split("`")[1::2]}
+    scenes = [each for theme in (writing, saving, program_rows) for each in theme.scenes(bench)]
+    assert documented == {row.name for scene in scenes for row in scene.rows}
+
+
+def test_data_to_write_is_what_it_says(data: DataSet) -> None:
+    files = list(data.files(7).iterdir())
+    assert len({path.read_bytes() for path in files}) == 7
+    assert {path.stat().st_size for path in files} == {4096}
+    *blocks, segment = data.repeated(256 << 20).split()[1:]
+    assert segment == f"0:{256 << 20}:large.bin"
+    assert sum(int(locator.split("+")[1]) for locator in blocks) == 256 << 20
+    for count, collection in data.closed_in.items():
+        segments = [word for word in collection.manifest.split() if word.count(":") == 2]
+        assert len(segments) == count
 
 
 def test_what_the_api_is_asked_is_counted(fresh_cluster: LocalCluster) -> None:
