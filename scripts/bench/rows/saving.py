@@ -19,7 +19,9 @@ LATER = Row("close_later", "the same; ours with `--save-after 5`", "1/s")
 FAR = Row("close_far", "closing small files where the API answers after 50 ms", "s")
 FAR_ASKED = Row("close_far_requests", "requests to the API for that", "requests")
 FAR_LATER = Row("close_far_later", f"{FAR.title}; ours with `--save-after 5`", "s")
-FAR_LATER_ASKED = Row("close_far_later_requests", FAR_ASKED.title, "requests")
+FAR_LATER_ASKED = Row(
+    "close_far_later_requests", "requests to the API for that, until all is saved", "requests"
+)
 CLOSE_CPU = Row(
     "close_in_cpu", "processor time of the mount for one more file in a collection", "s"
 )
