@@ -583,6 +583,26 @@ def test_faults_are_caused_and_requests_recorded(fresh_cluster: LocalCluster) ->
     fresh_cluster.faults.clear()
     stalled.join(20)
     assert not stalled.is_alive()
+    fresh_cluster.faults.add(service="api", method="POST", action="lost", value=504, count=1)
+    created = api.collections().create(body={"collection": {"name": "made all the same"}})
+    assert status_of(created) == 504
+    assert status_of(created) == 422
+
+
+def test_blocks_are_stored_wrongly(fresh_cluster: LocalCluster) -> None:
+    keep = fresh_cluster.api(num_retries=0).keep
+    data = b"a block"
+    for rule in ({"action": "cut"}, {"action": "lost"}, {"action": "classes", "value": "cold=2"}):
+        fresh_cluster.faults.add(service="keep", method="PUT", **rule)
+        with pytest.raises(arvados.errors.KeepWriteError):
+            keep.put(data, copies=2, num_retries=0, classes=["default"])
+        fresh_cluster.faults.clear()
+    digest = hashlib.md5(data).hexdigest()
+    fresh_cluster.faults.add(service="keep", method="PUT", action="wrong")
+    # The SDK believes it.
+    assert keep.put(data, copies=2, num_retries=0)[:32] != digest
+    fresh_cluster.faults.clear()
+    assert keep.put(data, copies=2)[:32] == digest
 
 
 def status_or_none(api: Any) -> None:

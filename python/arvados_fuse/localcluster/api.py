@@ -16,7 +16,7 @@ from aiohttp import web
 from . import query
 from .discovery import kind_name, singular
 from .errors import APIError, invalid, not_found
-from .faults import Faults, Hangup, cut, hang_up
+from .faults import Faults, Hangup, cut, hang_up, lose
 from .permissions import READ
 from .service import Service
 from .store import TABLES, Record
@@ -103,7 +103,9 @@ class API:
             return web.Response(text=fault["value"], content_type="application/json")
         if fault.get("action") == "cut":
             return await cut(request)
-        return await handler(request)
+        response = await handler(request)
+        lose(request.get("fault"))
+        return response
 
     async def _asked(self, request: web.Request) -> tuple[Record, str, str, dict[str, Any]]:
         """Return the user, the token, the method and the parameters of a request."""

@@ -11,13 +11,15 @@ default), `action` and its `value`, and `count` (how often; for ever by default)
 | --- | --- | --- |
 | status | answered with this HTTP status | the status |
 | hangup | the connection is closed without an answer | |
+| lost | done, but the connection is closed, or answered with this status | the status |
 | delay | answered later | seconds |
 | stall | never answered, until the client leaves or the rules are cleared | |
-| wrong | a block's bytes are changed | |
+| wrong | a block's bytes are changed; of one that is stored, the hash in its locator | |
 | short | a block's last bytes are missing | how many (1) |
 | long | a block has bytes too many | how many (1) |
+| classes | a block is stored, and confirmed for these storage classes | the header's text |
 | body | answered with status 200 and this text | the text |
-| cut | the answer ends in its middle, and so does the connection | |
+| cut | the answer, or a block on its way to be stored, ends in its middle with the connection | |
 | redirect | answered with status 302 | where to |
 | frames | the event bus sends these texts at once, then serves as ever | a list of texts |
 | close | the event bus takes the connection and closes it | |
@@ -30,8 +32,8 @@ from typing import Any
 from aiohttp import web
 
 _ACTIONS = (
-    *("status", "hangup", "delay", "stall", "wrong", "short", "long"),
-    *("body", "cut", "redirect", "frames", "close"),
+    *("status", "hangup", "lost", "delay", "stall", "wrong", "short", "long"),
+    *("classes", "body", "cut", "redirect", "frames", "close"),
 )
 
 
@@ -115,6 +117,12 @@ class Faults:
                 self.stalled -= 1
             raise Hangup()
         return rule
+
+
+def lose(rule: dict[str, Any] | None) -> None:
+    """Have the answer to what was done not arrive, where a rule says so."""
+    if rule is not None and rule["action"] == "lost":
+        raise _http_error(int(rule["value"])) if "value" in rule else Hangup()
 
 
 def _http_error(status: int) -> web.HTTPException:

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from .blobsign import LOCATOR
 from .errors import APIError
-from .faults import Faults, Hangup, damaged, hang_up
+from .faults import Faults, Hangup, damaged, hang_up, lose
 from .service import Service
 
 #: Largest block, in bytes.
@@ -85,6 +85,10 @@ class KeepService:
     async def _put(self, request: web.Request) -> web.Response:
         token = self._token(request)
         self._service.authenticate(token)
+        rule = request["rule"] or {"action": "none"}
+        if rule["action"] == "cut":
+            await request.content.readexactly((request.content_length or 0) // 2)
+            raise Hangup()
         data = await request.read()
         if len(data) > MAX_BLOCK:
             raise APIError(413, "Block is larger than 64 MiB")
@@ -94,9 +98,14 @@ class KeepService:
         asked = request.headers.get("X-Keep-Desired-Replicas", "")
         copies = int(asked) if asked.isdecimal() else None
         locator, copies = await asyncio.to_thread(self.keep, data, copies)
+        lose(rule)
+        if rule["action"] == "wrong":
+            locator = f"{hashlib.md5(locator.encode()).hexdigest()}+{len(data)}"
         signed = self._service.signer.sign(locator, token)
         classes = request.headers.get("X-Keep-Storage-Classes", "default")
         confirmed = ", ".join(f"{name.strip()}={copies}" for name in classes.split(","))
+        if rule["action"] == "classes":
+            confirmed = str(rule["value"])
         return web.Response(
             text=signed + "\n",
             headers={
