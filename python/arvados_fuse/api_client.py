@@ -11,6 +11,7 @@ and each that fails is told in the log. What the SDK and googleapiclient do arou
 
 import http.client
 import io
+import json
 import random
 import socket
 import ssl
@@ -46,6 +47,14 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 409, 423, 429)
 
 _SDK_CLIENT = arvados.safeapi.ThreadSafeApiCache
+
+#: In the headers of a request that changes a record: the portable data hash that this has to have where
+#: the request is made once more. The API knows no such header and is not sent it.
+IF_HASH = "X-If-Portable-Data-Hash"
+
+
+class _Unanswered(ConnectionResetError):
+    """The connection was closed instead of an answer; httplib2 knows none of it."""
 
 
 class _Wait:
@@ -122,6 +131,8 @@ class _Connection(httplib2.HTTPSConnectionWithTimeout):
     """A connection that reads answers within the time limit of the request."""
 
     wait: _Wait
+    #: httplib2 may make the request once more where the connection is closed instead of an answer.
+    may_repeat = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -130,6 +141,14 @@ class _Connection(httplib2.HTTPSConnectionWithTimeout):
     def connect(self) -> None:
         super().connect()
         self.sock.settimeout(max(0.1, self.wait.left()))
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        try:
+            return super().getresponse()
+        except http.client.BadStatusLine as error:
+            if self.may_repeat:
+                raise
+            raise _Unanswered(str(error)) from error
 
     def _respond(self, sock: Any, *args: Any, **kwargs: Any) -> http.client.HTTPResponse:
         return http.client.HTTPResponse(_Readable(sock, self.wait), *args, **kwargs)  # type: ignore[arg-type]
@@ -140,6 +159,7 @@ class _Http(httplib2.Http):
     `num_retries`."""
 
     num_retries = 0
+    _may_repeat = True
 
     def __init__(self, client: "MountClient", **options: Any) -> None:
         super().__init__(**options)
@@ -151,17 +171,29 @@ class _Http(httplib2.Http):
         self, uri: str, method: str = "GET", body: Any = None, headers: Any = None, **kwargs: Any
     ) -> Any:
         """Return response and body. Raises ServerError where there is none, and HttpError for a status
-        that stayed a temporary one: no caller tries these again."""
+        that stayed a temporary one: no caller tries these again.
+
+        Where the headers have IF_HASH, the answer to a request that would be made once more is 412 where
+        the record has another hash by then: what fails may have been done all the same."""
         if uri in self._client.discovered:
             return self._client.discovered[uri]
         address = urllib.parse.urlsplit(uri)
         wait = _Wait(f"{method} {address.path}", address.netloc, self._client.time_limit, body)
-        attempt = 0
+        expected = (headers or {}).get(IF_HASH)
+        if expected is not None:
+            headers = {name: value for name, value in headers.items() if name != IF_HASH}
+        self._may_repeat = expected is None
+        attempt, closed = 0, False
         while True:
             attempt += 1
             problem: Exception
             try:
-                response, content = self._attempt(wait, uri, method, body, headers, kwargs)
+                if expected is not None and (attempt > 1 or closed):
+                    response, content = self._attempt_if(
+                        expected, wait, uri, method, body, headers, kwargs
+                    )
+                else:
+                    response, content = self._attempt(wait, uri, method, body, headers, kwargs)
                 self._client.reached = True
                 if response.status == 200 and address.path.startswith("/discovery/"):
                     # Each thread has a client of its own, which would ask again.
@@ -175,6 +207,10 @@ class _Http(httplib2.Http):
                 raise
             except (OSError, httplib2.HttpLib2Error, http.client.HTTPException) as error:
                 self._close()
+                if isinstance(error, _Unanswered) and not closed:
+                    # As to httplib2: most often, the connection had been closed before.
+                    attempt, closed = attempt - 1, True
+                    continue
                 answered = isinstance(error, http.client.HTTPException)
                 failed = "gave no proper answer" if answered else "cannot be reached"
                 reason = f"{failed}: {_reason(error)}"
@@ -190,6 +226,30 @@ class _Http(httplib2.Http):
                 "warn",
             )
             time.sleep(pause)
+
+    def _attempt_if(
+        self,
+        expected: str,
+        wait: _Wait,
+        uri: str,
+        method: str,
+        body: Any,
+        headers: Any,
+        kwargs: dict,
+    ) -> Any:
+        """As `_attempt`, of a request for a record; 412 where that has another portable data hash than
+        expected."""
+        select = urllib.parse.urlencode({"select": '["portable_data_hash"]'})
+        record = urllib.parse.urlsplit(uri)._replace(query=select).geturl()
+        asking = {k: v for k, v in headers.items() if not k.lower().startswith("content-")}
+        response, content = self._attempt(wait, record, "GET", None, asking, kwargs)
+        if response.status != 200:
+            return response, content
+        found = json.loads(content).get("portable_data_hash")
+        if found != expected:
+            text = f"the portable data hash is {found} and not {expected}"
+            return httplib2.Response({"status": "412"}), text.encode()
+        return self._attempt(wait, uri, method, body, headers, kwargs)
 
     def _is_final(self, error: Exception) -> bool:
         """Return whether trying again cannot help."""
@@ -247,6 +307,7 @@ class _Http(httplib2.Http):
 
     def _conn_request(self, conn: Any, *args: Any) -> Any:
         conn.wait = self._wait
+        conn.may_repeat = self._may_repeat
         conn.timeout = self.timeout
         if conn.sock is not None:
             conn.sock.settimeout(max(0.1, self._wait.left()))

@@ -25,6 +25,7 @@ from llfuse import _core
 from llfuse._core import done_natively, final_when_fresh
 
 from . import event_clients, listing, sdk_hooks
+from .api_client import IF_HASH, MountClient
 from .apierrors import explain, http_status, is_not_found
 from .collection_base import RECORD_FILE, CollectionDirectoryBase
 from .fresh import check_update, convertTime, use_counter
@@ -174,10 +175,14 @@ class CollectionDirectory(CollectionDirectoryBase):
         body["select"] = ["uuid", "portable_data_hash", "modified_at"]
         self._heard, self._saving = [], True
         try:
-            saved = self._send_update(body)
+            saved = self._send_update(body, whole)
             if saved is not None:
                 self._own.append((self._hash, saved))
                 self._hash = saved
+        except Exception:
+            # It may have been made all the same.
+            self.invalidate()
+            raise
         finally:
             self._saving = False
         if saved is None:
@@ -204,26 +209,34 @@ class CollectionDirectory(CollectionDirectoryBase):
         if event_clients.are_live() and by_path:
             # It would be told of that.
             return False
+        return self._newest_hash() != self._hash
+
+    def _newest_hash(self) -> str:
         get = self.api.collections().get(
             uuid=self.collection_locator, select=["uuid", "portable_data_hash"]
         )
-        return self._hash_in(get.execute(num_retries=self.num_retries)) != self._hash
+        return self._hash_in(get.execute(num_retries=self.num_retries))
 
     def _hash_in(self, record: Any) -> str:
         fields = {"portable_data_hash": str}
         return listing.record(record, f"{self.collection_locator}", fields)["portable_data_hash"]
 
-    def _send_update(self, body: dict) -> str | None:
+    def _send_update(self, body: dict, whole: str) -> str | None:
         try:
             update = self.api.collections().update(uuid=self.collection_locator, body=body)
+            if self._hash and isinstance(self.api, MountClient):
+                # Made twice, an update that moves files would move others.
+                update.headers[IF_HASH] = self._hash
             record = update.execute(num_retries=self.num_retries)
         except Exception as error:
-            if http_status(error) in _OUTDATED:
-                report(
-                    f"collection {self.collection_locator} is saved anew: {explain(error)}", "info"
-                )
-                return None
-            raise
+            if http_status(error) not in _OUTDATED:
+                raise
+            newest = self._newest_hash()
+            if newest == _core.ManifestTree(whole).portable_data_hash():
+                # It was made, and the answer to that lost.
+                return newest
+            report(f"collection {self.collection_locator} is saved anew: {explain(error)}", "info")
+            return None
         return self._hash_in(record)
 
     def is_known(self, old: str | None, new: str | None) -> bool:
@@ -561,8 +574,8 @@ class CollectionDirectory(CollectionDirectoryBase):
 
 #: How often a version is asked for that is outdated when it comes.
 _LOOKS = 5
-#: What the API answers to an update that is for another version.
-_OUTDATED = (400, 404, 409, 422)
+#: What the API answers to an update that is for another version; 412 is of our client.
+_OUTDATED = (400, 404, 409, 412, 422)
 
 
 def replaces_files(api: Any) -> bool:
