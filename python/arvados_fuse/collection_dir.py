@@ -232,6 +232,8 @@ class CollectionDirectory(CollectionDirectoryBase):
             if http_status(error) not in _OUTDATED:
                 raise
             newest = self._newest_hash()
+            if newest == self._hash:
+                raise
             if newest == _core.ManifestTree(whole).portable_data_hash():
                 # It was made, and the answer to that lost.
                 return newest
