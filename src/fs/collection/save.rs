@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
 
@@ -43,9 +43,10 @@ pub struct Taken {
     pub contested: bool,
 }
 
-/// After how long what nobody waits for is saved, where closing a file saves it.
+/// After how long what nobody waits for is saved, where closing a file saves it; and what could not be
+/// saved is tried again, where nobody asks before.
 const UNASKED: Duration = Duration::from_secs(5);
-/// After how long what could not be saved is tried again, where nobody asks before.
+/// After how long it is tried once more, time after time.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// In milliseconds; 0: closing a file saves it.
@@ -74,8 +75,10 @@ struct Progress {
     ended: u64,
     /// A thread is at it.
     under_way: bool,
-    /// It will be saved by itself.
-    is_due: bool,
+    /// When it will be saved by itself.
+    due: Option<Instant>,
+    /// The last one did not save.
+    failed: bool,
     /// Who waits, and for how many changes.
     waiting: Vec<(u64, Saved)>,
 }
@@ -154,23 +157,23 @@ impl<H: Host> MountedCollection<H> {
     }
 
     fn save_later(self: &Arc<Self>, delay: Duration) {
-        if !self.is_saved_here() || std::mem::replace(&mut self.saves.progress.lock().is_due, true)
-        {
+        if !self.is_saved_here() {
             return;
         }
+        let due = Instant::now() + delay;
+        let mut progress = self.saves.progress.lock();
+        if progress.due.is_some_and(|sooner| sooner <= due) {
+            return;
+        }
+        progress.due = Some(due);
+        drop(progress);
         let collection = Arc::downgrade(self);
         savers::run_after(
             delay,
             Box::new(move || {
                 let Some(collection) = collection.upgrade() else { return };
-                collection.saves.progress.lock().is_due = false;
-                let again = Arc::clone(&collection);
-                collection.save_soon(Box::new(move |result| {
-                    // The log says why.
-                    if result.is_err() {
-                        again.save_later(AGAIN);
-                    }
-                }));
+                collection.saves.progress.lock().due = None;
+                collection.save_soon(Box::new(|_| {}));
             }),
         );
     }
@@ -280,9 +283,13 @@ impl<H: Host> MountedCollection<H> {
             progress.under_way = !waiting.is_empty();
             let done = waiting.is_empty();
             progress.waiting = waiting;
+            let failed_before = std::mem::replace(&mut progress.failed, result.is_err());
             drop(progress);
             for (_, then) in told {
                 then(result);
+            }
+            if result.is_err() {
+                self.save_later(if failed_before { AGAIN } else { UNASKED });
             }
             if done {
                 return;
