@@ -302,12 +302,16 @@ impl Merge<'_, '_> {
         self.ours(self.theirs.next.ino(id)).is_some()
     }
 
-    /// Whether a file of the draft is what that of theirs is.
+    /// Whether a file of the draft is, in the end, what that of theirs is.
     fn is_alike(&self, ours: u64, id: NodeId) -> bool {
         let Some(file) = self.state.draft_file(ours) else { return false };
-        let theirs = Contents::of_tree(self.theirs.next.tree(), id).pieces(0, MAX_LEN);
-        let ours = file.contents.lock().pieces(0, MAX_LEN);
-        is_alike(&ours, &theirs)
+        let of_theirs = |id| Contents::of_tree(self.theirs.next.tree(), id).pieces(0, MAX_LEN);
+        // What was moved here, and not written, becomes what it is there.
+        let ours = match self.theirs_of(ours).filter(|_| !file.is_unsaved()) {
+            Some(there) => of_theirs(there),
+            None => file.contents.lock().pieces(0, MAX_LEN),
+        };
+        is_alike(&ours, &of_theirs(id))
     }
 
     /// What is theirs stands beside ours, under another name.
