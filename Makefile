@@ -57,8 +57,9 @@ $(FSX): | setup
 	@echo "== building fsx"
 	cargo install -q fsx --version 0.3.2 --locked --root target/tools
 
-soak: examples build fsx ## Have fsx do 50,000 operations for each seed, in scratch space and in a collection
+soak: examples build fsx ## Have fsx do 50,000 operations for each seed, and kill a mount in mid write 100 times
 	FSX_N=50000 $(BIN)/python -m pytest tests/python/test_mount_fsx.py $(PYTEST_ARGS)
+	KILL_N=100 $(BIN)/python -m pytest tests/python/test_mount_saving_processes.py -k killed $(PYTEST_ARGS)
 
 test-python: examples fsx ## Run our own tests through mounts (PYTEST_ARGS="-k ...")
 	@echo "== testing through mounts"

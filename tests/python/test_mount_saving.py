@@ -7,10 +7,7 @@
 import contextlib
 import errno
 import os
-import random
-import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -181,6 +178,24 @@ def test_what_is_removed_there_and_written_here_is_here(
     assert contents(fresh_cluster, uuid) == expected == shown(second)
 
 
+def test_what_both_rename_and_one_makes_anew_is_there(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    mount = arv_mount("--read-write", "--collection", uuid, "--save-after", "600")
+    (mount.path / "f").rename(mount.path / "g")
+    there = arvados.collection.Collection(uuid, api_client=fresh_cluster.api())
+    there.rename("f", "g")
+    with there.open("f", "w") as file:
+        file.write("new")
+    there.save()
+    poll("the event", lambda: "g" in os.listdir(mount.path) and len(os.listdir(mount.path)) == 2)
+    descriptor = os.open(mount.path / "g", os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    assert sorted(shown(mount.path).values()) == ["new", "text"]
+    assert contents(fresh_cluster, uuid) == shown(mount.path)
+
+
 def test_what_cannot_be_saved_is_told_and_saved_later(
     arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
 ) -> None:
@@ -347,43 +362,6 @@ def test_a_rename_over_a_file_is_one_version(
     (first / "f.new").rename(first / "f")
     assert len(list(fresh_cluster.writes())) == 1
     assert contents(fresh_cluster, uuid) == {"f": "new"}
-
-
-def test_a_mount_that_is_killed_loses_nothing_acknowledged(
-    arv_mount: Callable, fresh_cluster: LocalCluster, chance: random.Random
-) -> None:
-    for number in range(3):
-        uuid = save_collection(fresh_cluster, f"killed {number}")
-        mount = arv_mount("--read-write", "--collection", uuid, stdin=subprocess.DEVNULL)
-        acknowledged: dict[str, bytes] = {}
-
-        def write(
-            name: str, path: Path = mount.path, done: dict[str, bytes] = acknowledged
-        ) -> None:
-            with contextlib.suppress(OSError):
-                for count in range(1000):
-                    data = os.urandom([5, 5_000, 300_000][count % 3])
-                    with open(path / f"{name}{count}", "wb") as file:
-                        file.write(data)
-                        file.flush()
-                        if count % 2:
-                            os.fsync(file.fileno())
-                            done[f"{name}{count}"] = data
-                    done[f"{name}{count}"] = data
-
-        writing = [threading.Thread(target=write, args=(name,)) for name in "abc"]
-        for thread in writing:
-            thread.start()
-        poll("something is saved", lambda done=acknowledged: len(done) > 10)
-        time.sleep(chance.uniform(0, 0.3))
-        mount.process.kill()
-        for thread in writing:
-            thread.join(20)
-            assert not thread.is_alive()
-        saved = arvados.collection.CollectionReader(uuid, api_client=fresh_cluster.api())
-        for name, data in acknowledged.items():
-            with saved.open(name, "rb") as file:
-                assert file.read() == data, name
 
 
 def _change_record(cluster: LocalCluster, uuid: str, how: str) -> None:
