@@ -537,6 +537,8 @@ This is what the Arvados installation at '{api_host}' shows to user
     def _run_standalone(self) -> None:
         self.daemon = not self.args.foreground
         gc_tuning.spare()
+        # Whatever thread writes, what others gave back is there for it.
+        _core.set_malloc_arenas(1)
         try:
             with self:
                 self.llfuse_thread.join(timeout=None)

@@ -46,6 +46,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(process::hold_signals, m)?)?;
     m.add_function(wrap_pyfunction!(process::forward_signals, m)?)?;
     m.add_function(wrap_pyfunction!(process::set_exit_status, m)?)?;
+    m.add_function(wrap_pyfunction!(process::set_malloc_arenas, m)?)?;
     m.add_function(wrap_pyfunction!(posix::listdir, m)?)?;
     m.add_function(wrap_pyfunction!(posix::setxattr, m)?)?;
     m.add_function(wrap_pyfunction!(posix::getxattr, m)?)?;

@@ -67,6 +67,23 @@ pub fn set_exit_status(status: i32) {
     signals::set_status(status);
 }
 
+/// Has all threads of the process allocate from so many arenas, where glibc's malloc is used and the
+/// environment says nothing else (`MALLOC_ARENA_MAX`): what one thread gives back, others take. For a process
+/// with one thread.
+#[pyfunction]
+pub fn set_malloc_arenas(count: i32) {
+    #[cfg(target_env = "gnu")]
+    if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
+        // SAFETY: it changes how memory is handed out from now on, and nothing that was.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, count);
+        }
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = count;
+}
+
 /// Ends the process at once; what is still mounted is taken out of the tree.
 #[pyfunction]
 pub fn exit_now(status: i32) {
