@@ -13,7 +13,7 @@ use super::collection::{CollectionNode, Host};
 use super::flags::{Allocation, Position, RenameMode, Seek};
 use super::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
-    Outcome, Reader, Saving, Truncated, Written,
+    Outcome, Reader, Saving, ToSave, Truncated, Written,
 };
 use super::read_data::ReadData;
 
@@ -125,8 +125,8 @@ propagate!(DirectoryNode<AnyNode<H>> {
     fn items(&self) -> Outcome<Box<dyn Listing<AnyNode<H>>>>;
     fn create(&self, name: &str) -> Outcome<()>;
     fn mkdir(&self, name: &str) -> Outcome<()>;
-    fn unlink(&self, name: &str) -> Outcome<()>;
-    fn rmdir(&self, name: &str) -> Outcome<()>;
-    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>, mode: RenameMode) -> Outcome<()>;
+    fn unlink(&self, name: &str) -> Outcome<ToSave>;
+    fn rmdir(&self, name: &str) -> Outcome<ToSave>;
+    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>, mode: RenameMode) -> Outcome<ToSave>;
     fn link(&self, name: &str, node: &AnyNode<H>) -> Outcome<()>;
 });

@@ -162,6 +162,22 @@ pub trait FileSystem: Send + Sync + 'static {
     ) -> Result<()> {
         Err(Refusal::NotImplemented.errno())
     }
+    /// As [`FileSystem::unlink`], or (`dir`) [`FileSystem::rmdir`]; tells when it is done, from any thread.
+    fn remove_later(&self, caller: &Caller, parent: Ino, name: &[u8], dir: bool, done: Done) {
+        let remove = if dir { Self::rmdir } else { Self::unlink };
+        done(remove(self, caller, parent, name));
+    }
+    /// As [`FileSystem::rename`]; tells when it is done, from any thread.
+    fn rename_later(
+        &self,
+        caller: &Caller,
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
+        mode: RenameMode,
+        done: Done,
+    ) {
+        done(self.rename(caller, parent, name, new_parent, new_name, mode));
+    }
     /// Make a hard link; counts one kernel reference.
     fn link(&self, caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
         Err(Refusal::NotImplemented.errno())

@@ -352,7 +352,7 @@ impl<N: Node> Inodes<N> {
     ///
     /// # Errors
     /// What the node answers, or `rename`.
-    pub fn renaming(&self, node: Option<&N>, rename: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+    pub fn renaming<T>(&self, node: Option<&N>, rename: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
         let ino = match node {
             Some(node) => node.inode()?,
             None => None,

@@ -107,7 +107,16 @@ pub type Saved = Box<dyn FnOnce(std::result::Result<bool, Errno>) + Send>;
 pub trait Saving: Send + Sync {
     /// Saves what was changed until now, and tells when it is.
     fn save_soon(self: Arc<Self>, then: Saved);
+
+    /// Saves what was changed until now, and waits for that; answers false where saving is the layer above's.
+    ///
+    /// # Errors
+    /// Why it could not be saved.
+    fn save_wait(self: Arc<Self>) -> Outcome<bool>;
 }
+
+/// What is to be saved before a change is told as made; None where nothing is to be waited for.
+pub type ToSave = Option<Arc<dyn Saving>>;
 
 /// An open file that can be read without the layer above.
 pub trait Reader: Send + Sync {
@@ -330,15 +339,15 @@ pub trait DirectoryNode<N> {
         Err(Refusal::NotPermitted.into())
     }
     /// Removes a file.
-    fn unlink(&self, name: &str) -> Outcome<()> {
+    fn unlink(&self, name: &str) -> Outcome<ToSave> {
         Err(Refusal::NotPermitted.into())
     }
     /// Removes a directory.
-    fn rmdir(&self, name: &str) -> Outcome<()> {
+    fn rmdir(&self, name: &str) -> Outcome<ToSave> {
         Err(Refusal::NotPermitted.into())
     }
     /// Moves `old` of directory `source` to `new` in this one.
-    fn rename(&self, old: &str, new: &str, source: &N, mode: RenameMode) -> Outcome<()> {
+    fn rename(&self, old: &str, new: &str, source: &N, mode: RenameMode) -> Outcome<ToSave> {
         Err(Refusal::NotPermitted.into())
     }
     /// Has a name lead to a file that has one already.

@@ -161,13 +161,15 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.guarded("unlink", || {
-            reply_empty(reply, self.fs.unlink(&caller(req, 0), ino(parent), name.as_bytes()));
+            let done = Box::new(move |result| reply_empty(reply, result));
+            self.fs.remove_later(&caller(req, 0), ino(parent), name.as_bytes(), false, done);
         });
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.guarded("rmdir", || {
-            reply_empty(reply, self.fs.rmdir(&caller(req, 0), ino(parent), name.as_bytes()));
+            let done = Box::new(move |result| reply_empty(reply, result));
+            self.fs.remove_later(&caller(req, 0), ino(parent), name.as_bytes(), true, done);
         });
     }
 
@@ -199,11 +201,15 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.guarded("rename", || {
-            let (from, to) = (name.as_bytes(), newname.as_bytes());
-            let renamed = rename_mode(flags).and_then(|mode| {
-                self.fs.rename(&caller(req, 0), ino(parent), from, ino(newparent), to, mode)
-            });
-            reply_empty(reply, renamed);
+            let from = (ino(parent), name.as_bytes());
+            let to = (ino(newparent), newname.as_bytes());
+            match rename_mode(flags) {
+                Ok(mode) => {
+                    let done = Box::new(move |result| reply_empty(reply, result));
+                    self.fs.rename_later(&caller(req, 0), from, to, mode, done);
+                }
+                Err(error) => reply.error(errno(error)),
+            }
         });
     }
 

@@ -352,6 +352,38 @@ def test_readers_do_not_wait_for_those_who_save(
     assert len(contents(fresh_cluster, uuid)) == 41
 
 
+def test_readers_do_not_wait_for_those_who_remove_and_rename(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    # The kernel lets one at a time change a directory.
+    rewrite(fresh_cluster, uuid, **{f"d{number}__f": "text" for number in range(40)})
+    path = arv_mount("--read-write", "--collection", uuid).path
+    directories = [path / f"d{number}" for number in range(40)]
+    assert all((directory / "f").read_text() == "text" for directory in directories)
+    fresh_cluster.faults.add(service="api", method="PUT", action="stall")
+    changing = [
+        threading.Thread(target=os.unlink, args=(directory / "f",))
+        if number % 2
+        else threading.Thread(target=os.rename, args=(directory / "f", directory / "g"))
+        for number, directory in enumerate(directories)
+    ]
+    try:
+        for thread in changing:
+            thread.start()
+        poll("a save is under way", fresh_cluster.faults.stalled)
+        assert (path / "f").read_text() == "text"
+        assert len(os.listdir(path)) == 41
+    finally:
+        fresh_cluster.faults.clear()
+        for thread in changing:
+            thread.join(60)
+    expected = {
+        d.name + ("" if n % 2 else "/g"): None if n % 2 else "text"
+        for n, d in enumerate(directories)
+    }
+    assert contents(fresh_cluster, uuid) == {"f": "text", **expected}
+
+
 def test_a_rename_over_a_file_is_one_version(
     mounts: tuple[Path, Path], fresh_cluster: LocalCluster, uuid: str
 ) -> None:

@@ -22,7 +22,7 @@ use crate::fs::errno::Refusal;
 use crate::fs::flags::{Allocation, Position, RenameMode, Seek};
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
-    Outcome, Reader, Saving, Truncated, Written,
+    Outcome, Reader, Saving, ToSave, Truncated, Written,
 };
 use crate::fs::read_data::ReadData;
 
@@ -171,6 +171,14 @@ impl<H: Host> CollectionNode<H> {
             return Ok(Duration::ZERO);
         }
         Ok(root.fresh_for(self.collection.host.now()?))
+    }
+
+    /// What is to be saved before a change of the collection is told as made.
+    fn changed(&self) -> Outcome<ToSave> {
+        match self.collection.saving(false) {
+            Some(saving) => Ok(Some(saving)),
+            None => self.saved().map(|()| None),
+        }
     }
 
     /// Saves what was changed in the collection, or has it saved later.
@@ -542,29 +550,35 @@ impl<H: Host> DirectoryNode<AnyNode<H>> for CollectionNode<H> {
         self.taken_over()?.mkdir(name)
     }
 
-    fn unlink(&self, name: &str) -> Outcome<()> {
+    fn unlink(&self, name: &str) -> Outcome<ToSave> {
         if let Some(collection) = self.writing()?
             && let Some(()) = collection.remove(self.ino, name, false)?
         {
-            return self.saved();
+            return self.changed();
         }
         self.taken_over()?.unlink(name)
     }
 
-    fn rmdir(&self, name: &str) -> Outcome<()> {
+    fn rmdir(&self, name: &str) -> Outcome<ToSave> {
         if let Some(collection) = self.writing()?
             && let Some(()) = collection.remove(self.ino, name, true)?
         {
-            return self.saved();
+            return self.changed();
         }
         self.taken_over()?.rmdir(name)
     }
 
-    fn rename(&self, old: &str, new: &str, source: &AnyNode<H>, mode: RenameMode) -> Outcome<()> {
+    fn rename(
+        &self,
+        old: &str,
+        new: &str,
+        source: &AnyNode<H>,
+        mode: RenameMode,
+    ) -> Outcome<ToSave> {
         if let Some(collection) = self.writing()?
             && let Some(()) = collection.rename_from(source, old, (self.ino, new), mode)?
         {
-            return self.saved();
+            return self.changed();
         }
         // Nothing that could take over exchanges names.
         if mode == RenameMode::Exchange {

@@ -18,7 +18,7 @@ use crate::fs::flags::RenameMode;
 use crate::fs::inodes::{Inodes, Upcalls};
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Halt, Identity,
-    Listing, Outcome, Reader, Saving,
+    Listing, Outcome, Reader, Saving, ToSave,
 };
 use crate::fs::read_data::ReadData;
 use crate::fs::state::NodeState;
@@ -423,14 +423,14 @@ impl DirectoryNode<AnyNode<Standalone>> for RootDirectory {
         here(self.mounted()?.mkdir(TOP, name))
     }
 
-    fn unlink(&self, name: &str) -> Outcome<()> {
+    fn unlink(&self, name: &str) -> Outcome<ToSave> {
         here(self.mounted()?.remove(TOP, name, false))?;
-        self.flush()
+        self.flush().map(|()| None)
     }
 
-    fn rmdir(&self, name: &str) -> Outcome<()> {
+    fn rmdir(&self, name: &str) -> Outcome<ToSave> {
         here(self.mounted()?.remove(TOP, name, true))?;
-        self.flush()
+        self.flush().map(|()| None)
     }
 
     fn rename(
@@ -439,10 +439,10 @@ impl DirectoryNode<AnyNode<Standalone>> for RootDirectory {
         new: &str,
         source: &AnyNode<Standalone>,
         mode: RenameMode,
-    ) -> Outcome<()> {
+    ) -> Outcome<ToSave> {
         let mounted = self.mounted()?;
         here(mounted.rename_from(source, old, (TOP, new), mode))?;
-        self.flush()
+        self.flush().map(|()| None)
     }
 
     fn link(&self, name: &str, node: &AnyNode<Standalone>) -> Outcome<()> {

@@ -434,6 +434,10 @@ impl<H: Host> Saving for MountedCollection<H> {
     fn save_soon(self: Arc<Self>, then: Saved) {
         MountedCollection::save_soon(&self, then);
     }
+
+    fn save_wait(self: Arc<Self>) -> Outcome<bool> {
+        self.save()
+    }
 }
 
 impl Replacements {

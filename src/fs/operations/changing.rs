@@ -11,9 +11,12 @@ use crate::fs::attr::Attr;
 use crate::fs::errno::Refusal;
 use crate::fs::flags::{Position, RenameMode};
 use crate::fs::inodes::Inodes;
-use crate::fs::node::{Acknowledge, Halt, Write, Written};
+use crate::fs::node::{Acknowledge, Halt, Saving, Write, Written};
 use crate::fs::write_buffer::WriteBuffer;
 use crate::metrics;
+
+/// A directory in which something was changed, and what is to be saved before that is told; None where nothing is.
+pub(super) type Changed<N> = Option<(N, Arc<dyn Saving>)>;
 
 /// A write that may have to wait for room.
 struct PendingWrite<N: Node> {
@@ -168,13 +171,19 @@ impl<N: Node> Operations<N> {
         if self.inodes.reference(ino, node)? { Ok(attr) } else { Err(Refusal::Lost.into()) }
     }
 
+    /// Waits until a change is saved.
+    fn wait_saved(changed: Changed<N>) -> Outcome<()> {
+        let Some((directory, saving)) = changed else { return Ok(()) };
+        // Otherwise saving became the layer above's meanwhile.
+        if saving.save_wait()? { Ok(()) } else { directory.flush() }
+    }
+
     /// Removes a file.
     ///
     /// # Errors
     /// As [`Operations::writable_directory`]; what the directory answers.
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
-        let name = self.decode(name)?;
-        self.writable_directory(parent)?.unlink(&name)
+        Self::wait_saved(self.remove(parent, name, false)?)
     }
 
     /// Removes a directory.
@@ -182,8 +191,15 @@ impl<N: Node> Operations<N> {
     /// # Errors
     /// As [`Operations::writable_directory`]; what the directory answers.
     pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Outcome<()> {
+        Self::wait_saved(self.remove(parent, name, true)?)
+    }
+
+    /// Removes a file or (`dir`) a directory.
+    pub(super) fn remove(&self, parent: Ino, name: &[u8], dir: bool) -> Outcome<Changed<N>> {
         let name = self.decode(name)?;
-        self.writable_directory(parent)?.rmdir(&name)
+        let directory = self.writable_directory(parent)?;
+        let saving = if dir { directory.rmdir(&name) } else { directory.unlink(&name) }?;
+        Ok(saving.map(|saving| (directory, saving)))
     }
 
     /// Renames.
@@ -198,11 +214,24 @@ impl<N: Node> Operations<N> {
         new_name: &[u8],
         mode: RenameMode,
     ) -> Outcome<()> {
+        Self::wait_saved(self.rename_unsaved(parent, name, new_parent, new_name, mode)?)
+    }
+
+    pub(super) fn rename_unsaved(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Outcome<Changed<N>> {
         let (old, new) = (self.decode(name)?, self.decode(new_name)?);
         let source = self.writable_directory(parent)?;
         let target = self.writable_directory(new_parent)?;
         let moved = source.child(&old)?;
-        self.inodes.renaming(moved.as_ref(), || target.rename(&old, &new, &source, mode))
+        let rename = || target.rename(&old, &new, &source, mode);
+        let saving = self.inodes.renaming(moved.as_ref(), rename)?;
+        Ok(saving.map(|saving| (target, saving)))
     }
 
     /// Has a name lead to a file that has one already; counts a kernel reference.

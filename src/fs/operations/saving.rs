@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Operations;
+use super::changing::Changed;
 use crate::fs::attr::Fh;
 use crate::fs::filesystem::Done;
-use crate::fs::node::{Halt, Node, Outcome};
+use crate::fs::node::{Halt, Node, Outcome, Saving};
 use crate::metrics::Op;
 
 impl<N: Node> Operations<N> {
@@ -42,12 +43,41 @@ impl<N: Node> Operations<N> {
             }
             (_, Err(halt)) => return done(self.answer(op, || Err(halt))),
         };
+        self.when_saved((op, begin), saving, move || handle.flush(force), done);
+    }
+
+    /// Makes a change, and tells when it is saved.
+    pub(super) fn change_then(
+        &self,
+        op: Op,
+        change: impl FnOnce() -> Outcome<Changed<N>>,
+        done: Done,
+    ) {
+        let begin = Instant::now();
+        match change() {
+            Ok(Some((directory, saving))) => {
+                self.when_saved((op, begin), saving, move || directory.flush(), done);
+            }
+            outcome => {
+                self.metrics.operations.observe(op, begin.elapsed());
+                done(self.result(outcome.map(drop)));
+            }
+        }
+    }
+
+    /// Tells when something is saved; `otherwise` has it saved where that became the layer above's meanwhile.
+    fn when_saved(
+        &self,
+        (op, begin): (Op, Instant),
+        saving: Arc<dyn Saving>,
+        otherwise: impl Fn() -> Outcome<()> + Send + 'static,
+        done: Done,
+    ) {
         let (inodes, metrics) = (Arc::clone(&self.inodes), Arc::clone(&self.metrics));
         saving.save_soon(Box::new(move |saved| {
             let mut outcome: Outcome<()> = saved.map(drop).map_err(Halt::from);
             if saved == Ok(false) {
-                // Meanwhile, saving became the layer above's.
-                inodes.upcalls().request(&mut || outcome = handle.flush(force));
+                inodes.upcalls().request(&mut || outcome = otherwise());
             }
             metrics.operations.observe(op, begin.elapsed());
             done(outcome.map_err(|halt| match halt {

@@ -21,7 +21,7 @@ impl<N: Node> Operations<N> {
         self.metrics.time(op, || self.result(body()))
     }
 
-    fn result<T>(&self, outcome: Outcome<T>) -> Result<T> {
+    pub(super) fn result<T>(&self, outcome: Outcome<T>) -> Result<T> {
         outcome.map_err(|halt| match halt {
             Halt::Errno(errno) => errno,
             halt @ Halt::Upcall(_) => self.inodes.upcalls().errno_of(halt),
@@ -109,6 +109,23 @@ impl<N: Node> FileSystem for Operations<N> {
         self.answer(Op::Rename, || {
             Operations::rename(self, parent, name, new_parent, new_name, mode)
         })
+    }
+
+    fn remove_later(&self, _caller: &Caller, parent: Ino, name: &[u8], dir: bool, done: Done) {
+        let op = if dir { Op::Rmdir } else { Op::Unlink };
+        self.change_then(op, || self.remove(parent, name, dir), done);
+    }
+
+    fn rename_later(
+        &self,
+        _caller: &Caller,
+        (parent, name): (Ino, &[u8]),
+        (new_parent, new_name): (Ino, &[u8]),
+        mode: RenameMode,
+        done: Done,
+    ) {
+        let rename = || self.rename_unsaved(parent, name, new_parent, new_name, mode);
+        self.change_then(Op::Rename, rename, done);
     }
 
     fn link(&self, _caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {

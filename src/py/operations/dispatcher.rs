@@ -186,6 +186,28 @@ impl FileSystem for Dispatcher {
         self.core(&RequestScope::begin()).rename(caller, parent, name, new_parent, new_name, mode)
     }
 
+    fn remove_later(&self, caller: &Caller, parent: Ino, name: &[u8], dir: bool, done: Done) {
+        if self.is_overridden(if dir { Op::Rmdir } else { Op::Unlink }) {
+            let remove = if dir { Self::rmdir } else { Self::unlink };
+            return done(remove(self, caller, parent, name));
+        }
+        self.core(&RequestScope::begin()).remove_later(caller, parent, name, dir, done);
+    }
+
+    fn rename_later(
+        &self,
+        caller: &Caller,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+        done: Done,
+    ) {
+        if self.is_overridden(Op::Rename) {
+            return done(self.rename(caller, from.0, from.1, to.0, to.1, mode));
+        }
+        self.core(&RequestScope::begin()).rename_later(caller, from, to, mode, done);
+    }
+
     fn link(&self, caller: &Caller, ino: Ino, new_parent: Ino, new_name: &[u8]) -> Result<Attr> {
         if self.through_python(Op::Link) {
             return self.handler(Op::Link, |python| python.link(caller, ino, new_parent, new_name));

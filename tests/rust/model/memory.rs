@@ -11,7 +11,7 @@ use std::time::Duration;
 use arvados_fuse::fs::dentries::Dentries;
 use arvados_fuse::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
-    Outcome, Reader, Truncated, Written,
+    Outcome, Reader, ToSave, Truncated, Written,
 };
 use arvados_fuse::fs::state::NodeState;
 use arvados_fuse::fs::{Errno, Position, ReadData, RenameMode, Timestamp};
@@ -331,20 +331,20 @@ impl DirectoryNode<Entry> for MemoryNode {
         self.asked("mkdir")?;
         self.make(name, || MemoryNode::directory(&self.0.world, 0, false))
     }
-    fn unlink(&self, name: &str) -> Outcome<()> {
+    fn unlink(&self, name: &str) -> Outcome<ToSave> {
         self.asked("unlink")?;
-        if self.remove(name)? { Ok(()) } else { Err(Errno::ENOENT.into()) }
+        if self.remove(name)? { Ok(None) } else { Err(Errno::ENOENT.into()) }
     }
-    fn rmdir(&self, name: &str) -> Outcome<()> {
+    fn rmdir(&self, name: &str) -> Outcome<ToSave> {
         self.asked("rmdir")?;
-        if self.remove(name)? { Ok(()) } else { Err(Errno::ENOENT.into()) }
+        if self.remove(name)? { Ok(None) } else { Err(Errno::ENOENT.into()) }
     }
-    fn rename(&self, old: &str, new: &str, source: &Entry, _mode: RenameMode) -> Outcome<()> {
+    fn rename(&self, old: &str, new: &str, source: &Entry, _mode: RenameMode) -> Outcome<ToSave> {
         self.asked("rename")?;
         match source {
             Entry::Host(source) => {
                 if source.move_to(old, self, new)? {
-                    Ok(())
+                    Ok(None)
                 } else {
                     Err(Errno::ENOENT.into())
                 }

@@ -17,7 +17,7 @@ use crate::fs::collection::Host;
 use crate::fs::collection::draft::TOP;
 use crate::fs::flags::{Position, RenameMode};
 use crate::fs::node::{
-    DirectoryNode, FileNode, Listing, Outcome, Reader, Saving, Truncated, Written,
+    DirectoryNode, FileNode, Listing, Outcome, Reader, Saving, ToSave, Truncated, Written,
 };
 use crate::fs::{Bytes, ReadData, Refusal};
 use crate::py::llfuse::lock;
@@ -94,6 +94,14 @@ impl ObjectNode {
         mounted.host.look()?;
         let here = mounted.is_written_here() && mounted.host.keep().is_some();
         Ok(here.then_some(mounted))
+    }
+
+    /// What is to be saved before a change of the collection is told as made.
+    fn changed(&self, mounted: &Arc<PythonCollection>) -> Outcome<ToSave> {
+        match mounted.saving(false) {
+            Some(saving) => Ok(Some(saving)),
+            None => self.saved(mounted).map(|()| None),
+        }
     }
 
     /// Saves what names in it lead to.
@@ -210,27 +218,27 @@ impl DirectoryNode<AnyNode> for ObjectNode {
         }
         self.call(|o| o.call_method1("mkdir", (name,)).map(drop))
     }
-    fn unlink(&self, name: &str) -> Outcome<()> {
+    fn unlink(&self, name: &str) -> Outcome<ToSave> {
         if let Some(mounted) = self.writing(&[Name::Unlink])?
             && let Some(()) = mounted.remove(TOP, name, false)?
         {
-            return self.saved(&mounted);
+            return self.changed(&mounted);
         }
-        self.call(|o| o.call_method1("unlink", (name,)).map(drop))
+        self.call(|o| o.call_method1("unlink", (name,)).map(|_| None))
     }
-    fn rmdir(&self, name: &str) -> Outcome<()> {
+    fn rmdir(&self, name: &str) -> Outcome<ToSave> {
         if let Some(mounted) = self.writing(&[Name::Rmdir])?
             && let Some(()) = mounted.remove(TOP, name, true)?
         {
-            return self.saved(&mounted);
+            return self.changed(&mounted);
         }
-        self.call(|o| o.call_method1("rmdir", (name,)).map(drop))
+        self.call(|o| o.call_method1("rmdir", (name,)).map(|_| None))
     }
-    fn rename(&self, old: &str, new: &str, source: &AnyNode, mode: RenameMode) -> Outcome<()> {
+    fn rename(&self, old: &str, new: &str, source: &AnyNode, mode: RenameMode) -> Outcome<ToSave> {
         if let Some(mounted) = self.writing(&[Name::Rename])?
             && let Some(()) = mounted.rename_from(source, old, (TOP, new), mode)?
         {
-            return self.saved(&mounted);
+            return self.changed(&mounted);
         }
         match mode {
             // Python's own method replaces what is there.
@@ -244,7 +252,7 @@ impl DirectoryNode<AnyNode> for ObjectNode {
             }
             RenameMode::Replace => {}
         }
-        self.call(|o| o.call_method1("rename", (old, new, source.object(o.py())?)).map(drop))
+        self.call(|o| o.call_method1("rename", (old, new, source.object(o.py())?)).map(|_| None))
     }
     fn link(&self, name: &str, node: &AnyNode) -> Outcome<()> {
         match self.writing(&[Name::Create])? {
