@@ -9,12 +9,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::draft::TOP;
-use super::reader::pieces_of;
+use super::reader::{expires_soon, pieces_of};
 use super::replacements::Replacements;
 use super::snapshot::Snapshot;
 use super::{Drafted, State};
 use crate::collection::draft::{
-    BlockRef, Chunk, Contents, Directory, MAX_LEN, Pieces, Unwritable, write_manifest,
+    BlockRef, Chunk, Contents, Directory, MAX_LEN, Piece, Pieces, Unwritable, write_manifest,
 };
 use crate::collection::{NodeId, Tree};
 use crate::fs::attr::Timestamp;
@@ -132,6 +132,22 @@ impl Captured {
     /// The version that the draft is over.
     pub(super) fn base(&self) -> &Arc<Tree> {
         self.snapshot.tree()
+    }
+
+    /// Blocks that are known from earlier versions get the signatures that this one has, where theirs end
+    /// soon.
+    pub(super) fn renew_signatures(&self) {
+        let mut seen = HashSet::new();
+        for contents in self.contents.values() {
+            for piece in contents.pieces(0, MAX_LEN) {
+                if let Piece::Stored { block: BlockRef::Tree(tree, _), .. } = piece
+                    && seen.insert(Arc::as_ptr(&tree))
+                    && expires_soon(tree.expires_at())
+                {
+                    tree.renew_locators(self.base());
+                }
+            }
+        }
     }
 
     /// The chunks that are not stored.

@@ -15,7 +15,7 @@ use super::draft::TOP;
 use super::draft::names::Dentry;
 use super::draft::subtree::{SetAside, Subtree};
 use super::follow::Numbers;
-use super::reader::is_expired;
+use super::reader::expires_soon;
 use super::snapshot::Snapshot;
 use super::{Host, MountedCollection, State};
 use crate::fs::any_node::AnyNode;
@@ -107,7 +107,7 @@ impl<H: Host> MountedCollection<H> {
     /// What a name leads to, with everything stored and its signatures valid.
     fn taken_stored(self: &Arc<Self>, dentry: Dentry<'_>) -> Outcome<Taken> {
         let taken = self.taken(dentry)?;
-        if taken.subtree.has_signature(is_expired) {
+        if taken.subtree.has_signature(expires_soon) {
             // The blocks show their newest signatures.
             let mut renewed = false;
             self.host.wait(&mut || renewed = self.host.renew());

@@ -341,7 +341,19 @@ impl<H: Host> ReadRequest<H> {
     }
 }
 
-pub(super) fn is_expired(expires_at: Option<u64>) -> bool {
+/// For so many seconds a signature has to last that a server is shown: as long as a save may take.
+const LASTING: u64 = 60;
+
+fn is_expired(expires_at: Option<u64>) -> bool {
+    expires_within(0, expires_at)
+}
+
+/// Whether a signature, which ends so many seconds after the epoch, is not worth showing to a server.
+pub(super) fn expires_soon(expires_at: Option<u64>) -> bool {
+    expires_within(LASTING, expires_at)
+}
+
+fn expires_within(seconds: u64, expires_at: Option<u64>) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    expires_at.is_some_and(|at| at <= now)
+    expires_at.is_some_and(|at| at <= now + seconds)
 }

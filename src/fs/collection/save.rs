@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
 
 use super::capture::{Captured, Update};
+use super::reader::expires_soon;
 use super::replacements::Replacements;
 use super::{Host, MountedCollection, State};
 use crate::collection::{Tree, diff};
@@ -302,9 +303,14 @@ impl<H: Host> MountedCollection<H> {
             if !self.is_saved_here() || self.state.read().draft.frozen {
                 return Ok(false);
             }
+            // The answer to a save has no newer ones: they get older with every save.
+            if expires_soon(self.snapshot().tree().expires_at()) {
+                self.host.renew();
+            }
             let Some(Begun { captured, replacements }) = self.begin_save() else {
                 return Ok(true);
             };
+            captured.renew_signatures();
             let result = self.send(&captured, &replacements);
             let numbers = self.numbers_for_links(&captured).unwrap_or_default();
             match self.end_save(captured, replacements, numbers, result) {
