@@ -395,15 +395,13 @@ class Service:
             return
         if record.get("group_class") == "role":
             return
-        taken = {
-            other["name"]
-            for other_kind, other in self.store.owned(record["owner_uuid"])
-            if other_kind == kind
-            and other["uuid"] != record["uuid"]
+        named = self.store.named(kind, record["owner_uuid"], record["name"])
+        if not any(
+            other["uuid"] != record["uuid"]
             and not other["is_trashed"]
             and not versions.is_past(other)
-        }
-        if record["name"] not in taken:
+            for other in named
+        ):
             return
         if not ensure_unique:
             raise invalid(

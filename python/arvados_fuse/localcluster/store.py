@@ -82,6 +82,10 @@ class Store:
         self._tables: dict[str, dict[str, Record]] = {kind: {} for kind in TABLES}
         self._by_hash: dict[str, set[str]] = defaultdict(set)
         self._by_owner: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        #: By table, owner and name.
+        self._by_name: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+        #: Past versions of collections, by the current one.
+        self._past: dict[str, set[str]] = defaultdict(set)
         self.last_log_id = 0
         for kind, uuid, data in self._db.execute("SELECT kind, uuid, data FROM records"):
             self._take(kind, uuid, json.loads(data))
@@ -102,16 +106,28 @@ class Store:
         self._tables[kind][uuid] = record
         if kind == "collections":
             self._by_hash[record["portable_data_hash"]].add(uuid)
+            current = record.get("current_version_uuid", uuid)
+            if current != uuid:
+                self._past[current].add(uuid)
         if kind == "logs":
             self.last_log_id = max(self.last_log_id, record["id"])
         if record.get("owner_uuid"):
             self._by_owner[record["owner_uuid"]].add((kind, uuid))
+            if record.get("name"):
+                self._by_name[kind, record["owner_uuid"], record["name"]].add(uuid)
 
     def _drop(self, kind: str, uuid: str, record: Record) -> None:
         if kind == "collections":
             self._by_hash[record["portable_data_hash"]].discard(uuid)
+            if (current := record.get("current_version_uuid")) in self._past:
+                self._past[current].discard(uuid)
         if record.get("owner_uuid"):
             self._by_owner[record["owner_uuid"]].discard((kind, uuid))
+            if record.get("name"):
+                place = (kind, record["owner_uuid"], record["name"])
+                self._by_name[place].discard(uuid)
+                if not self._by_name[place]:
+                    del self._by_name[place]
 
     def put(self, kind: str, record: Record) -> None:
         """Keep a record, replacing the one of the same uuid."""
@@ -144,6 +160,8 @@ class Store:
             table.clear()
         self._by_hash.clear()
         self._by_owner.clear()
+        self._by_name.clear()
+        self._past.clear()
 
     def get(self, kind: str, uuid: str) -> Record | None:
         """Return the record of that uuid."""
@@ -157,6 +175,15 @@ class Store:
         """Return the collections that have these contents."""
         uuids = sorted(self._by_hash.get(portable_data_hash, ()))
         return [self._tables["collections"][uuid] for uuid in uuids]
+
+    def named(self, kind: str, owner_uuid: str, name: str) -> list[Record]:
+        """Return the records of a table that somebody owns and that have a name."""
+        uuids = self._by_name.get((kind, owner_uuid, name), ())
+        return [self._tables[kind][uuid] for uuid in uuids]
+
+    def past_versions(self, uuid: str) -> list[Record]:
+        """Return the past versions of a collection."""
+        return [self._tables["collections"][past] for past in sorted(self._past.get(uuid, ()))]
 
     def trashed(self, record: Record) -> bool:
         """Return whether a record is in the trash, by itself or with a project that it is in."""

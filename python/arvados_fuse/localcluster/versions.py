@@ -33,7 +33,7 @@ def supersede(store: Store, old: Record, new: Record) -> None:
         raise invalid("past versions cannot be updated")
     changed = any(old[name] != new[name] for name in _VERSIONED)
     asked = old["preserve_version"] or new["preserve_version"]
-    past = [record for record in store.all("collections") if is_past_of(record, old)]
+    past = store.past_versions(old["uuid"])
     if changed and asked and not new["is_trashed"]:
         new["version"] = old["version"] + 1
         past.append(dict(old, uuid=store.new_uuid("collections")))
@@ -42,8 +42,3 @@ def supersede(store: Store, old: Record, new: Record) -> None:
         new["preserve_version"] = asked
     for record in past:
         store.put("collections", {**record, **{name: new[name] for name in _SHARED}})
-
-
-def is_past_of(record: Record, current: Record) -> bool:
-    """Return whether a record is a past version of that one."""
-    return is_past(record) and record["current_version_uuid"] == current["uuid"]
