@@ -535,6 +535,7 @@ impl<H: Host> MountedCollection<H> {
         let mut state = self.state.write();
         if let Some(attempt) = state.attempt.take_if(|attempt| attempt.is(tree)) {
             attempt.saved(&mut state, Arc::clone(tree));
+            state.draft.saving = false;
         }
     }
 

@@ -140,7 +140,8 @@ pub(super) struct Draft {
     pub gone: HashSet<u64>,
     /// Nothing is changed here any more: the layer above takes over.
     pub frozen: bool,
-    /// What it is at one moment is being saved: what is gone since has to be told from what never was.
+    /// What it was at one moment is being saved, or may have been: what is gone since has to be told from what
+    /// never was.
     pub saving: bool,
     /// Counts the bytes of its files.
     pub gauge: Arc<Gauge>,

@@ -228,6 +228,8 @@ impl<H: Host> MountedCollection<H> {
             return;
         }
         let uses = state.put_back(to, subtree, aside, now);
+        // Were it saved after all, what is in it there has numbers of its own.
+        state.attempt = None;
         self.uses.fetch_add(uses.into(), Ordering::AcqRel);
         self.changes.fetch_add(1, Ordering::AcqRel);
     }

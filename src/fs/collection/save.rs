@@ -351,7 +351,9 @@ impl<H: Host> MountedCollection<H> {
     /// Whatever began has ended.
     fn give_up_save(&self) {
         let mut progress = self.saves.progress.lock();
-        self.state.write().draft.saving = false;
+        let mut state = self.state.write();
+        state.draft.saving = state.attempt.is_some();
+        drop(state);
         progress.ended = progress.begun;
         self.saves.ended.notify_all();
     }
@@ -373,7 +375,6 @@ impl<H: Host> MountedCollection<H> {
     ) -> Result<bool, Refused> {
         let mut progress = self.saves.progress.lock();
         let mut state = self.state.write();
-        state.draft.saving = false;
         let result = match sent {
             Ok(Sent { tree, taken: Ok(is_current) }) => {
                 state.attempt = None;
@@ -396,6 +397,7 @@ impl<H: Host> MountedCollection<H> {
             }
             Err(refused) => Err(refused),
         };
+        state.draft.saving = state.attempt.is_some();
         progress.ended += 1;
         self.saves.ended.notify_all();
         drop((state, progress));

@@ -199,6 +199,38 @@ fn what_is_appended_is_at_the_end() {
     mount.end();
 }
 
+/// A save whose answer is lost was made; what it made is removed, and made anew, before anybody looks.
+#[test]
+fn what_was_removed_after_a_lost_answer_stays_removed() {
+    let keep = Arc::new(support::Server::start());
+    let record = Server::new("");
+    let client = record.client();
+    let mount = Mount::saving(keep, 1 << 20, Arc::clone(&client));
+    let made = |name: &str| {
+        let (made, fh) = mount.create(Ino::ROOT, name).expect("made");
+        assert_eq!(mount.write(made.ino, fh, 0, name.as_bytes()), Ok(name.len() as u32));
+        (made.ino, fh)
+    };
+    let files = [made("removed"), made("moved"), made("d")];
+    client.fate(Fate::Lost);
+    assert!(mount.collection().save().is_err());
+    mount.unlink(Ino::ROOT, "d").expect("removed");
+    mount.mkdir(Ino::ROOT, "d").expect("made");
+    let moved = mount.rename((Ino::ROOT, "moved"), (Ino::ROOT, "m"), RenameMode::Replace);
+    assert_eq!(moved, Ok(()));
+    mount.unlink(Ino::ROOT, "removed").expect("removed");
+    mount.collection().save().expect("saved");
+    assert!(mount.root.renewed());
+    let expected: Paths = [("d".into(), None), ("m".into(), Some(b"moved".to_vec()))].into();
+    assert_eq!(mount.saved(), expected);
+    let recorded = Arc::new(Tree::parse(&record.manifest()).expect("a manifest"));
+    assert_eq!(paths_in(&recorded, &mount), expected);
+    for (ino, fh) in files {
+        mount.release(ino, fh);
+        mount.forget(ino, 1);
+    }
+}
+
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 /// The contents of a file: a number, by which it is found.
