@@ -161,6 +161,7 @@ fn where_it_cannot_be_saved_all_is_as_it_was() {
         };
         two.clients[1].fate(Fate::Refused);
         let renamed = two.mount.rename((dir, name), (two.dirs[1], to), RenameMode::Replace);
+        two.clients[1].fate(Fate::Made);
         assert_eq!(renamed, Err(Errno::EACCES), "{from} to {to}");
         assert_eq!([two.recorded(0), two.recorded(1)], before, "{from} to {to}");
         assert_eq!(two.mount.saved(), saved, "{from} to {to}");
@@ -177,6 +178,7 @@ fn where_it_cannot_be_saved_all_is_as_it_was() {
     // Where only its own collection cannot be saved, it is in both of the records, and that is told.
     two.clients[0].fate(Fate::Refused);
     assert_eq!(two.rename((0, "a"), (1, "new")), Err(Errno::EACCES));
+    two.clients[0].fate(Fate::Made);
     assert!(two.recorded(0).contains_key("a") && two.recorded(1).contains_key("new"));
     assert!(two.collections()[0].is_unsaved());
     two.collections()[0].save().expect("saved");
@@ -264,6 +266,7 @@ fn step(two: &Two, random: &mut Rng, model: &mut Model, open: &mut Vec<Open>) {
             let (from, to) = (place(random), place(random));
             let refused = random.u8(..6) == 0 && from.0 != to.0;
             if refused {
+                // Closing what was removed may have begun a save.
                 two.clients[to.0].fate(Fate::Refused);
             }
             let renamed = two.rename((from.0, &from.1), (to.0, &to.1));

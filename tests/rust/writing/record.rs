@@ -27,7 +27,7 @@ type Files = BTreeMap<String, Option<Pieces>>;
 pub(crate) enum Fate {
     /// It is made.
     Made,
-    /// It is refused.
+    /// It is refused, and so is every other until told otherwise.
     Refused,
     /// It is made, and the answer is lost.
     Lost,
@@ -213,7 +213,12 @@ impl Record for Client {
     }
 
     fn save(&self, update: &Update) -> Result<Taken, Refused> {
-        let fate = std::mem::replace(&mut *self.fate.lock(), Fate::Made);
+        let mut next = self.fate.lock();
+        let fate = *next;
+        if fate != Fate::Refused {
+            *next = Fate::Made;
+        }
+        drop(next);
         if fate == Fate::Refused {
             return Err(Refused::Failed(Errno::EACCES));
         }
