@@ -18,7 +18,7 @@ use fastrand::Rng;
 use super::driver::Driver;
 use super::mount::{LOADED, Mount, Paths, paths_in, some_files};
 use super::random::requests;
-use super::record::{Fate, Server};
+use super::record::{Client, Fate, Server};
 use super::reference::{Mtime, Reference};
 use super::threads::requests_in;
 use crate::seed::seed;
@@ -239,6 +239,7 @@ type Token = u64;
 struct Contest {
     random: Rng,
     record: Arc<Server>,
+    clients: [Arc<Client>; 2],
     mounts: Vec<Mount>,
     /// Somebody may have it at any path.
     alive: BTreeSet<Token>,
@@ -255,12 +256,13 @@ impl Contest {
     fn new(seed: u64) -> Self {
         let keep = Arc::new(support::Server::start());
         let record = Server::new("");
-        let mounts = [Arc::clone(&keep), keep]
-            .map(|keep| Mount::saving(keep, 1 << 20, record.client()))
-            .into_iter()
-            .collect();
+        let clients = [record.client(), record.client()];
+        let mounts = clients
+            .iter()
+            .map(|client| Mount::saving(Arc::clone(&keep), 1 << 20, Arc::clone(client)));
+        let mounts = mounts.collect();
         let (random, alive) = (Rng::with_seed(seed), BTreeSet::new());
-        Contest { random, record, mounts, alive, next: 1, log: Vec::new() }
+        Contest { random, record, clients, mounts, alive, next: 1, log: Vec::new() }
     }
 
     fn run(mut self, steps: usize) {
@@ -271,8 +273,12 @@ impl Contest {
                 5..7 => self.remove(who),
                 7..9 => self.rename(who),
                 9 => {
-                    self.log.push(format!("{who} saves"));
-                    self.mounts[who].collection().save().expect("saved");
+                    let fate = [Fate::Made, Fate::Lost, Fate::Refused][self.random.usize(..3)];
+                    self.log.push(format!("{who} saves, {fate:?}"));
+                    self.clients[who].fate(fate);
+                    // It may have been made or not: nothing is lost either way.
+                    let _ = self.mounts[who].collection().save();
+                    self.clients[who].fate(Fate::Made);
                 }
                 10 => {
                     self.log.push(format!("{who} looks"));
