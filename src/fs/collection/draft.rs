@@ -540,10 +540,15 @@ impl State {
         } else {
             self.draft.nodes.remove(&ino);
         }
+        self.note_gone(ino);
+        uses
+    }
+
+    /// A node is not here any more, whatever the snapshot has, or what is being saved will have.
+    fn note_gone(&mut self, ino: u64) {
         if self.draft.saving || self.current.id(ino).is_some() {
             self.draft.gone.insert(ino);
         }
-        uses
     }
 
     /// Whether a directory is `above` or below it.

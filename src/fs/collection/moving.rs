@@ -15,9 +15,8 @@ use super::draft::TOP;
 use super::draft::names::Dentry;
 use super::draft::subtree::{SetAside, Subtree};
 use super::follow::Numbers;
-use super::reader::expires_soon;
 use super::snapshot::Snapshot;
-use super::{Host, MountedCollection, State};
+use super::{Host, MountedCollection};
 use crate::fs::any_node::AnyNode;
 use crate::fs::attr::Timestamp;
 use crate::fs::errno::Refusal;
@@ -89,9 +88,7 @@ impl<H: Host> MountedCollection<H> {
             AnyNode::Collection(node) => Some((Arc::clone(node.collection()), node.ino())),
         };
         let Some((collection, dir)) = found else { return Ok(None) };
-        collection.host.look()?;
-        let here = collection.is_written_here() && collection.host.keep().is_some();
-        Ok(here.then_some((collection, dir)))
+        Ok(collection.may_change_here()?.then_some((collection, dir)))
     }
 
     fn taken(&self, (dir, name): Dentry<'_>) -> Result<Taken, Refusal> {
@@ -107,7 +104,7 @@ impl<H: Host> MountedCollection<H> {
     /// What a name leads to, with everything stored and its signatures valid.
     fn taken_stored(self: &Arc<Self>, dentry: Dentry<'_>) -> Outcome<Taken> {
         let taken = self.taken(dentry)?;
-        if taken.subtree.has_signature(expires_soon) {
+        if taken.subtree.expires_soon() {
             // The blocks show their newest signatures.
             let mut renewed = false;
             self.host.wait(&mut || renewed = self.host.renew());
@@ -164,10 +161,7 @@ impl<H: Host> MountedCollection<H> {
         let mut moved = Ok(Moved::HandedOver);
         table.hand_over(&owner, || {
             let (mut theirs, mut ours) = (source.state.write(), self.state.write());
-            let is_changed_here = |collection: &Self, state: &State| {
-                collection.is_written_here() && !state.draft.frozen
-            };
-            if !is_changed_here(source, &theirs) || !is_changed_here(self, &ours) {
+            if source.is_handed_over(&theirs) || self.is_handed_over(&ours) {
                 return Vec::new();
             }
             let top = taken.subtree.top();

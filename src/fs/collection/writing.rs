@@ -38,6 +38,21 @@ impl<H: Host> MountedCollection<H> {
         self.gave_away.load(Ordering::Acquire)
     }
 
+    /// As [`MountedCollection::is_written_here`], after a look at whether the layer above wants to be asked;
+    /// nor does it want to where it reads blocks itself.
+    ///
+    /// # Errors
+    /// What the layer above raises.
+    pub fn may_change_here(&self) -> Outcome<bool> {
+        self.host.look()?;
+        Ok(self.is_written_here() && self.host.keep().is_some())
+    }
+
+    /// Whether the layer above makes changes, or is about to.
+    pub(super) fn is_handed_over(&self, state: &State) -> bool {
+        state.draft.frozen || !self.is_written_here()
+    }
+
     /// By which number the draft knows a directory, whose inode number this is.
     #[must_use]
     pub fn key_of(&self, dir: u64) -> u64 {
@@ -94,7 +109,7 @@ impl<H: Host> MountedCollection<H> {
             return Ok(None);
         }
         let mut state = self.state.write();
-        if state.draft.frozen || self.is_superseded() {
+        if self.is_handed_over(&state) {
             return Ok(None);
         }
         let changed = change(&mut state).map(Some)?;
@@ -220,7 +235,7 @@ impl<H: Host> MountedCollection<H> {
         let now = self.host.now()?;
         loop {
             let state = self.state.read();
-            let handed_over = state.draft.frozen || !self.is_written_here();
+            let handed_over = self.is_handed_over(&state);
             // What left the collection is nobody else's to change.
             if handed_over && !state.has_left(ino) {
                 return Ok(None);
@@ -327,7 +342,7 @@ impl<H: Host> MountedCollection<H> {
     /// `ENOENT`.
     pub fn set_mtime(&self, ino: u64, mtime: Timestamp) -> Outcome<Option<()>> {
         let mut state = self.state.write();
-        let handed_over = state.draft.frozen || !self.is_written_here();
+        let handed_over = self.is_handed_over(&state);
         // What left the collection is nobody else's to change.
         if handed_over && !(state.has_left(ino) && state.is_drafted(ino)) {
             return Ok(None);
@@ -362,8 +377,6 @@ impl<H: Host> CollectionNode<H> {
     /// The collection, where changes to it are made here; after a look at whether the layer above wants
     /// to be asked.
     pub(super) fn writing(&self) -> Outcome<Option<&Arc<MountedCollection<H>>>> {
-        self.collection().host.look()?;
-        let here = self.collection().is_written_here() && self.collection().host.keep().is_some();
-        Ok(here.then(|| self.collection()))
+        Ok(self.collection().may_change_here()?.then(|| self.collection()))
     }
 }

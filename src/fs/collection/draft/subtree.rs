@@ -12,6 +12,7 @@ use super::{Content, DraftFile, DraftNode, NEVER, Names};
 use crate::collection::draft::{Contents, MAX_LEN, Piece};
 use crate::fs::attr::Timestamp;
 use crate::fs::collection::merge::is_alike;
+use crate::fs::collection::reader::expires_soon;
 use crate::fs::collection::{Counts, State, add};
 use crate::fs::errno::Refusal;
 
@@ -70,14 +71,11 @@ impl Subtree {
         self.contents().flat_map(Contents::chunks).all(|chunk| chunk.is_stored())
     }
 
-    /// Whether `is_outdated` says so of when a signature of a block expires, in seconds since the epoch.
-    pub(in crate::fs::collection) fn has_signature(
-        &self,
-        is_outdated: impl Fn(Option<u64>) -> bool,
-    ) -> bool {
+    /// Whether a signature of a block is not worth showing to a server.
+    pub(in crate::fs::collection) fn expires_soon(&self) -> bool {
         self.contents().any(|contents| {
             contents.pieces(0, MAX_LEN).iter().any(|piece| match piece {
-                Piece::Stored { block, .. } => is_outdated(block.locator().expires_at()),
+                Piece::Stored { block, .. } => expires_soon(block.locator().expires_at()),
                 Piece::Buffered(_) | Piece::Hole(_) => false,
             })
         })
@@ -228,9 +226,7 @@ impl State {
                     .map(std::mem::take),
             };
             counted.extend(counts.map(|counts| (ino, counts)));
-            if self.draft.saving || in_snapshot.is_some() {
-                self.draft.gone.insert(ino);
-            }
+            self.note_gone(ino);
         }
         counted
     }
@@ -262,9 +258,7 @@ impl State {
             Content::File(_) => Names::default(),
         };
         node.leave();
-        if self.draft.saving || self.current.id(ino).is_some() {
-            self.draft.gone.insert(ino);
-        }
+        self.note_gone(ino);
         Some((SetAside { ino, names, left: true }, uses))
     }
 

@@ -13,7 +13,6 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use super::ObjectNode;
-use crate::fs::collection::Host;
 use crate::fs::collection::draft::TOP;
 use crate::fs::flags::{Position, RenameMode};
 use crate::fs::node::{
@@ -91,9 +90,7 @@ impl ObjectNode {
             return Ok(None);
         };
         // Somebody may want to see it in Python from now on.
-        mounted.host.look()?;
-        let here = mounted.is_written_here() && mounted.host.keep().is_some();
-        Ok(here.then_some(mounted))
+        Ok(mounted.may_change_here()?.then_some(mounted))
     }
 
     /// What is to be saved before a change of the collection is told as made.
