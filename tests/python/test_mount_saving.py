@@ -6,6 +6,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import threading
 import time
@@ -329,6 +330,24 @@ def test_a_save_that_comes_later_and_fails_is_told(
     fresh_cluster.faults.clear()
 
 
+@contextlib.contextmanager
+def waiting_for_a_save(
+    cluster: LocalCluster, changes: list[Callable[[], object]]
+) -> Iterator[None]:
+    """Make changes at once, and let them be saved when the block ends."""
+    cluster.faults.add(service="api", method="PUT", action="stall")
+    threads = [threading.Thread(target=change) for change in changes]
+    try:
+        for thread in threads:
+            thread.start()
+        poll("a save is under way", cluster.faults.stalled)
+        yield
+    finally:
+        cluster.faults.clear()
+        for thread in threads:
+            thread.join(60)
+
+
 def test_readers_do_not_wait_for_those_who_save(
     arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
 ) -> None:
@@ -338,18 +357,9 @@ def test_readers_do_not_wait_for_those_who_save(
     for file in files:
         file.write(file.name)
         file.flush()
-    fresh_cluster.faults.add(service="api", method="PUT", action="stall")
-    closing = [threading.Thread(target=file.close) for file in files]
-    try:
-        for thread in closing:
-            thread.start()
-        poll("a save is under way", fresh_cluster.faults.stalled)
+    with waiting_for_a_save(fresh_cluster, [file.close for file in files]):
         assert (path / "f").read_text() == "text"
         assert len(os.listdir(path)) == 41
-    finally:
-        fresh_cluster.faults.clear()
-        for thread in closing:
-            thread.join(60)
     assert len(contents(fresh_cluster, uuid)) == 41
 
 
@@ -361,23 +371,15 @@ def test_readers_do_not_wait_for_those_who_remove_and_rename(
     path = arv_mount("--read-write", "--collection", uuid).path
     directories = [path / f"d{number}" for number in range(40)]
     assert all((directory / "f").read_text() == "text" for directory in directories)
-    fresh_cluster.faults.add(service="api", method="PUT", action="stall")
-    changing = [
-        threading.Thread(target=os.unlink, args=(directory / "f",))
+    changes = [
+        functools.partial(os.unlink, directory / "f")
         if number % 2
-        else threading.Thread(target=os.rename, args=(directory / "f", directory / "g"))
+        else functools.partial(os.rename, directory / "f", directory / "g")
         for number, directory in enumerate(directories)
     ]
-    try:
-        for thread in changing:
-            thread.start()
-        poll("a save is under way", fresh_cluster.faults.stalled)
+    with waiting_for_a_save(fresh_cluster, changes):
         assert (path / "f").read_text() == "text"
         assert len(os.listdir(path)) == 41
-    finally:
-        fresh_cluster.faults.clear()
-        for thread in changing:
-            thread.join(60)
     expected = {
         d.name + ("" if n % 2 else "/g"): None if n % 2 else "text"
         for n, d in enumerate(directories)
