@@ -13,7 +13,6 @@ import contextlib
 import errno
 import logging
 import threading
-from collections import deque
 from typing import Any
 
 import arvados
@@ -24,12 +23,12 @@ from arvados.util import uuid_pattern
 from llfuse import _core
 from llfuse._core import done_natively, final_when_fresh
 
-from . import event_clients, listing, sdk_hooks
-from .api_client import IF_HASH, MountClient
-from .apierrors import explain, http_status, is_not_found
+from . import listing, sdk_hooks
+from .apierrors import is_not_found
 from .collection_base import RECORD_FILE, CollectionDirectoryBase
 from .fresh import check_update, convertTime, use_counter
 from .fusefile import FuseArvadosFile
+from .known_record import KnownRecord, Saved
 from .replication import default_replication
 from .reports import report
 from .upload_retry import retry_failed_uploads, save
@@ -53,10 +52,7 @@ class CollectionDirectory(CollectionDirectoryBase):
         "_writable",
         "_updating_lock",
         "_promoting",
-        "_hash",
-        "_saving",
-        "_heard",
-        "_own",
+        "_record",
     )
 
     def __init__(
@@ -86,13 +82,7 @@ class CollectionDirectory(CollectionDirectoryBase):
         self._manifest_size = 0
         self._updating_lock = threading.RLock()
         self._promoting = False
-        #: Portable data hash of the newest version that is known.
-        self._hash: str | None = None
-        #: A save is under way; the changes, from hash to hash, that events told of meanwhile.
-        self._saving = False
-        self._heard: list[tuple[str | None, str | None]] = []
-        #: Those that were saved from here.
-        self._own: deque[tuple[str | None, str | None]] = deque(maxlen=64)
+        self._record = KnownRecord(api, num_retries)
 
     @property
     def collection(self) -> Any:
@@ -155,110 +145,39 @@ class CollectionDirectory(CollectionDirectoryBase):
                     save(collection)
                 self.new_collection_record(collection.api_response())
 
-    def _save_update(
-        self, replace: dict[str, str], files: str, whole: str
-    ) -> tuple[str, bool] | None:
+    def _save_update(self, replace: dict[str, str], files: str, whole: str) -> Saved | None:
         """Have the record become what the core says. Return the portable data hash that it has then, and
         whether somebody else changed it at the same moment; None where the update is for another version.
 
         `replace` are the paths that changed and where what they lead to comes from, `files` is the manifest
         of what is new, `whole` that of everything. Called in a thread that saves, without `llfuse.lock`.
         """
-        by_path = replaces_files(self.api)
-        if self._may_be_outdated(by_path):
+        if self.stale():
             return None
-        if by_path:
-            contents = {"manifest_text": files} if files else {}
-            body: dict[str, Any] = {"collection": contents, "replace_files": replace}
-        else:
-            body = {"collection": {"manifest_text": whole}}
-        body["select"] = ["uuid", "portable_data_hash", "modified_at"]
-        self._heard, self._saving = [], True
         try:
-            saved = self._send_update(body, whole)
-            if saved is not None:
-                self._own.append((self._hash, saved))
-                self._hash = saved
+            saved = self._record.update(replace, files, whole)
         except Exception:
             # It may have been made all the same.
             self.invalidate()
             raise
-        finally:
-            self._saving = False
         if saved is None:
             return None
         self._manifest_size = len(whole)
         self._record_changed()
-        contested = not all(self.is_known(*heard) for heard in self._heard)
-        if contested:
+        if saved.contested:
             self.invalidate()
         else:
             self.fresh()
-        return saved, contested
+        return saved
 
     def changed_elsewhere(self) -> None:
         """Somebody else changed the collection just now."""
         self.invalidate()
         _core.changed_elsewhere(self)
 
-    def _may_be_outdated(self, by_path: bool) -> bool:
-        """Return whether somebody may have made another version than the core knows. A save that goes
-        `by_path` leaves alone what others changed elsewhere in it."""
-        if self.stale():
-            return True
-        if event_clients.are_live() and by_path:
-            # It would be told of that.
-            return False
-        return self._newest_hash() != self._hash
-
-    def _newest_hash(self) -> str:
-        get = self.api.collections().get(
-            uuid=self.collection_locator, select=["uuid", "portable_data_hash"]
-        )
-        return self._hash_in(get.execute(num_retries=self.num_retries))
-
-    def _hash_in(self, record: Any) -> str:
-        fields = {"portable_data_hash": str}
-        return listing.record(record, f"{self.collection_locator}", fields)["portable_data_hash"]
-
-    def _send_update(self, body: dict, whole: str) -> str | None:
-        try:
-            update = self.api.collections().update(uuid=self.collection_locator, body=body)
-            if self._hash and isinstance(self.api, MountClient):
-                # Made twice, an update that moves files would move others.
-                update.headers[IF_HASH] = self._hash
-            record = update.execute(num_retries=self.num_retries)
-        except Exception as error:
-            if http_status(error) not in _OUTDATED:
-                raise
-            newest = self._newest_hash()
-            if newest == self._hash:
-                raise
-            if newest == _core.ManifestTree(whole).portable_data_hash():
-                # It was made, and the answer to that lost.
-                return newest
-            report(f"collection {self.collection_locator} is saved anew: {explain(error)}", "info")
-            return None
-        return self._hash_in(record)
-
     def is_known(self, old: str | None, new: str | None) -> bool:
         """Return whether an event of a change from hash to hash tells nothing new of the contents."""
-        if self._saving:
-            # Whether it is that of the save will be known when that has an answer.
-            self._heard.append((old, new))
-            return True
-        if new is None:
-            return False
-        if (old, new) in self._own:
-            return True
-        if new == self._hash and any(new == saved for _, saved in self._own):
-            # Ours, but what it followed was another version than it was made for.
-            report(
-                f"collection {self.collection_locator} was changed elsewhere in the moment in which it "
-                "was saved: of what both changed, the version saved from here is there",
-                "warn",
-            )
-        return new == self._hash
+        return self._record.is_known(old, new)
 
     def want_event_subscribe(self) -> bool:
         return self._named_by_uuid()
@@ -303,7 +222,8 @@ class CollectionDirectory(CollectionDirectoryBase):
         if not new_collection_record:
             raise Exception("invalid new_collection_record")
         self._mtime = convertTime(new_collection_record.get("modified_at"))
-        self._hash = new_collection_record.get("portable_data_hash")
+        self._record.uuid = new_collection_record["uuid"]
+        self._record.hash = new_collection_record.get("portable_data_hash")
         self._manifest_size = len(new_collection_record["manifest_text"])
         self.collection_locator = new_collection_record["uuid"]
         self._record_changed()
@@ -426,11 +346,7 @@ class CollectionDirectory(CollectionDirectoryBase):
         return llfuse.lock_released if _core.holds_lock() else contextlib.nullcontext()
 
     def _get_record(self) -> dict:
-        record = (
-            self.api.collections()
-            .get(uuid=self.collection_locator)
-            .execute(num_retries=self.num_retries)
-        )
+        record = self._record.get(self.collection_locator)
         fields = {"manifest_text": str}
         return self._completed(listing.record(record, f"{self.collection_locator}", fields))
 
@@ -576,22 +492,6 @@ class CollectionDirectory(CollectionDirectoryBase):
 
 #: How often a version is asked for that is outdated when it comes.
 _LOOKS = 5
-#: What the API answers to an update that is for another version; 412 is of our client.
-_OUTDATED = (400, 404, 409, 412, 422)
-
-
-def replaces_files(api: Any) -> bool:
-    """Return whether the cluster can replace files in a collection by others of that collection.
-
-    Its discovery document says so by the side: Arvados has `replace_files` since 2.4, but takes sources
-    from the collection itself only since 3.0. `replace_segments` came with 3.1.
-    """
-    try:
-        parameters = api._rootDesc["resources"]["collections"]["methods"]["update"]["parameters"]
-        return "replace_files" in parameters and "replace_segments" in parameters
-    except (AttributeError, KeyError, TypeError) as error:
-        _logger.debug("no parameters of collections.update in the discovery document: %s", error)
-        return False
 
 
 def _take_over_unsaved(collection: Any, base: str, ours: str) -> None:

@@ -9,6 +9,7 @@ is away for long. These stand in for them while `arvados.events.subscribe` makes
 """
 
 import contextlib
+import itertools
 import json
 import random
 import threading
@@ -27,16 +28,28 @@ _PAUSES = (0.1, 15.0)
 #: A connection that lasted as long, in seconds, was a good one: the next pause is the shortest again.
 _GOOD = 30.0
 
-#: Clients that are connected and subscribed.
-_live: set[int] = set()
+#: The subscriptions that are under way: their numbers, by the client.
+_live: dict[int, int] = {}
+_numbers = itertools.count(1)
 
 _SDK_CLIENTS = (arvados.events.EventClient, arvados.events.PollClient)
 _subscribing = threading.Lock()
 
 
-def are_live() -> bool:
-    """Return whether this process is told of changes as they happen."""
-    return bool(_live)
+def subscriptions() -> frozenset[int]:
+    """Return the numbers of the subscriptions by which this process is told of changes as they happen.
+
+    One that is among them twice was under way all the time between: nothing went unheard.
+    """
+    return frozenset(_live.values())
+
+
+def changed_hashes(properties: dict) -> tuple[str | None, str | None]:
+    """Return a collection's portable data hash before and after a change, from the properties of the
+    event; None where it does not say."""
+    old = properties.get("old_attributes") or {}
+    new = properties.get("new_attributes") or {}
+    return old.get("portable_data_hash"), new.get("portable_data_hash")
 
 
 class EventClient(arvados.events.EventClient):
@@ -90,7 +103,7 @@ class EventClient(arvados.events.EventClient):
         except Exception as error:
             return _reason(error)
         finally:
-            _live.discard(id(self))
+            _live.pop(id(self), None)
             with contextlib.suppress(Exception):
                 self._client.close_timeout = 1
                 self._client.close()
@@ -108,7 +121,7 @@ class EventClient(arvados.events.EventClient):
             self.last_log_id = number
             self._heard = True
         if event.get("status") == 200:
-            _live.add(id(self))
+            _live.setdefault(id(self), next(_numbers))
             if self._connected_again:
                 event["after_gap"] = True
         self.on_event_cb(event)

@@ -21,7 +21,7 @@ import llfuse
 from llfuse import _core
 
 from . import sdk_hooks
-from .event_clients import lasting_clients
+from .event_clients import changed_hashes, lasting_clients
 from .handler_timing import Timed
 from .handles import FileHandles, Handle
 from .inode_cache import InodeCache
@@ -238,15 +238,14 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
         if ev.get("event_type") not in _EVENT_TYPES:
             return
         properties = ev.get("properties") or {}
-        old = properties.get("old_attributes") or {}
-        old_owner, old_hash = old.get("owner_uuid"), old.get("portable_data_hash")
-        new_hash = (properties.get("new_attributes") or {}).get("portable_data_hash")
+        old_owner = (properties.get("old_attributes") or {}).get("owner_uuid")
+        hashes = changed_hashes(properties)
         with llfuse.lock:
             for uuid in (ev["object_uuid"], old_owner, ev.get("object_owner_uuid")):
                 for entry in self.inodes.find_by_uuid(uuid):
                     if ev["event_type"] == "update" and _is_collection(entry):
                         # What was saved from here is told, too.
-                        if entry.is_known(old_hash, new_hash):
+                        if entry.is_known(*hashes):
                             continue
                         entry.changed_elsewhere()
                     self._look_again(entry)

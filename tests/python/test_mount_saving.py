@@ -17,6 +17,7 @@ from typing import Any
 import arvados.collection
 import llfuse
 import pytest
+from arvados_fuse import event_clients
 from arvados_fuse.collection_dir import CollectionDirectory
 from arvados_fuse.localcluster import LocalCluster
 from conftest import poll, save_collection
@@ -469,6 +470,43 @@ def test_a_mount_and_the_api_at_once(
         poll("an outcome of some order", as_expected)
         poll("the mount shows it", lambda: shown(mount.path) == contents(fresh_cluster, uuid))  # noqa: B023
         assert mount.unmount() == 0
+
+
+@pytest.mark.parametrize("events", [True, False])
+def test_what_came_between_is_told(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str, events: bool
+) -> None:
+    options = ("--read-write", "--collection", uuid)
+    mount = arv_mount(*options, *(() if events else ("--disable-event-listening",)))
+    assert (mount.path / "f").read_text() == "text"
+    # What events tell of either change comes before the answer.
+    hold = {"action": "hold", "count": 1, "value": 1}
+    fresh_cluster.faults.add(service="api", method="PUT", **hold)
+    saving = threading.Thread(target=_change_mount, args=(mount.path, "modify"))
+    saving.start()
+    poll("a save is under way", fresh_cluster.faults.stalled)
+    _change_record(fresh_cluster, uuid, "modify")
+    fresh_cluster.faults.clear()
+    saving.join()
+    assert contents(fresh_cluster, uuid) == {"f": "textFUSE"} == shown(mount.path)
+    assert mount.unmount() == 0
+    assert "was changed elsewhere in the moment in which it was saved" in mount.log.read_text()
+
+
+def test_events_vouch_only_for_what_was_loaded_since(
+    in_process: tuple[Path, Any],
+    fresh_cluster: LocalCluster,
+    uuid: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, directory = in_process
+    with open(path / "f", "a") as file:
+        file.write("FUSE")
+        file.flush()
+        _change_record(fresh_cluster, uuid, "modify")
+        monkeypatch.setattr(event_clients, "subscriptions", lambda: frozenset([1]))
+    found = contents(fresh_cluster, uuid)
+    assert set(found.values()) == {"textAPI", "textFUSE"} and found["f"] == "textFUSE"
 
 
 def test_a_mount_outlives_signatures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

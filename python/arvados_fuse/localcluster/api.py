@@ -16,7 +16,7 @@ from aiohttp import web
 from . import query
 from .discovery import kind_name, singular
 from .errors import APIError, invalid, not_found
-from .faults import Faults, Hangup, cut, hang_up, lose
+from .faults import Faults, Hangup, cut, follow, hang_up
 from .permissions import READ
 from .service import Service
 from .store import TABLES, Record
@@ -104,7 +104,7 @@ class API:
         if fault.get("action") == "cut":
             return await cut(request)
         response = await handler(request)
-        lose(request.get("fault"))
+        await follow(request.get("fault"))
         return response
 
     async def _asked(self, request: web.Request) -> tuple[Record, str, str, dict[str, Any]]:

@@ -4,8 +4,9 @@
 
 """Test hooks: requests that fail on purpose, and a record of what was asked.
 
-A rule is a dict: `service` (api, keep, ws), `method` and `path` (regular expressions; any by
-default), `action` and its `value`, and `count` (how often; for ever by default). Actions:
+A rule is a dict: `service` (api, keep, ws), `host` (with its port), `method` and `path` (regular
+expressions; any by default), `action` and its `value`, and `count` (how often; for ever by default).
+Actions:
 
 | action | what happens | value |
 | --- | --- | --- |
@@ -13,6 +14,7 @@ default), `action` and its `value`, and `count` (how often; for ever by default)
 | hangup | the connection is closed without an answer | |
 | lost | done, but the connection is closed, or answered with this status | the status |
 | delay | answered later | seconds |
+| hold | done when the rules are cleared, and answered this much later | seconds (0) |
 | stall | never answered, until the client leaves or the rules are cleared | |
 | wrong | a block's bytes are changed; of one that is stored, the hash in its locator | |
 | short | a block's last bytes are missing | how many (1) |
@@ -32,7 +34,7 @@ from typing import Any
 from aiohttp import web
 
 _ACTIONS = (
-    *("status", "hangup", "lost", "delay", "stall", "wrong", "short", "long"),
+    *("status", "hangup", "lost", "delay", "hold", "stall", "wrong", "short", "long"),
     *("classes", "body", "cut", "redirect", "frames", "close"),
 )
 
@@ -48,7 +50,7 @@ class Faults:
         self.rules: list[dict[str, Any]] = []
         self.requests: list[dict[str, Any]] = []
         self.recording = False
-        #: How many requests are stalled now.
+        #: How many requests are held or stalled now.
         self.stalled = 0
         self._cleared = asyncio.Event()
 
@@ -77,11 +79,12 @@ class Faults:
                 }
             )
 
-    def find(self, service: str, method: str, path: str) -> dict[str, Any] | None:
+    def find(self, service: str, host: str, method: str, path: str) -> dict[str, Any] | None:
         """Return the first rule for that request; it counts as applied."""
         for rule in self.rules:
             if (
                 rule.get("service", service) == service
+                and re.fullmatch(rule.get("host", ".*"), host)
                 and re.fullmatch(rule.get("method", ".*"), method)
                 and re.search(rule.get("path", ""), path)
                 and rule.get("count", 1) > 0
@@ -96,7 +99,7 @@ class Faults:
 
         Raises Hangup where there is to be no answer, HTTPException where it is an error.
         """
-        rule = self.find(service, request.method, request.path)
+        rule = self.find(service, request.host, request.method, request.path)
         if rule is None:
             return None
         action, value = rule["action"], rule.get("value", 0)
@@ -109,14 +112,22 @@ class Faults:
         if action == "delay":
             await asyncio.sleep(float(value))
             return None
-        if action == "stall":
+        if action in ("hold", "stall"):
             self.stalled += 1
             try:
                 await self._cleared.wait()
             finally:
                 self.stalled -= 1
-            raise Hangup()
+            if action == "stall":
+                raise Hangup()
         return rule
+
+
+async def follow(rule: dict[str, Any] | None) -> None:
+    """Have the answer to what was done come late, or not arrive, where a rule says so."""
+    if rule is not None and rule["action"] == "hold":
+        await asyncio.sleep(float(rule.get("value", 0)))
+    lose(rule)
 
 
 def lose(rule: dict[str, Any] | None) -> None:

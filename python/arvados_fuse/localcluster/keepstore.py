@@ -20,7 +20,7 @@ from aiohttp import web
 
 from .blobsign import LOCATOR
 from .errors import APIError
-from .faults import Faults, Hangup, damaged, hang_up, lose
+from .faults import Faults, Hangup, damaged, follow, hang_up
 from .service import Service
 
 #: Largest block, in bytes.
@@ -98,7 +98,7 @@ class KeepService:
         asked = request.headers.get("X-Keep-Desired-Replicas", "")
         copies = int(asked) if asked.isdecimal() else None
         locator, copies = await asyncio.to_thread(self.keep, data, copies)
-        lose(rule)
+        await follow(rule)
         if rule["action"] == "wrong":
             locator = f"{hashlib.md5(locator.encode()).hexdigest()}+{len(data)}"
         signed = self._service.signer.sign(locator, token)

@@ -1,0 +1,189 @@
+# Copyright (C) The arvados_fuse authors
+#
+# SPDX-License-Identifier: AGPL-3.0-only
+
+"""A collection's record, as far as this mount knows it, and how it is changed from here.
+
+The API makes an update whatever the record was changed to meanwhile. So a save first makes sure that it is
+for the newest version, and finds out afterwards whether another came between.
+"""
+
+import logging
+import threading
+from collections import deque
+from typing import Any, NamedTuple
+
+from llfuse import _core
+
+from . import event_clients, listing
+from .api_client import IF_HASH, MountClient
+from .apierrors import explain, http_status
+from .reports import report
+
+_logger = logging.getLogger("arvados.arvados_fuse")
+
+#: What the API answers to an update that is for another version; 412 is of our client.
+_OUTDATED = (400, 404, 409, 412, 422)
+
+#: Held where an event is kept for later, and where a save ends.
+_hearing = threading.Lock()
+
+_Change = tuple[str | None, str | None]
+
+
+class Saved(NamedTuple):
+    """The portable data hash that a record has after a save, and whether somebody else changed it at the
+    same moment."""
+
+    hash: str
+    contested: bool
+
+
+class KnownRecord:
+    """What is known of a collection's record: the portable data hash of its newest version, and who told.
+
+    `hash` is None until a version was loaded.
+    """
+
+    __slots__ = ("_api", "_heard", "_num_retries", "_own", "_saving", "_told_by", "hash", "uuid")
+
+    def __init__(self, api: Any, num_retries: int) -> None:
+        self._api = api
+        self._num_retries = num_retries
+        self.uuid = ""
+        self.hash: str | None = None
+        #: The subscriptions to events that were under way when the newest version was asked for.
+        self._told_by: frozenset[int] = frozenset()
+        #: A save is under way; the changes, from hash to hash, that events told of meanwhile.
+        self._saving = False
+        self._heard: list[_Change] = []
+        #: Those that were saved from here.
+        self._own: deque[_Change] | tuple[()] = ()
+
+    def get(self, locator: str) -> Any:
+        """Return what the API answers when it is asked for the record, by uuid or hash."""
+        told_by = event_clients.subscriptions()
+        answer = self._api.collections().get(uuid=locator).execute(num_retries=self._num_retries)
+        self._told_by = told_by
+        return answer
+
+    def update(self, replace: dict[str, str], files: str, whole: str) -> Saved | None:
+        """Have the record become what a mount shows; return None where it is for another version.
+
+        `replace` are the paths that changed and where what they lead to comes from, `files` is the manifest
+        of what is new, `whole` that of everything.
+        """
+        by_path = replaces_files(self._api)
+        if self._may_be_outdated(by_path):
+            return None
+        if by_path:
+            contents = {"manifest_text": files} if files else {}
+            body: dict[str, Any] = {"collection": contents, "replace_files": replace}
+        else:
+            body = {"collection": {"manifest_text": whole}}
+        body["select"] = ["uuid", "portable_data_hash", "modified_at"]
+        before, told_by = self.hash, event_clients.subscriptions()
+        self._heard, self._saving = [], True
+        try:
+            saved = self._send(body, whole)
+            if saved is not None:
+                self._own = self._own or deque(maxlen=64)
+                self._own.append((before, saved))
+                self.hash = saved
+        finally:
+            with _hearing:
+                self._saving = False
+        if saved is None:
+            return None
+        # All are asked for: each may tell that what somebody else saved is lost.
+        known = [self.is_known(*heard) for heard in self._heard]
+        contested = not all(known) or (not told_by and self._was_contested(saved))
+        return Saved(saved, contested)
+
+    def is_known(self, old: str | None, new: str | None) -> bool:
+        """Return whether an event of a change from hash to hash tells nothing new of the contents."""
+        with _hearing:
+            if self._saving:
+                # Whether it is that of the save will be known when that has an answer.
+                self._heard.append((old, new))
+                return True
+        if new is None:
+            return False
+        if (old, new) in self._own:
+            return True
+        if new == self.hash and any(new == saved for _, saved in self._own):
+            # Ours, but what it followed was another version than it was made for.
+            report(
+                f"collection {self.uuid} was changed elsewhere in the moment in which it was saved: "
+                "of what both changed, the version saved from here is there",
+                "warn",
+            )
+        return new == self.hash
+
+    def _may_be_outdated(self, by_path: bool) -> bool:
+        """Return whether somebody may have made another version than is known. A save that goes
+        `by_path` leaves alone what others changed elsewhere in it."""
+        told_by = event_clients.subscriptions()
+        if self._told_by & told_by and by_path:
+            # It would be told of that.
+            return False
+        if self._newest_hash() != self.hash:
+            return True
+        self._told_by = told_by
+        return False
+
+    def _was_contested(self, saved: str) -> bool:
+        """Return whether somebody else changed it after it was looked at, and before it was `saved`, as the
+        cluster's log has it: no event tells of that."""
+        filters = [["object_uuid", "=", self.uuid], ["event_type", "=", "update"]]
+        try:
+            logs = self._api.logs().list(filters=filters, order="id desc", limit=10, count="none")
+            for log in listing.page(logs.execute(num_retries=0), "events", {"properties": dict}):
+                old, new = event_clients.changed_hashes(log["properties"])
+                if new == saved:
+                    return not self.is_known(old, new)
+        except Exception as error:
+            _logger.debug("no log of %s: %s", self.uuid, explain(error))
+        return False
+
+    def _newest_hash(self) -> str:
+        get = self._api.collections().get(uuid=self.uuid, select=["uuid", "portable_data_hash"])
+        return self._hash_in(get.execute(num_retries=self._num_retries))
+
+    def _hash_in(self, record: Any) -> str:
+        fields = {"portable_data_hash": str}
+        return listing.record(record, self.uuid, fields)["portable_data_hash"]
+
+    def _send(self, body: dict, whole: str) -> str | None:
+        try:
+            update = self._api.collections().update(uuid=self.uuid, body=body)
+            if self.hash and isinstance(self._api, MountClient):
+                # Made twice, an update that moves files would move others.
+                update.headers[IF_HASH] = self.hash
+            record = update.execute(num_retries=self._num_retries)
+        except Exception as error:
+            if http_status(error) not in _OUTDATED:
+                raise
+            newest = self._newest_hash()
+            if newest == self.hash:
+                raise
+            if newest == _core.ManifestTree(whole).portable_data_hash():
+                # It was made, and the answer to that lost.
+                return newest
+            report(f"collection {self.uuid} is saved anew: {explain(error)}", "info")
+            return None
+        return self._hash_in(record)
+
+
+def replaces_files(api: Any) -> bool:
+    """Return whether the cluster can replace files in a collection by others of that collection.
+
+    Its discovery document says so by the side: Arvados has `replace_files` since 2.4, but takes sources
+    from the collection itself only since 3.0. `replace_segments` came with 3.1.
+    """
+    try:
+        parameters = api._rootDesc["resources"]["collections"]["methods"]["update"]["parameters"]
+        return "replace_files" in parameters and "replace_segments" in parameters
+    except (AttributeError, KeyError, TypeError) as error:
+        _logger.debug("no parameters of collections.update in the discovery document: %s", error)
+        return False
