@@ -63,7 +63,7 @@ soak: examples build fsx ## Have fsx do 50,000 operations for each seed, and kil
 
 test-python: examples fsx ## Run our own tests through mounts (PYTEST_ARGS="-k ...")
 	@echo "== testing through mounts"
-	$(BIN)/python -m pytest tests/python $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/python -n 3 --dist worksteal $(PYTEST_ARGS)
 
 test-upstream: build ## Run the released test suite (PEER=1: on the release; RELEASED_MODULES=1: on its modules over our core)
 	@$(BIN)/python tests/upstream/suite.py $(SUBJECT) $(PYTEST_ARGS)

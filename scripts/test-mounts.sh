@@ -11,6 +11,10 @@ set -euo pipefail -m
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 said="$TMPDIR/suites.log"
+own="$TMPDIR/own.log"
+
+# Most tests wait most of the time.
+workers=3
 
 suites() {
     local status=0
@@ -34,11 +38,16 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 status=0
-echo "== testing through mounts"
-"$python" -m pytest tests/python "$@" || status=$?
+echo "== testing through mounts, in $workers processes"
+"$python" -m pytest tests/python -n "$workers" --dist worksteal "$@" 2>&1 | tee "$own" || status=${PIPESTATUS[0]}
 # 2: somebody interrupted it.
 [ "$status" != 2 ] || exit 130
 echo "== waiting for the released suites"
 wait "$suites" || status=1
 cat "$said"
+if [ "$status" != 0 ]; then
+    # Whoever sees but the last lines shall see what failed.
+    echo "== failed:"
+    grep -hE '^(FAILED|ERROR|LEFT BEHIND|WRONG|E  )' "$own" "$said" || tail -n 20 "$own"
+fi
 exit "$status"

@@ -23,11 +23,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRATCH = ROOT / "target" / "tmp"
 SCRATCH.mkdir(parents=True, exist_ok=True)
 
+#: Which of the processes that share the tests this is; empty where there is one.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+
 # Everything that the SDK and the tests write stays in the checkout.
-HOME = SCRATCH / "home"
+HOME = SCRATCH / f"home{WORKER}"
 HOME.mkdir(exist_ok=True)
 os.environ["TMPDIR"] = tempfile.tempdir = str(SCRATCH)
 os.environ["HOME"] = str(HOME)
+os.environ["PIP_CACHE_DIR"] = str(SCRATCH / "pip")
 for _name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "KEEP_LOCAL_STORE"):
     os.environ.pop(_name, None)
 
@@ -66,6 +70,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if WORKER:
+        # Others are still at work.
+        return
     left = unmount_below(SCRATCH)
     running = running_in(SCRATCH)
     if left or running:
