@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import syscall_refusals
 import syscall_script
 from conftest import force_unmount, is_mounted, poll
 from environments import LLFUSE, Environment, make_environment
@@ -102,7 +103,7 @@ def broad(root: Path) -> Outcomes:
 
 
 def refusals(root: Path) -> Outcomes:
-    return syscall_script.refusals(root, list(REFUSALS))
+    return syscall_refusals.refusals(root, list(REFUSALS))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def refusals(root: Path) -> Outcomes:
         ("memory", broad, 400, 1500),
         ("passthrough", broad, 400, 1500),
         ("refusing", refusals, 1000, 350),
-        ("bare", syscall_script.bare, 15, 10),
+        ("bare", syscall_refusals.bare, 15, 10),
     ],
 )
 def test_the_same_calls_have_the_same_outcomes(

@@ -7,7 +7,6 @@
 What was written stays as it was, is saved once that is possible, and named where it never is.
 """
 
-import ctypes
 import os
 import subprocess
 import threading
@@ -18,6 +17,7 @@ import arvados.collection
 import pytest
 from arvados_fuse.localcluster import LocalCluster
 from conftest import Mounted, poll, save_collection
+from raw_syscalls import RENAME_EXCHANGE, renameat2
 from test_mount_saving import contents, rewrite, shown
 from test_mount_server_faults import KEEP_WRITE, UNHANDLED, assert_eio, lines_of
 
@@ -48,14 +48,6 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def swap(one: Path, other: Path) -> None:
-    """Exchange two names."""
-    at, exchange = -100, 2
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(at, os.fsencode(one), at, os.fsencode(other), exchange):
-        raise OSError(ctypes.get_errno(), "exchanging names")
 
 
 def assert_stays_and_is_saved_later(
@@ -197,7 +189,10 @@ def test_what_could_not_be_saved_is_tried_again_unasked(
 
 #: What is changed in a collection with `f` and `g`, and what comes of it.
 CHANGES: dict[str, tuple[Callable[[Path], object], dict[str, str]]] = {
-    "exchange": (lambda path: swap(path / "f", path / "g"), {"f": "other", "g": "text"}),
+    "exchange": (
+        lambda path: renameat2(path / "f", path / "g", RENAME_EXCHANGE),
+        {"f": "other", "g": "text"},
+    ),
     "replace": (lambda path: (path / "g").rename(path / "f"), {"f": "other"}),
     "remove": (lambda path: (path / "g").unlink(), {"f": "text"}),
     "write": (lambda path: (path / "f").write_text("new"), {"f": "new", "g": "other"}),
@@ -233,7 +228,7 @@ def test_an_update_that_was_made_and_told_as_failed_is_not_made_again(
     # Whether it was made cannot be found out in time; the event of it comes before that is clear.
     fresh_cluster.faults.add(service="api", method="PUT", action="lost", value=504, count=1)
     fresh_cluster.faults.add(service="api", method="GET", action="status", value=504)
-    assert_eio(lambda: swap(mount.path / "f", mount.path / "g"))
+    assert_eio(lambda: renameat2(mount.path / "f", mount.path / "g", RENAME_EXCHANGE))
     fresh_cluster.faults.clear()
     (mount.path / "next").write_text("saved")
     expected = {"f": "other", "g": "text", "next": "saved"}
