@@ -98,8 +98,8 @@ sdist: setup ## Build the source distribution into dist/
 	@scripts/quietly.sh $(BIN)/maturin sdist --out dist
 	@ls dist
 
-bench: setup wheel ## Compare with the release and with the limit (QUICK=1, ROWS=read,stat)
-	@scripts/bench.sh $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS)) $(BENCH_ARGS)
+bench: setup wheel ## Compare with the release and with the limit (QUICK=1, ROWS=read,stat, BEFORE=an-earlier.whl)
+	@BEFORE=$(BEFORE) scripts/bench.sh $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS)) $(BENCH_ARGS)
 
 bench-core: setup ## Measure the core alone
 	cargo bench -q --no-default-features --bench core

@@ -4,7 +4,8 @@
 # SPDX-License-Identifier: AGPL-3.0-only
 #
 # Sets up what is compared, each in an environment of its own under target/bench, and compares it. The wheel
-# is in dist/. Arguments go to the comparison: `--help` lists them.
+# is in dist/; that of an earlier version, to be measured beside it, is $BEFORE. Arguments go to the comparison:
+# `--help` lists them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=target/bench
@@ -26,6 +27,10 @@ environment "$work/peer" "setuptools<81" arvados_fuse==3.2.1 arvados-llfuse==1.5
 wheel=$(echo dist/arvados_fuse-*.whl)
 environment "$work/ours" "$wheel[local]"
 "$work/ours/bin/pip" install -q --disable-pip-version-check --no-deps --force-reinstall "$wheel"
+if [ -n "${BEFORE:-}" ]; then
+    environment "$work/before" "$(realpath "$BEFORE")[local]"
+    set -- --before "$@"
+fi
 
 echo "== building the programs of the benchmark"
 cargo build -q --release --no-default-features --example bench-limit --example bench-blocks --example bench-load --example mount-collection

@@ -13,12 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from . import report, results
+from . import compare, report, results
 from .cluster import running
 from .dataset import QUICK, DataSet, Sizes
 from .machine import describe, revision, version
 from .mounts import ArvMount, CoreMount, LimitMount
-from .results import CORE, LIMIT, OURS, PEER, Recorder
+from .results import BEFORE, CORE, LIMIT, OURS, PEER, Recorder
 from .rows import Bench, all_scenes
 from .runner import Scene, run
 
@@ -37,6 +37,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", default="", help="only rows whose name has one of these words")
     parser.add_argument("--rounds", type=int, help="how often each is measured (5; quick: 3)")
     parser.add_argument("--timeout", type=float, help="seconds for a measurement (120; quick: 40)")
+    parser.add_argument(
+        "--before",
+        action="store_true",
+        help="with the earlier version in target/bench/before (BEFORE=path/to/its.whl)",
+    )
     return parser
 
 
@@ -57,6 +62,8 @@ def measure(args: argparse.Namespace) -> tuple[list[results.Result], report.Abou
     """Run the whole comparison."""
     start = time.monotonic()
     sizes = QUICK if args.quick else Sizes()
+    rounds = args.rounds or (3 if args.quick else FULL_ROUNDS)
+    partial = args.quick or args.rows or args.before or rounds < FULL_ROUNDS
     about = report.About(
         date=datetime.date.today().isoformat(),
         machine=describe(),
@@ -64,9 +71,9 @@ def measure(args: argparse.Namespace) -> tuple[list[results.Result], report.Abou
             OURS: f"{version(WORK / 'ours/bin/arv-mount')} ({revision()})",
             PEER: f"{version(WORK / 'peer/bin/arv-mount')}, with arvados-llfuse",
         },
-        rounds=args.rounds or (3 if args.quick else FULL_ROUNDS),
+        rounds=rounds,
         sizes=sizes,
-        complete=not (args.rows or args.quick) and (args.rounds or FULL_ROUNDS) >= FULL_ROUNDS,
+        complete=not partial,
     )
     place = WORK / "run"
     shutil.rmtree(place, ignore_errors=True)
@@ -90,6 +97,9 @@ def measure(args: argparse.Namespace) -> tuple[list[results.Result], report.Abou
             ArvMount(PEER, WORK / "peer", place, cluster.env),
             LimitMount(LIMIT, PROGRAMS / "bench-limit", data.blocks, data.shown(), place),
         ]
+        if args.before:
+            contestants.insert(1, ArvMount(BEFORE, WORK / "before", place, cluster.env))
+            about.versions[BEFORE] = version(WORK / "before/bin/arv-mount")
         timeout = args.timeout or (40 if args.quick else 120)
         bench = Bench(data, cluster, PROGRAMS / "bench-load", timeout)
         scenes = all_scenes(bench)
@@ -128,6 +138,9 @@ def main() -> int:
     results.save(WORK / "latest.json", found)
     print()
     print(report.table(found, about))
+    if args.before:
+        print("\nBefore and now:\n")
+        print(compare.compare(found, found, (BEFORE, OURS)))
     # A part or a small size of it is not what the documentation shows.
     folder = ROOT / "docs" if about.complete else WORK
     for path in report.write(folder, found, about):

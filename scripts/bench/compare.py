@@ -2,7 +2,8 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""`make bench-compare A=old.json B=new.json`: what changed from one run to another."""
+"""`make bench-compare A=old.json B=new.json`: what changed from one run to another; and within one, from an
+earlier version to this (`make bench BEFORE=its.whl`)."""
 
 import json
 import sys
@@ -24,14 +25,16 @@ def verdict(old: Result, new: Result) -> str:
     return "better" if (new.median < old.median) == (new.better == "lower") else "worse"
 
 
-def compare(old: list[Result], new: list[Result], contestant: str = OURS) -> str:
-    """Return a table of a contestant's rows that both runs have."""
+def compare(
+    old: list[Result], new: list[Result], contestants: tuple[str, str] = (OURS, OURS)
+) -> str:
+    """Return a table of the rows that both runs have: a contestant of the one, and of the other."""
 
-    def by_key(results: list[Result]) -> dict[tuple[str, str], Result]:
+    def by_key(results: list[Result], contestant: str) -> dict[tuple[str, str], Result]:
         mine = (r for r in results if r.contestant == contestant)
         return {(r.row, json.dumps(r.params)): r for r in mine}
 
-    before, after = by_key(old), by_key(new)
+    before, after = by_key(old, contestants[0]), by_key(new, contestants[1])
     text = [f"{'':48}{'A':>12}{'B':>12}{'cost B/A':>10}"]
     for key, a in before.items():
         if key in after:
@@ -42,7 +45,7 @@ def compare(old: list[Result], new: list[Result], contestant: str = OURS) -> str
                 f"{a.row + shown(a.params):48}{human(a.median, a.unit):>12}"
                 f"{human(b.median, b.unit):>12}{figure:>10}  {verdict(a, b)}".rstrip()
             )
-    text += errors(r for r in new if r.contestant == contestant)
+    text += errors(r for r in new if r.contestant == contestants[1])
     return "\n".join(text)
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 OURS, CORE, PEER, LIMIT = "ours", "core", "peer", "limit"
+#: An earlier version of ours.
+BEFORE = "before"
 
 
 @dataclass(frozen=True)

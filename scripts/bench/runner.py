@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .results import LIMIT, OURS, PEER, Recorder, Row
+from .results import BEFORE, LIMIT, OURS, PEER, Recorder, Row
 
 #: Rounds of a contestant in a scene that may end by a time-out before it is left out.
 PATIENCE = 2
@@ -143,7 +143,7 @@ class Scene:
     """A piece of work, its rows, and who does it.
 
     `plan` says what a turn will measure, `play` measures it. One that takes long is played in the
-    first `rounds` of a run only.
+    first `rounds` of a run only. Where ours does it, an earlier version does it, too.
     """
 
     name: str
@@ -179,7 +179,7 @@ def run(
             except Failed as failure:
                 turn.give_up(str(failure))
                 timeouts[turn.name] = timeouts.get(turn.name, 0) + isinstance(failure, TimedOut)
-            say(f"   {turn.number + 1}/{most} {turn.name:5}  " + ", ".join(turn.log))
+            say(f"   {turn.number + 1}/{most} {turn.name:6} " + ", ".join(turn.log))
         say(f"   took {time.monotonic() - start:.0f} s")
 
 
@@ -192,7 +192,8 @@ def _turns(
 ) -> Iterator[Turn]:
     for number in range(rounds):
         for contestant in contestants:
-            if contestant.name in scene.who:
+            name = OURS if contestant.name == BEFORE else contestant.name
+            if name in scene.who:
                 yield Turn(contestant, number, recorder, wanted)
 
 

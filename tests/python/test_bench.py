@@ -26,7 +26,7 @@ from bench import compare, picture, report, results  # noqa: E402
 from bench.cluster import BlockServer, Cluster  # noqa: E402
 from bench.dataset import DataSet, Sizes  # noqa: E402
 from bench.mounts import CoreMount, LimitMount, Mount, is_mounted  # noqa: E402
-from bench.results import CORE, LIMIT, OURS, PEER, Recorder, Result, Row, cost_ratio  # noqa: E402
+from bench.results import BEFORE, CORE, LIMIT, OURS, PEER, Recorder, Result, Row, cost_ratio  # noqa: E402
 from bench.rows import Bench, saving, writing  # noqa: E402
 from bench.rows import programs as program_rows  # noqa: E402
 from bench.rows.programs import PROGRAMS, shell  # noqa: E402
@@ -255,6 +255,17 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     missing = subprocess.run([*words, a, tmp_path / "no"], capture_output=True, text=True, env=env)
     assert missing.returncode == 2 and "no" in missing.stderr
     assert compare.verdict(results.load(b)[0], results.load(a)[0]) == "better"
+
+
+def test_an_earlier_version_does_what_ours_does() -> None:
+    contestants = [Program("ours", "sleep", "0.1"), Program("before", "sleep", "0")]
+    recorder = Recorder()
+    run([scene()], contestants, 3, recorder, say=lambda text: None)
+    found = recorder.results()
+    assert [r.contestant for r in found] == [OURS, BEFORE]
+    table = compare.compare(found, found, (BEFORE, OURS))
+    assert table.endswith("worse")
+    assert "before" not in report.table(found, about([TIME]))
 
 
 def test_the_report_is_a_table_and_a_picture(tmp_path: Path) -> None:
