@@ -15,7 +15,7 @@ BENCH_ARGS ?=
 # our core (RELEASED_MODULES=1).
 SUBJECT := $(if $(PEER),peer,$(if $(RELEASED_MODULES),released-modules,ours))
 
-.PHONY: help fsx soak setup build build-release examples demo test test-rust model test-python test-upstream test-sdk lint wheel sdist bench bench-core bench-compare clean
+.PHONY: help fsx pjdfstest soak setup build build-release examples demo test test-rust model test-python test-upstream test-sdk lint wheel sdist bench bench-core bench-compare clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -35,7 +35,7 @@ build-release: setup
 demo: build-release ## Load this machine's files into a local cluster, mount, read back, compare
 	@$(BIN)/python scripts/demo.py
 
-test: lint wheel build examples fsx ## Run all tests
+test: lint wheel build examples fsx pjdfstest ## Run all tests
 	@scripts/test-mounts.sh $(PYTEST_ARGS)
 	@echo "== all tests passed"
 
@@ -57,11 +57,18 @@ $(FSX): | setup
 	@echo "== building fsx"
 	cargo install -q fsx --version 0.3.2 --locked --root target/tools
 
+# What POSIX says of a file system, as others have it.
+PJDFSTEST := $(CURDIR)/target/tools/bin/pjdfstest
+pjdfstest: $(PJDFSTEST)
+$(PJDFSTEST): | setup
+	@echo "== building pjdfstest"
+	cargo install -q pjdfstest --version 0.2.2 --locked --debug --root target/tools
+
 soak: examples build fsx ## Have fsx do 50,000 operations for each seed, and kill a mount in mid write 100 times
 	FSX_N=50000 $(BIN)/python -m pytest tests/python/test_mount_fsx.py $(PYTEST_ARGS)
 	KILL_N=100 $(BIN)/python -m pytest tests/python/test_mount_saving_processes.py -k killed $(PYTEST_ARGS)
 
-test-python: examples fsx ## Run our own tests through mounts (PYTEST_ARGS="-k ...")
+test-python: examples fsx pjdfstest ## Run our own tests through mounts (PYTEST_ARGS="-k ...")
 	@echo "== testing through mounts"
 	$(BIN)/python -m pytest tests/python -n 3 --dist worksteal $(PYTEST_ARGS)
 

@@ -131,11 +131,12 @@ impl<N: Node> Operations<N> {
     /// Makes a file; counts a kernel reference.
     ///
     /// # Errors
-    /// `ENOTSUP` for anything but a regular file; as [`Operations::create`].
+    /// `EPERM` for anything but a regular file, as mknod(2) says of file systems that have none such; as
+    /// [`Operations::create`].
     pub fn mknod(&self, parent: Ino, name: &[u8], mode: u32) -> Outcome<Attr> {
         if mode & libc::S_IFMT != libc::S_IFREG {
             self.may_write()?;
-            return Err(Refusal::NotSupported.into());
+            return Err(Refusal::NotPermitted.into());
         }
         let (_, node) = self.made(parent, name, super::super::node::DirectoryNode::create)?;
         self.referenced_attr(&node)
