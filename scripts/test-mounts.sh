@@ -48,6 +48,6 @@ cat "$said"
 if [ "$status" != 0 ]; then
     # Whoever sees but the last lines shall see what failed.
     echo "== failed:"
-    grep -hE '^(FAILED|ERROR|LEFT BEHIND|WRONG|E  )' "$own" "$said" || tail -n 20 "$own"
+    grep -hE '^(FAILED|ERROR|LEFT BEHIND|WRONG)' "$own" "$said" || tail -n 20 "$own"
 fi
 exit "$status"
