@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import arvados
@@ -145,29 +146,36 @@ class CollectionDirectory(CollectionDirectoryBase):
                     save(collection)
                 self.new_collection_record(collection.api_response())
 
-    def _save_update(self, replace: dict[str, str], files: str, whole: str) -> Saved | None:
+    def _save_update(
+        self,
+        replace: dict[str, str],
+        files: str,
+        whole: Callable[[], str],
+        only_removes_files: bool = False,
+    ) -> Saved | None:
         """Have the record become what the core says. Return the portable data hash that it has then, and
         whether somebody else changed it at the same moment; None where the update is for another version.
 
         `replace` are the paths that changed and where what they lead to comes from, `files` is the manifest
-        of what is new, `whole` that of everything. Called in a thread that saves, without `llfuse.lock`.
+        of what is new, `whole` makes that of everything; `only_removes_files` where nothing else happens.
+        Called in a thread that saves, without `llfuse.lock`.
         """
-        if self.stale():
+        stale = self.stale()
+        if stale and not only_removes_files:
             return None
         try:
-            saved = self._record.update(replace, files, whole)
+            saved = self._record.update(replace, files, whole, only_removes_files)
         except Exception:
             # It may have been made all the same.
             self.invalidate()
             raise
         if saved is None:
             return None
-        self._manifest_size = len(whole)
         self._record_changed()
-        if saved.contested:
+        if stale or saved.contested:
             self.invalidate()
-        else:
-            self.fresh()
+            return saved._replace(contested=True)
+        self.fresh()
         return saved
 
     def changed_elsewhere(self) -> None:

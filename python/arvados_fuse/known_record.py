@@ -11,6 +11,7 @@ for the newest version, and finds out afterwards whether another came between.
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from llfuse import _core
@@ -32,11 +33,12 @@ _Change = tuple[str | None, str | None]
 
 
 class Saved(NamedTuple):
-    """The portable data hash that a record has after a save, and whether somebody else changed it at the
-    same moment."""
+    """The portable data hash that a record has after a save; whether somebody else changed it at the same
+    moment; and whether that, if it was so, is told."""
 
     hash: str
     contested: bool
+    told: bool
 
 
 class KnownRecord:
@@ -67,20 +69,27 @@ class KnownRecord:
         self._told_by = told_by
         return answer
 
-    def update(self, replace: dict[str, str], files: str, whole: str) -> Saved | None:
+    def update(
+        self,
+        replace: dict[str, str],
+        files: str,
+        whole: Callable[[], str],
+        only_removes_files: bool = False,
+    ) -> Saved | None:
         """Have the record become what a mount shows; return None where it is for another version.
 
         `replace` are the paths that changed and where what they lead to comes from, `files` is the manifest
-        of what is new, `whole` that of everything.
+        of what is new, `whole` makes that of everything; `only_removes_files` where nothing else happens.
         """
         by_path = replaces_files(self._api)
-        if self._may_be_outdated(by_path):
+        # A name that is removed is, whatever it leads to by now.
+        if not (by_path and only_removes_files) and self._may_be_outdated(by_path):
             return None
         if by_path:
             contents = {"manifest_text": files} if files else {}
             body: dict[str, Any] = {"collection": contents, "replace_files": replace}
         else:
-            body = {"collection": {"manifest_text": whole}}
+            body = {"collection": {"manifest_text": whole()}}
         body["select"] = ["uuid", "portable_data_hash", "modified_at"]
         before, told_by = self.hash, event_clients.subscriptions()
         self._heard, self._saving = [], True
@@ -97,8 +106,10 @@ class KnownRecord:
             return None
         # All are asked for: each may tell that what somebody else saved is lost.
         known = [self.is_known(*heard) for heard in self._heard]
-        contested = not all(known) or (not told_by and self._was_contested(saved))
-        return Saved(saved, contested)
+        if told_by or not all(known):
+            return Saved(saved, not all(known), True)
+        contested = self._was_contested(saved)
+        return Saved(saved, contested is True, contested is not None)
 
     def is_known(self, old: str | None, new: str | None) -> bool:
         """Return whether an event of a change from hash to hash tells nothing new of the contents."""
@@ -132,9 +143,9 @@ class KnownRecord:
         self._told_by = told_by
         return False
 
-    def _was_contested(self, saved: str) -> bool:
+    def _was_contested(self, saved: str) -> bool | None:
         """Return whether somebody else changed it after it was looked at, and before it was `saved`, as the
-        cluster's log has it: no event tells of that."""
+        cluster's log has it: no event tells of that. None where the log has nothing of it."""
         filters = [["object_uuid", "=", self.uuid], ["event_type", "=", "update"]]
         try:
             logs = self._api.logs().list(filters=filters, order="id desc", limit=10, count="none")
@@ -144,7 +155,7 @@ class KnownRecord:
                     return not self.is_known(old, new)
         except Exception as error:
             _logger.debug("no log of %s: %s", self.uuid, explain(error))
-        return False
+        return None
 
     def _newest_hash(self) -> str:
         get = self._api.collections().get(uuid=self.uuid, select=["uuid", "portable_data_hash"])
@@ -154,7 +165,7 @@ class KnownRecord:
         fields = {"portable_data_hash": str}
         return listing.record(record, self.uuid, fields)["portable_data_hash"]
 
-    def _send(self, body: dict, whole: str) -> str | None:
+    def _send(self, body: dict, whole: Callable[[], str]) -> str | None:
         try:
             update = self._api.collections().update(uuid=self.uuid, body=body)
             if self.hash and isinstance(self._api, MountClient):
@@ -167,7 +178,7 @@ class KnownRecord:
             newest = self._newest_hash()
             if newest == self.hash:
                 raise
-            if newest == _core.ManifestTree(whole).portable_data_hash():
+            if newest == _core.ManifestTree(whole()).portable_data_hash():
                 # It was made, and the answer to that lost.
                 return newest
             report(f"collection {self.uuid} is saved anew: {explain(error)}", "info")

@@ -20,6 +20,7 @@
 //! - [`export`]: the same, with everything stored
 //! - [`replacements`]: in which paths the draft differs from the version
 //! - [`save`]: the queue of saves
+//! - [`versions`]: from what was saved to the version that it is
 //! - [`merge`]: the draft over another version
 //! - [`moving`]: names that move to another collection
 //! - [`snapshot`]: one version, with the inode numbers under which it is shown
@@ -47,6 +48,7 @@ pub mod root;
 pub mod save;
 pub mod snapshot;
 pub mod upload;
+mod versions;
 pub mod writing;
 
 use std::collections::HashMap;
@@ -65,14 +67,15 @@ use super::state::NodeState;
 use super::write_buffer::WriteBuffer;
 use crate::collection::{Diff, NodeId, Tree, diff};
 use crate::keep::{KeepClient, PutOptions};
-pub use capture::Update;
+pub use capture::{Update, Written};
 pub use draft::DraftFile;
 use draft::{Draft, TOP};
 use merge::{CONFLICT, Lately, Theirs};
 pub use node::CollectionNode;
-use save::{Attempt, Refused, Saves, Taken};
+use save::{Refused, Saves, Taken};
 use snapshot::Snapshot;
 use upload::Uploads;
+use versions::{Attempt, Unversioned};
 
 /// What a mounted collection needs from outside.
 pub trait Host: Send + Sync + Sized + 'static {
@@ -144,6 +147,8 @@ pub struct Settings {
     pub stored: Option<PutOptions>,
     /// What is changed is saved to a record: otherwise nobody but this mount sees it.
     pub saved: bool,
+    /// Where it has so many files and directories, saving a few of them makes no whole version of it; None: 1,000.
+    pub large: Option<usize>,
     /// Bounds the bytes that were written and are not stored yet; None: the process's.
     pub buffer: Option<Arc<WriteBuffer>>,
 }
@@ -180,6 +185,8 @@ struct State {
     counts: Box<[Counts]>,
     orphans: HashMap<u64, Orphan>,
     draft: Draft,
+    /// What is saved, where that is not the version.
+    saved: Option<Arc<Unversioned>>,
     /// What may be saved or not.
     attempt: Option<Attempt>,
     /// What was saved just now: who saves the same at that moment does not know.
@@ -304,6 +311,7 @@ impl<H: Host> MountedCollection<H> {
                 current: Arc::new(Snapshot::new(tree, first, mtime)),
                 orphans: HashMap::new(),
                 draft: Draft::counted_by(Arc::clone(buffer.gauge())),
+                saved: None,
                 attempt: None,
                 lately: Vec::new(),
             }),
@@ -361,6 +369,7 @@ impl<H: Host> MountedCollection<H> {
             + size_of_val(&*state.counts)
             + state.orphans.capacity() * orphan
             + state.draft.memory()
+            + state.saved.as_ref().map_or(0, |saved| saved.memory())
     }
 
     /// Whether anything in it is in use. What left it is not: it goes on without the collection.
@@ -483,6 +492,7 @@ impl<H: Host> MountedCollection<H> {
         mtime: Timestamp,
         mut reserve: impl FnMut(u64) -> u64,
     ) -> Changes {
+        self.settle_between_saves();
         self.look_for_attempt(&tree);
         let old = self.snapshot();
         let difference = diff(old.tree(), &tree);
@@ -535,7 +545,7 @@ impl<H: Host> MountedCollection<H> {
         let mut state = self.state.write();
         if let Some(attempt) = state.attempt.take_if(|attempt| attempt.is(tree)) {
             attempt.saved(&mut state, Arc::clone(tree));
-            state.draft.saving = false;
+            state.note_saving();
         }
     }
 
@@ -582,6 +592,7 @@ impl<H: Host> MountedCollection<H> {
             }
         }
         self.superseded.store(true, Ordering::Release);
+        state.saved = None;
         state.current = Arc::new(Snapshot::empty());
         state.counts = counts(state.current.tree());
         self.uses.store(0, Ordering::Release);
@@ -597,6 +608,7 @@ impl<H: Host> MountedCollection<H> {
             self.leave(&mut state, &snapshot, NodeId(at));
         }
         state.counts = counts(state.current.tree());
+        state.saved = None;
         state.draft.detach();
         self.uses.store(0, Ordering::Release);
         drop(state);

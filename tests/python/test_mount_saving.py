@@ -245,29 +245,38 @@ def test_two_who_save_at_once_lose_nothing(
     for path in mounts:
         assert os.listdir(path) == ["f"]
     written = set()
-    for number in range(15):
-        barrier = threading.Barrier(2)
+    number, at_once = 0, False
+    # The last time is one at which both were done soon after each other.
+    while number < 15 or not at_once:
+        assert number < 200, "this machine is too slow for two to save at once"
+        number += 1
+        barrier, ended = threading.Barrier(2), []
 
-        def save(path: Path, number: int = number, barrier: threading.Barrier = barrier) -> None:
+        def save(
+            path: Path, number: int = number, barrier: Any = barrier, ended: Any = ended
+        ) -> None:
             text = f"{number} by {path.name}"
             written.add(text)
             with open(path / "same", "w") as same, open(path / text, "w") as own:
                 same.write(text)
                 own.write(text)
                 barrier.wait()
+                began = time.monotonic()
+            ended.append(time.monotonic() - began)
 
         threads = [threading.Thread(target=save, args=(path,)) for path in mounts]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        at_once = max(ended) < 0.5
 
     def all_there() -> bool:
         found = contents(fresh_cluster, uuid)
         return all(found.get(text) == text for text in written)
 
     poll("files of their own", all_there)
-    last = {f"14 by {path.name}" for path in mounts}
+    last = {f"{number} by {path.name}" for path in mounts}
     poll(
         "both versions of the last",
         lambda: (
@@ -491,6 +500,32 @@ def test_what_came_between_is_told(
     assert contents(fresh_cluster, uuid) == {"f": "textFUSE"} == shown(mount.path)
     assert mount.unmount() == 0
     assert "was changed elsewhere in the moment in which it was saved" in mount.log.read_text()
+
+
+def test_a_file_that_is_removed_is_gone(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    options = ("--read-write", "--collection", uuid, "--disable-event-listening")
+    mount = arv_mount(*options)
+    assert (mount.path / "f").read_text() == "text"
+    # Whoever removes it cannot have seen that.
+    _change_record(fresh_cluster, uuid, "modify")
+    (mount.path / "f").unlink()
+    assert contents(fresh_cluster, uuid) == {} == shown(mount.path)
+    assert mount.unmount() == 0
+    assert "was changed elsewhere in the moment in which it was saved" in mount.log.read_text()
+
+
+def test_a_directory_that_is_removed_takes_nothing_along(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    rewrite(fresh_cluster, uuid, d__f="text")
+    options = ("--read-write", "--collection", uuid, "--disable-event-listening")
+    mount = arv_mount(*options)
+    (mount.path / "d" / "f").unlink()
+    rewrite(fresh_cluster, uuid, d__new="theirs")
+    (mount.path / "d").rmdir()
+    assert contents(fresh_cluster, uuid) == {"f": "text", "d/new": "theirs"} == shown(mount.path)
 
 
 def test_events_vouch_only_for_what_was_loaded_since(

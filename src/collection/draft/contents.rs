@@ -95,13 +95,14 @@ impl Contents {
     #[must_use]
     pub fn empty() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Relaxed);
         Self {
             extents: BTreeMap::new(),
             len: 0,
-            id: NEXT.fetch_add(1, Relaxed),
+            id,
             gauge: None,
             copied: 0,
-            edits: 0,
+            edits: id << 32,
             settle_at: FEW,
         }
     }
@@ -270,7 +271,8 @@ impl Contents {
         self.copied
     }
 
-    /// How often the file was changed since it was made: another number than before tells that it was.
+    /// A number for what it contains: another one than before tells that it was changed, and no other file's
+    /// contents have had it, but those that this was cloned from.
     #[must_use]
     pub fn edits(&self) -> u64 {
         self.edits

@@ -6,9 +6,9 @@
 //! snapshot.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use super::draft::TOP;
+use super::draft::{Draft, TOP, View};
 use super::reader::{expires_soon, pieces_of};
 use super::replacements::Replacements;
 use super::snapshot::Snapshot;
@@ -18,6 +18,7 @@ use crate::collection::draft::{
 };
 use crate::collection::{NodeId, Tree};
 use crate::fs::attr::Timestamp;
+use crate::fs::errno::Errno;
 
 /// What a file contained.
 pub(super) enum FileContents {
@@ -48,26 +49,42 @@ pub(super) struct CapturedDirectory {
     pub files: Vec<CapturedFile>,
 }
 
-/// All of it, as it was at one moment.
+/// All of it, as it was at one moment. Taken in the size of the draft; what is as large as the collection is made
+/// when it is asked for.
 pub(super) struct Captured {
     snapshot: Arc<Snapshot>,
+    /// The changes, without contents.
+    draft: Draft,
     /// Of the draft's files, by number.
     contents: HashMap<u64, Contents>,
-    directories: Vec<CapturedDirectory>,
+    directories: OnceLock<Vec<CapturedDirectory>>,
 }
 
+/// Makes a manifest, or says why that cannot be.
+pub type Written = Arc<dyn Fn() -> Result<String, Errno> + Send + Sync>;
+
 /// What a server is sent for a collection to become what was captured.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Update {
-    /// The version that it is for.
-    pub base: Arc<Tree>,
+    /// The manifest of the version that it is for, made when it is asked for.
+    pub base: Written,
     /// Where each path (`/` and names) comes from: `current/` and a path of the collection as it was,
     /// `manifest_text/` and a path of `files`, or nothing where it is removed: `replace_files` of the API.
     pub replace: Vec<(String, String)>,
+    /// All that happens is that names of files are gone, whatever they lead to.
+    pub only_removes_files: bool,
     /// The manifest of what is new; empty where nothing is.
     pub files: String,
-    /// The manifest of everything.
-    pub whole: String,
+    /// The manifest of everything, made when it is asked for: it is as large as the collection.
+    pub whole: Written,
+}
+
+impl std::fmt::Debug for Update {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Update { replace, files, .. } = self;
+        let mut shown = f.debug_struct("Update");
+        shown.field("replace", replace).field("files", files).finish_non_exhaustive()
+    }
 }
 
 impl State {
@@ -81,11 +98,16 @@ impl State {
 
     /// The collection as it is, with those contents of its files.
     pub(super) fn capture(&self, contents: HashMap<u64, Contents>) -> Captured {
-        let mut directories = Vec::new();
-        self.capture_below(TOP, "", &mut directories);
-        Captured { snapshot: Arc::clone(&self.current), contents, directories }
+        Captured {
+            snapshot: Arc::clone(&self.current),
+            draft: self.draft.outline(),
+            contents,
+            directories: OnceLock::new(),
+        }
     }
+}
 
+impl View<'_> {
     /// Everything below a directory, which comes first.
     fn capture_below(&self, dir: u64, path: &str, into: &mut Vec<CapturedDirectory>) {
         let mtime = match self.drafted(dir) {
@@ -125,8 +147,32 @@ pub(super) fn joined(path: &str, name: &str) -> String {
 }
 
 impl Captured {
-    fn files(&self) -> impl Iterator<Item = &CapturedFile> {
-        self.directories.iter().flat_map(|directory| &directory.files)
+    /// What it is.
+    pub(super) fn view(&self) -> View<'_> {
+        View { current: &self.snapshot, draft: &self.draft }
+    }
+
+    fn directories(&self) -> &[CapturedDirectory] {
+        self.directories.get_or_init(|| {
+            let mut directories = Vec::new();
+            self.view().capture_below(TOP, "", &mut directories);
+            directories
+        })
+    }
+
+    /// How many files and directories the draft has.
+    pub(super) fn changes(&self) -> usize {
+        self.draft.nodes.len()
+    }
+
+    /// Whether a file has several names.
+    pub(super) fn has_further_names(&self) -> bool {
+        self.draft.nodes.values().any(|node| !node.others.is_empty())
+    }
+
+    /// Memory that it takes beside the files' bytes, in bytes, about.
+    pub(super) fn memory(&self) -> usize {
+        self.draft.memory() + self.contents.len() * size_of::<Contents>()
     }
 
     /// The version that the draft is over.
@@ -173,7 +219,7 @@ impl Captured {
     /// # Errors
     /// What is not stored, or cannot be written.
     pub(super) fn manifest(&self, zeros: Option<&BlockRef>) -> Result<String, Unwritable> {
-        let directories = self.directories.iter().map(|directory| Directory {
+        let directories = self.directories().iter().map(|directory| Directory {
             path: &directory.path,
             files: (directory.files.iter()).map(|file| (&*file.name, self.pieces(file))).collect(),
         });
@@ -189,29 +235,24 @@ impl Captured {
         replacements: &Replacements,
         zeros: Option<&BlockRef>,
     ) -> Result<String, Unwritable> {
-        let mut wanted: HashMap<u64, Vec<&str>> = HashMap::new();
-        for (path, ino) in &replacements.files {
-            wanted.entry(*ino).or_default().push(path);
-        }
         let mut directories: HashMap<&str, Directory<'_>> = HashMap::new();
         for path in &replacements.directories {
             directories.insert(path, Directory { path, files: Vec::new() });
         }
-        for file in self.files() {
-            // All names of a file at once, when it comes first.
-            for path in wanted.remove(&file.ino).into_iter().flatten() {
-                let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
-                let directory = directories.entry(above);
-                let directory = directory.or_insert(Directory { path: above, files: Vec::new() });
-                directory.files.push((name, self.pieces(file)));
-            }
+        for (path, ino) in &replacements.files {
+            let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let directory = directories.entry(above);
+            let directory = directory.or_insert(Directory { path: above, files: Vec::new() });
+            // What is new is the draft's.
+            directory.files.push((name, self.contents[ino].pieces(0, MAX_LEN)));
         }
         write_manifest(directories.into_values().collect(), zeros)
     }
 
     /// How many names of files are not their first, at most.
     pub(super) fn further_names(&self) -> usize {
-        self.files().filter(|file| !file.is_only).count()
+        let nodes = self.draft.nodes.values().filter(|node| !node.others.is_empty());
+        nodes.map(|node| node.others.len() + 1).sum()
     }
 
     /// What a file of the draft contained.
@@ -229,7 +270,7 @@ impl Captured {
     pub(super) fn snapshot(&self, tree: Arc<Tree>, mut numbers: Vec<u64>) -> Option<Snapshot> {
         let mut of = vec![(0, Timestamp(0)); tree.len()];
         let (mut known, mut linked) = (0, HashSet::new());
-        for directory in &self.directories {
+        for directory in self.directories() {
             let dir = tree.find(&directory.path)?;
             if directory.ino != TOP {
                 of[dir.0 as usize] = (directory.ino, directory.mtime);

@@ -10,12 +10,14 @@
 
 pub(super) mod names;
 pub(super) mod subtree;
+mod view;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use view::Place;
 
 use super::snapshot::Snapshot;
 use super::{Counts, Drafted, Known, State};
@@ -24,6 +26,7 @@ use crate::collection::draft::{Contents, Gauge};
 use crate::fs::atomic::AtomicTimestamp;
 use crate::fs::attr::Timestamp;
 use crate::fs::errno::Refusal;
+pub(super) use view::{Entry, View};
 
 /// Stands for the collection's top directory, whose inode number is not the collection's.
 pub const TOP: u64 = 0;
@@ -35,7 +38,7 @@ pub struct DraftFile {
     pub contents: Mutex<Contents>,
     /// Last change.
     pub mtime: AtomicTimestamp,
-    /// How many edits the snapshot has; `NEVER` where it has another content, or no such file.
+    /// After which edit it is saved; `NEVER` where it has another content, or no such file.
     saved: AtomicU64,
     nlink: AtomicU32,
 }
@@ -58,7 +61,7 @@ impl DraftFile {
         self.contents.lock().edits() != self.saved.load(Ordering::Acquire)
     }
 
-    /// The snapshot has what it was after so many edits.
+    /// What it was after that edit is saved.
     pub(super) fn set_saved(&self, edits: u64) {
         self.saved.store(edits, Ordering::Release);
     }
@@ -82,7 +85,7 @@ impl DraftFile {
 }
 
 /// Where names in a directory lead elsewhere than in the snapshot.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Names {
     /// The directory as the snapshot has it, if it does.
     pub base: Option<NodeId>,
@@ -109,6 +112,23 @@ pub(super) struct DraftNode {
 impl DraftNode {
     pub(super) fn is_dir(&self) -> bool {
         matches!(self.content, Content::Dir(..))
+    }
+
+    fn outline(&self) -> Self {
+        let content = match &self.content {
+            Content::File(file) => {
+                let saved = file.saved.load(Ordering::Acquire);
+                Content::File(DraftFile::new(Contents::empty(), file.mtime.load(), saved))
+            }
+            Content::Dir(names, mtime) => Content::Dir(names.clone(), *mtime),
+        };
+        DraftNode {
+            parent: self.parent,
+            name: self.name.clone(),
+            others: self.others.clone(),
+            counts: Counts::default(),
+            content,
+        }
     }
 
     /// No name leads to it any more. What is left of a directory is empty.
@@ -153,6 +173,17 @@ impl Draft {
         Draft { gauge, ..Draft::default() }
     }
 
+    /// The same changes, without those of what left, and without the files' bytes.
+    pub(super) fn outline(&self) -> Draft {
+        let nodes = self.nodes.iter().filter(|(_, node)| node.parent.is_some());
+        Draft {
+            nodes: nodes.map(|(ino, node)| (*ino, node.outline())).collect(),
+            top: self.top.clone(),
+            gone: self.gone.clone(),
+            ..Draft::default()
+        }
+    }
+
     /// Memory that it takes beside the files' bytes, in bytes, about.
     pub(super) fn memory(&self) -> usize {
         let node = size_of::<u64>() + size_of::<DraftNode>() + size_of::<DraftFile>();
@@ -190,38 +221,19 @@ impl Draft {
     }
 }
 
-/// A name in a directory, and what it leads to.
-pub(super) struct Entry {
-    pub name: Box<str>,
-    pub ino: u64,
-    pub dir: bool,
-}
-
-/// A node is where it was, or somewhere else.
-enum Place {
-    Draft,
-    Snapshot(NodeId),
-    Nowhere,
-}
-
 impl State {
+    /// What it is now.
+    pub(super) fn view(&self) -> View<'_> {
+        View { current: &self.current, draft: &self.draft }
+    }
+
     fn place(&self, ino: u64) -> Place {
-        if ino == TOP {
-            return if self.draft.top.is_some() {
-                Place::Draft
-            } else {
-                Place::Snapshot(NodeId::ROOT)
-            };
-        }
-        if self.draft.nodes.contains_key(&ino) {
-            return Place::Draft;
-        }
-        self.in_snapshot(ino).map_or(Place::Nowhere, Place::Snapshot)
+        self.view().place(ino)
     }
 
     /// The node in the snapshot, unless it was removed.
     pub(super) fn in_snapshot(&self, ino: u64) -> Option<NodeId> {
-        self.current.id(ino).filter(|_| !self.draft.gone.contains(&ino))
+        self.view().in_snapshot(ino)
     }
 
     /// Whether the draft has it.
@@ -231,80 +243,32 @@ impl State {
 
     /// The names of a directory of the draft.
     pub(super) fn names(&self, dir: u64) -> Option<&Names> {
-        if dir == TOP {
-            return self.draft.top.as_ref();
-        }
-        match &self.draft.nodes.get(&dir)?.content {
-            Content::Dir(names, _) => Some(names),
-            Content::File(_) => None,
-        }
+        self.view().names(dir)
     }
 
     /// The inode number that a name in a directory leads to.
     pub(super) fn find(&self, dir: u64, name: &str) -> Option<u64> {
-        let base = match (self.names(dir), self.place(dir)) {
-            (Some(names), _) => match names.changed.get(name) {
-                Some(changed) => return *changed,
-                None => names.base?,
-            },
-            (None, Place::Snapshot(id)) => id,
-            (None, _) => return None,
-        };
-        self.current.tree().child(base, name).map(|id| self.current.ino(id))
+        self.view().find(dir, name)
     }
 
     /// Whether that is a directory; None where there is no such node.
     pub(super) fn is_dir(&self, ino: u64) -> Option<bool> {
-        match self.place(ino) {
-            Place::Draft => Some(self.draft.nodes.get(&ino).is_none_or(DraftNode::is_dir)),
-            Place::Snapshot(id) => Some(self.current.tree().is_dir(id)),
-            Place::Nowhere => None,
-        }
+        self.view().is_dir(ino)
     }
 
     /// The directory that a node is in; none for the top, and for what left the collection.
     pub(super) fn dir_of(&self, ino: u64) -> Option<u64> {
-        match self.place(ino) {
-            Place::Draft => self.draft.nodes.get(&ino)?.parent,
-            Place::Snapshot(NodeId::ROOT) | Place::Nowhere => None,
-            Place::Snapshot(id) => Some(dir_in(&self.current, id)),
-        }
+        self.view().dir_of(ino)
     }
 
     /// The name of a node in its directory; the first where it has several.
     pub(super) fn name_of(&self, ino: u64) -> Option<String> {
-        match self.draft.nodes.get(&ino) {
-            Some(node) => Some(node.name.to_string()),
-            None => Some(self.current.tree().name(self.current.id(ino)?).to_owned()),
-        }
+        self.view().name_of(ino)
     }
 
     /// What a directory has, in order of the names.
     pub(super) fn entries(&self, dir: u64) -> Vec<Entry> {
-        let (base, changed) = match (self.names(dir), self.place(dir)) {
-            (Some(names), _) => (names.base, Some(&names.changed)),
-            (None, Place::Snapshot(id)) => (Some(id), None),
-            (None, _) => (None, None),
-        };
-        let tree = self.current.tree();
-        let stays = |name: &str| changed.is_none_or(|changed| !changed.contains_key(name));
-        let mut entries: Vec<Entry> = base
-            .into_iter()
-            .flat_map(|base| tree.children(base))
-            .filter(|id| stays(tree.name(*id)))
-            .map(|id| Entry {
-                name: tree.name(id).into(),
-                ino: self.current.ino(id),
-                dir: tree.is_dir(id),
-            })
-            .collect();
-        let new = changed.into_iter().flatten();
-        entries.extend(new.filter_map(|(name, ino)| {
-            let ino = (*ino)?;
-            Some(Entry { name: name.clone(), ino, dir: self.is_dir(ino)? })
-        }));
-        entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        entries
+        self.view().entries(dir)
     }
 
     /// What the kernel knows of the draft, what is in a directory before the directory.
@@ -350,7 +314,8 @@ impl State {
                 Content::Dir(Names { base: Some(id), changed: BTreeMap::new() }, mtime)
             } else {
                 let contents = Contents::of_tree(tree, id).counted_by(&self.draft.gauge);
-                Content::File(DraftFile::new(contents, mtime, 0))
+                let saved = contents.edits();
+                Content::File(DraftFile::new(contents, mtime, saved))
             };
             let node = DraftNode {
                 parent: Some(dir_in(&self.current, id)),
@@ -374,10 +339,7 @@ impl State {
 
     /// The file, if it is in the draft.
     pub(super) fn draft_file(&self, ino: u64) -> Option<&Arc<DraftFile>> {
-        match &self.draft.nodes.get(&ino)?.content {
-            Content::File(file) => Some(file),
-            Content::Dir(..) => None,
-        }
+        self.view().draft_file(ino)
     }
 
     /// Has a name in a directory lead to `ino`, or nowhere; the directory was changed `now`.
@@ -500,10 +462,7 @@ impl State {
 
     /// What a node of the draft is; None for one that is not there.
     pub(super) fn drafted(&self, ino: u64) -> Option<Drafted> {
-        Some(match &self.draft.nodes.get(&ino)?.content {
-            Content::File(file) => Drafted::File(Arc::clone(file)),
-            Content::Dir(_, mtime) => Drafted::Dir(*mtime),
-        })
+        self.view().drafted(ino)
     }
 
     /// Whether a node left the collection, and is there for those who have it.

@@ -47,6 +47,7 @@ impl<H: Host> MountedCollection<H> {
     /// # Errors
     /// As [`MountedCollection::manifest`].
     pub fn unsaved_manifests(&self) -> Outcome<Option<(String, String)>> {
+        self.settle(true);
         let state = self.state.read();
         if state.replacements().replace.is_empty() {
             return Ok(None);

@@ -119,8 +119,8 @@ impl State {
             if stays || moved {
                 if let (Content::File(file), false) = (&node.content, changed) {
                     let contents = Contents::of_tree(next.tree(), id).counted_by(&gauge);
+                    file.set_saved(contents.edits());
                     *file.contents.lock() = contents;
-                    file.set_saved(0);
                 }
                 return true;
             }
@@ -132,6 +132,15 @@ impl State {
         });
         self.draft.gone.retain(|ino| next.id(*ino).is_some());
         (self.current, self.counts) = (Arc::new(next), new_counts);
+    }
+
+    /// The draft's files are saved as they were captured.
+    pub(super) fn note_saved(&self, captured: &Captured) {
+        for (ino, edits) in captured.edits() {
+            if let Some(file) = self.draft_file(ino) {
+                file.set_saved(edits);
+            }
+        }
     }
 
     /// Notes what was saved.

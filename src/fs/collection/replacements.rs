@@ -2,19 +2,18 @@
 //
 // SPDX-License-Identifier: AGPL-3.0-only
 
-//! In which paths the draft differs from the snapshot, and where what is there comes from.
+//! In which paths a collection differs from what is saved of it, and where what is there comes from.
 //!
 //! A path is told once: no path below another one, unless that is removed. What was moved as it was is
 //! one path, whatever is in it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::State;
 use super::capture::joined;
-use super::draft::TOP;
-use crate::collection::NodeId;
+use super::draft::{Draft, Names, TOP, View};
 
-/// What has to be replaced for the snapshot to become the draft.
+/// What has to be replaced for what is saved to become what is there.
 #[derive(Debug, Default)]
 pub(super) struct Replacements {
     /// By path without the first `/`: `current/PATH`, `manifest_text/PATH`, or nothing.
@@ -23,33 +22,46 @@ pub(super) struct Replacements {
     pub files: Vec<(String, u64)>,
     /// Empty directories, by path.
     pub directories: Vec<String>,
+    /// Something else than a file is removed.
+    removes_directories: bool,
 }
 
 /// By directory: what in it changed, or has something below that did.
 type Touched = HashMap<u64, Vec<u64>>;
 
 impl State {
-    /// The differences.
+    /// How it differs from what is saved.
     pub(super) fn replacements(&self) -> Replacements {
+        let saved = self.saved.as_ref().map(|saved| saved.view());
+        let plain = Draft::default();
+        let saved = saved.unwrap_or(View { current: &self.current, draft: &plain });
+        let comparison = Comparison { saved, now: self.view() };
         let mut found = Replacements::default();
-        let touched = self.touched();
-        self.replaced_in(TOP, "", &touched, &mut found);
+        comparison.replaced_in(TOP, "", &comparison.touched(), &mut found);
         found
     }
+}
 
+/// A collection as it is saved, and as it is.
+struct Comparison<'v> {
+    saved: View<'v>,
+    now: View<'v>,
+}
+
+impl<'v> Comparison<'v> {
     fn touched(&self) -> Touched {
         let mut touched = Touched::new();
         let mut seen = HashSet::new();
-        for ino in self.draft.nodes.keys() {
-            match (self.draft_file(*ino), self.names(*ino)) {
+        for ino in self.now.draft.nodes.keys() {
+            match (self.now.draft_file(*ino), self.now.names(*ino)) {
                 (Some(file), _) if file.is_unsaved() => {}
-                (_, Some(names)) if !names.changed.is_empty() => {
+                (_, Some(names)) if self.has_other_names(*ino, names) => {
                     touched.entry(*ino).or_default();
                 }
                 _ => continue,
             }
             let mut at = *ino;
-            while let Some(above) = self.dir_of(at).filter(|_| seen.insert(at)) {
+            while let Some(above) = self.now.dir_of(at).filter(|_| seen.insert(at)) {
                 touched.entry(above).or_default().push(at);
                 at = above;
             }
@@ -57,42 +69,65 @@ impl State {
         touched
     }
 
-    /// The path that a node has in the snapshot.
-    fn saved_path(&self, ino: u64) -> Option<(NodeId, String)> {
-        let id = self.current.id(ino)?;
-        Some((id, self.current.tree().path(id)))
+    fn has_other_names(&self, dir: u64, names: &Names) -> bool {
+        match self.saved.names(dir) {
+            Some(saved) => saved.changed != names.changed,
+            None => !names.changed.is_empty(),
+        }
+    }
+
+    /// The path that a node is saved at.
+    fn saved_path(&self, ino: u64) -> Option<String> {
+        self.saved.is_dir(ino)?;
+        self.saved.path(ino)
     }
 
     fn has_unsaved_bytes(&self, ino: u64) -> bool {
-        self.current.id(ino).is_none() || self.draft_file(ino).is_some_and(|file| file.is_unsaved())
+        self.now.draft_file(ino).is_some_and(|file| file.is_unsaved())
+    }
+
+    /// Whether two files are saved with the same bytes, as far as that is easily told.
+    fn has_same_bytes(&self, one: u64, other: u64) -> bool {
+        let node =
+            |ino| self.saved.in_snapshot(ino).filter(|_| self.saved.draft_file(ino).is_none());
+        let tree = self.saved.current.tree();
+        one == other
+            || matches!((node(one), node(other)), (Some(one), Some(other)) if tree.has_same_bytes(one, other))
+    }
+
+    /// The names in a directory that do not lead where those of the snapshot do, now or as it is saved.
+    fn changed_names(&self, dir: u64) -> BTreeSet<&'v str> {
+        let views = [self.saved, self.now];
+        let names = views.into_iter().filter_map(|view| view.names(dir));
+        names.flat_map(|names| names.changed.keys()).map(|name| &**name).collect()
     }
 
     /// What changed in a directory that is where it was.
     fn replaced_in(&self, dir: u64, path: &str, touched: &Touched, found: &mut Replacements) {
-        let names = self.names(dir);
-        for (name, ino) in names.iter().flat_map(|names| &names.changed) {
-            let base = names.and_then(|names| names.base);
-            let was = base.and_then(|base| self.current.tree().child(base, name));
-            match ino {
-                Some(ino) => self.replaced(*ino, &joined(path, name), was, touched, found),
-                None if was.is_some() => {
-                    found.replace.insert(joined(path, name), String::new());
+        let names = self.changed_names(dir);
+        for name in &names {
+            let was = self.saved.find(dir, name);
+            match self.now.find(dir, name) {
+                Some(ino) => self.replaced(ino, &joined(path, name), was, touched, found),
+                None => {
+                    if let Some(was) = was {
+                        found.replace.insert(joined(path, name), String::new());
+                        found.removes_directories |= self.saved.is_dir(was) != Some(false);
+                    }
                 }
-                None => {}
             }
         }
         for ino in touched.get(&dir).into_iter().flatten() {
-            let Some(node) = self.current.id(*ino).map(|id| self.current.tree().name(id)) else {
+            let current = self.now.current;
+            let Some(name) = current.id(*ino).map(|id| current.tree().name(id)) else {
                 continue;
             };
-            // Names that lead elsewhere than before are told already.
-            if names.is_some_and(|names| names.changed.contains_key(node))
-                || self.find(dir, node) != Some(*ino)
-            {
+            // Names that lead elsewhere than in the snapshot are told already.
+            if names.contains(name) || self.now.find(dir, name) != Some(*ino) {
                 continue;
             }
-            let path = joined(path, node);
-            if self.is_dir(*ino) == Some(true) {
+            let path = joined(path, name);
+            if self.now.is_dir(*ino) == Some(true) {
                 self.replaced_in(*ino, &path, touched, found);
             } else {
                 found.file(path, *ino);
@@ -100,22 +135,21 @@ impl State {
         }
     }
 
-    /// What a path leads to now; `was` is what it led to.
+    /// What a path leads to now; `was` is what it is saved as.
     fn replaced(
         &self,
         ino: u64,
         path: &str,
-        was: Option<NodeId>,
+        was: Option<u64>,
         touched: &Touched,
         found: &mut Replacements,
     ) {
         let saved = self.saved_path(ino);
-        if self.is_dir(ino) != Some(true) {
+        if self.now.is_dir(ino) != Some(true) {
             match saved {
-                Some((id, saved)) if !self.has_unsaved_bytes(ino) => {
+                Some(saved) if !self.has_unsaved_bytes(ino) => {
                     // A name that leads where it did, or to what is the same.
-                    let tree = self.current.tree();
-                    if was.is_none_or(|was| !tree.has_same_bytes(was, id)) {
+                    if was.is_none_or(|was| !self.has_same_bytes(was, ino)) {
                         found.replace.insert(path.to_owned(), format!("current/{saved}"));
                     }
                 }
@@ -123,8 +157,8 @@ impl State {
             }
             return;
         }
-        if let Some((id, saved)) = saved {
-            if was == Some(id) {
+        if let Some(saved) = saved {
+            if was == Some(ino) {
                 return self.replaced_in(ino, path, touched, found);
             }
             if !touched.contains_key(&ino) {
@@ -132,7 +166,7 @@ impl State {
                 return;
             }
         }
-        let entries = self.entries(ino);
+        let entries = self.now.entries(ino);
         if entries.is_empty() {
             found.replace.insert(path.to_owned(), format!("manifest_text/{path}"));
             found.directories.push(path.to_owned());
@@ -148,6 +182,11 @@ impl State {
 }
 
 impl Replacements {
+    /// Whether all that happens is that names of files are gone.
+    pub(super) fn only_removes_files(&self) -> bool {
+        !self.removes_directories && self.replace.values().all(String::is_empty)
+    }
+
     fn file(&mut self, path: String, ino: u64) {
         self.replace.insert(path.clone(), format!("manifest_text/{path}"));
         self.files.push((path, ino));

@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
+use parking_lot::{Condvar, Mutex};
 
 use super::capture::{Captured, Update};
 use super::reader::expires_soon;
 use super::replacements::Replacements;
-use super::{Host, MountedCollection, State};
-use crate::collection::{Tree, diff};
+use super::versions::{Attempt, Unversioned, parsed};
+use super::{Host, MountedCollection, Written};
+use crate::collection::Tree;
+use crate::collection::draft::{BlockRef, Unwritable};
 use crate::fs::errno::{Errno, Refusal};
 use crate::fs::node::{Halt, Outcome, Saved, Saving};
 use crate::fs::savers;
@@ -42,7 +44,14 @@ pub struct Taken {
     pub hash: String,
     /// Somebody else changed it at the same moment.
     pub contested: bool,
+    /// Had somebody else changed it, that would be known, now or soon: the hash needs no look.
+    pub told: bool,
 }
+
+/// How many files and directories a large collection has, where [`super::Settings::large`] does not say.
+const LARGE: usize = 1000;
+/// How many of a large collection are saved before a version is made of them, at most.
+const FEW: usize = 256;
 
 /// After how long what nobody waits for is saved, where closing a file saves it; and what could not be
 /// saved is tried again, where nobody asks before.
@@ -93,39 +102,22 @@ pub(super) struct Saves {
 
 /// A save that has begun.
 struct Begun {
-    captured: Captured,
+    captured: Arc<Captured>,
     replacements: Replacements,
+    /// What is saved before, where that is not the version.
+    before: Option<Arc<Unversioned>>,
+    /// It is a small part of the collection: no whole version is made of it.
+    is_small: bool,
 }
 
-/// What was sent, and whether it was taken: then, whether it is all that the collection is now.
-struct Sent {
-    tree: Arc<Tree>,
-    taken: Result<bool, Refused>,
-}
-
-/// What was sent, and nobody knows whether it was taken: the next version tells.
-pub(super) struct Attempt {
-    captured: Captured,
-    tree: Arc<Tree>,
-    /// For further names of files.
-    numbers: Vec<u64>,
-}
-
-impl Attempt {
-    /// Whether that version is what was sent.
-    pub(super) fn is(&self, tree: &Tree) -> bool {
-        diff(&self.tree, tree).is_empty()
-    }
-
-    /// The draft becomes one over what was sent, which is this version.
-    pub(super) fn saved(self, state: &mut State, tree: Arc<Tree>) -> bool {
-        let snapshot = self.captured.snapshot(tree, self.numbers);
-        let is_saved = snapshot.is_some();
-        if let Some(snapshot) = snapshot {
-            state.rebase(snapshot, &self.captured.edits(), |_, _| false);
-        }
-        is_saved
-    }
+/// What became of a save that was sent.
+enum Sent {
+    /// It is all that the collection is now, as the host is told.
+    Told(Written),
+    /// It is that version, and (true) all that the collection is now.
+    Made(Arc<Tree>, bool),
+    /// It was not taken, or nobody knows; then the manifest that it was.
+    Not(Refused, Written),
 }
 
 impl<H: Host> MountedCollection<H> {
@@ -263,6 +255,18 @@ impl<H: Host> MountedCollection<H> {
         if outdated { None } else { Some(follow()) }
     }
 
+    /// Runs `act` while no save is under way: waits for the end of one that is, or (not `patient`) answers None.
+    pub(super) fn between_saves<T>(&self, patient: bool, act: impl FnOnce() -> T) -> Option<T> {
+        let mut progress = self.saves.progress.lock();
+        while progress.begun > progress.ended {
+            if !patient {
+                return None;
+            }
+            self.saves.ended.wait(&mut progress);
+        }
+        Some(act())
+    }
+
     /// Saves until nobody waits any more.
     fn save_all(self: &Arc<Self>) {
         loop {
@@ -307,13 +311,13 @@ impl<H: Host> MountedCollection<H> {
             if expires_soon(self.snapshot().tree().expires_at()) {
                 self.host.renew();
             }
-            let Some(Begun { captured, replacements }) = self.begin_save() else {
+            let Some(begun) = self.begin_save() else {
                 return Ok(true);
             };
-            captured.renew_signatures();
-            let result = self.send(&captured, &replacements);
-            let numbers = self.numbers_for_links(&captured).unwrap_or_default();
-            match self.end_save(captured, replacements, numbers, result) {
+            begun.captured.renew_signatures();
+            let result = self.send(&begun);
+            let numbers = self.numbers_for_links(&begun.captured).unwrap_or_default();
+            match self.end_save(begun, numbers, result) {
                 Ok(true) => return Ok(true),
                 // Somebody else changed it besides: that shows at once, or at the next look.
                 Ok(false) => {
@@ -343,16 +347,18 @@ impl<H: Host> MountedCollection<H> {
         progress.begun += 1;
         drop(progress);
         // Nobody writes until here: what is to be replaced is what is captured.
-        let contents = state.contents();
-        let state = RwLockWriteGuard::downgrade(state);
-        Some(Begun { captured: state.capture(contents), replacements })
+        let captured = Arc::new(state.capture(state.contents()));
+        let is_small = captured.changes() <= FEW
+            && state.current.tree().len() > self.settings.large.unwrap_or(LARGE)
+            && !captured.has_further_names();
+        Some(Begun { captured, replacements, before: state.saved.clone(), is_small })
     }
 
     /// Whatever began has ended.
     fn give_up_save(&self) {
         let mut progress = self.saves.progress.lock();
         let mut state = self.state.write();
-        state.draft.saving = state.attempt.is_some();
+        state.note_saving();
         drop(state);
         progress.ended = progress.begun;
         self.saves.ended.notify_all();
@@ -367,37 +373,47 @@ impl<H: Host> MountedCollection<H> {
     }
 
     fn end_save(
-        &self,
-        captured: Captured,
-        replaced: Replacements,
+        self: &Arc<Self>,
+        begun: Begun,
         numbers: Vec<u64>,
         sent: Result<Sent, Refused>,
     ) -> Result<bool, Refused> {
+        let Begun { captured, replacements, .. } = begun;
         let mut progress = self.saves.progress.lock();
         let mut state = self.state.write();
         let result = match sent {
-            Ok(Sent { tree, taken: Ok(is_current) }) => {
+            Ok(Sent::Told(whole)) => {
                 state.attempt = None;
-                state.saved_lately(&captured, &replaced);
+                state.saved_lately(&captured, &replacements);
+                state.note_saved(&captured);
+                let first =
+                    state.saved.replace(Arc::new(Unversioned { captured, whole })).is_none();
+                if first {
+                    self.settle_later();
+                }
+                Ok(true)
+            }
+            Ok(Sent::Made(tree, is_current)) => {
+                state.attempt = None;
+                state.saved_lately(&captured, &replacements);
                 if !is_current {
                     state.contest();
                 }
-                let is_saved =
-                    Attempt { captured, tree: Arc::clone(&tree), numbers }.saved(&mut state, tree);
+                let is_saved = state.become_version(&captured, tree, numbers);
                 if !is_saved {
                     log::error!("what was saved is not what its manifest says");
                 }
                 Ok(is_saved && is_current)
             }
-            Ok(Sent { tree, taken: Err(refused) }) => {
+            Ok(Sent::Not(refused, whole)) => {
                 if refused != Refused::Outdated {
-                    state.attempt = Some(Attempt { captured, tree, numbers });
+                    state.attempt = Some(Attempt { captured, whole, numbers });
                 }
                 Err(refused)
             }
             Err(refused) => Err(refused),
         };
-        state.draft.saving = state.attempt.is_some();
+        state.note_saving();
         progress.ended += 1;
         self.saves.ended.notify_all();
         drop((state, progress));
@@ -405,36 +421,58 @@ impl<H: Host> MountedCollection<H> {
         result
     }
 
-    /// Stores and sends.
-    fn send(
-        self: &Arc<Self>,
-        captured: &Captured,
-        replacements: &Replacements,
-    ) -> Result<Sent, Refused> {
-        let unwritable = |halt| match halt {
-            Halt::Errno(errno) => Refused::Failed(errno),
-            Halt::Upcall(_) => Refused::Failed(Refusal::Unwritable.errno()),
-        };
-        let (whole, files) = self
-            .written_out(captured, |zeros| {
-                let whole = captured.manifest(zeros)?;
-                Ok((whole, captured.manifest_of(replacements, zeros)?))
+    /// What makes the manifest of what was captured, once all of that is stored, and what else `write`s.
+    fn written<T>(
+        &self,
+        captured: &Arc<Captured>,
+        write: impl Fn(Option<&BlockRef>) -> Result<T, Unwritable>,
+    ) -> Result<(Written, T), Errno> {
+        let written = self.written_out(captured, |zeros| Ok((zeros.cloned(), write(zeros)?)));
+        let (zeros, written) = written.map_err(|halt| match halt {
+            Halt::Errno(errno) => errno,
+            Halt::Upcall(_) => Refusal::Unwritable.errno(),
+        })?;
+        let captured = Arc::clone(captured);
+        let whole = move || {
+            captured.manifest(zeros.as_ref()).map_err(|unwritable| {
+                report(log::Level::Error, &format!("{}: {unwritable}", phrases::UNHANDLED));
+                Refusal::Unwritable.errno()
             })
-            .map_err(unwritable)?;
-        let tree = match Tree::parse(&whole) {
-            Ok(tree) => Arc::new(tree),
-            Err(error) => {
-                report(log::Level::Error, &format!("{}: {error}", phrases::UNHANDLED));
-                return Err(Refused::Failed(Refusal::Unwritable.errno()));
-            }
+        };
+        Ok((Arc::new(whole), written))
+    }
+
+    /// Stores and sends.
+    fn send(self: &Arc<Self>, begun: &Begun) -> Result<Sent, Refused> {
+        let Begun { captured, replacements, before, is_small } = begun;
+        let (whole, files) = self
+            .written(captured, |zeros| captured.manifest_of(replacements, zeros))
+            .map_err(Refused::Failed)?;
+        // Nothing is sent of which no version can be made.
+        let tree = match is_small {
+            true => None,
+            false => Some(parsed(&whole).map_err(Refused::Failed)?),
+        };
+        let base: Written = if let Some(before) = before {
+            Arc::clone(&before.whole)
+        } else {
+            let tree = Arc::clone(captured.base());
+            Arc::new(move || Ok(tree.normalized()))
         };
         let replace = replacements.replace.iter();
         let replace = replace.map(|(path, source)| (format!("/{path}"), source.clone())).collect();
-        let base = Arc::clone(captured.base());
-        let saved = self.host.save(&Update { base, replace, files, whole });
-        let taken = saved
-            .map(|taken| !taken.contested && taken.hash == tree.portable_data_hash().to_string());
-        Ok(Sent { tree, taken })
+        let only_removes_files = replacements.only_removes_files();
+        let update = Update { base, replace, only_removes_files, files, whole: Arc::clone(&whole) };
+        let taken = match self.host.save(&update) {
+            Ok(taken) => taken,
+            Err(refused) => return Ok(Sent::Not(refused, whole)),
+        };
+        if *is_small && taken.told && !taken.contested {
+            return Ok(Sent::Told(whole));
+        }
+        let tree = tree.map_or_else(|| parsed(&whole).map_err(Refused::Failed), Ok)?;
+        let is_current = !taken.contested && taken.hash == tree.portable_data_hash().to_string();
+        Ok(Sent::Made(tree, is_current))
     }
 }
 

@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
-use pyo3::types::IntoPyDict;
+use pyo3::types::{IntoPyDict, PyCFunction};
 
 use super::any_node::AnyNode;
 use super::object_node::ObjectNode;
 use super::overrides;
 use crate::fs::collection::save::{Refused, Taken};
-use crate::fs::collection::{Host, MountedCollection, Update};
+use crate::fs::collection::{Host, MountedCollection, Update, Written};
 use crate::fs::errno::Refusal;
 use crate::fs::inodes::Inodes;
 use crate::fs::state::NodeState;
@@ -27,6 +27,7 @@ use crate::fs::{Outcome, Timestamp};
 use crate::keep::KeepClient;
 use crate::py::exceptions::{errno_of, log_exception};
 use crate::py::gil::{UpcallScope, attach_for_good, may_call_python};
+use crate::py::llfuse::errors::fuse_error;
 use crate::py::llfuse::lock;
 use crate::py::request::{self, with_python};
 
@@ -102,6 +103,15 @@ impl PythonHost {
     }
 }
 
+/// A callable that makes a manifest.
+fn written<'py>(py: Python<'py>, whole: &Written) -> PyResult<Bound<'py, PyCFunction>> {
+    let whole = Arc::clone(whole);
+    PyCFunction::new_closure(py, None, None, move |args, _| {
+        let py = args.py();
+        py.detach(|| whole()).map_err(fuse_error)
+    })
+}
+
 impl Host for PythonHost {
     type Node = ObjectNode;
 
@@ -153,12 +163,13 @@ impl Host for PythonHost {
             let replace: Vec<(&str, &str)> =
                 update.replace.iter().map(|(path, source)| (&**path, &**source)).collect();
             let saved = replace.into_py_dict(py).and_then(|replace| {
-                let args = (replace, &*update.files, &*update.whole);
+                let whole = written(py, &update.whole)?;
+                let args = (replace, &*update.files, whole, update.only_removes_files);
                 let saved = directory.object(py).call_method1(py, "_save_update", args)?;
-                saved.extract::<Option<(String, bool)>>(py)
+                saved.extract::<Option<(String, bool, bool)>>(py)
             });
             match saved {
-                Ok(Some((hash, contested))) => Ok(Taken { hash, contested }),
+                Ok(Some((hash, contested, told))) => Ok(Taken { hash, contested, told }),
                 Ok(None) => Err(Refused::Outdated),
                 Err(error) => Err(Refused::Failed(errno_of(py, error))),
             }

@@ -71,7 +71,7 @@ pub fn show_tree(
     let keep = Keep { client: keep.get().client(), is_real: keep_is_real };
     let host = PythonHost::new(&core.state, &table, keep);
     let stored = writable.then_some(PutOptions { replicas, classes });
-    let settings = Settings { writable, reserved, stored, saved: true, buffer: None };
+    let settings = Settings { writable, reserved, stored, saved: true, ..Settings::default() };
     let root = Arc::clone(&core.state);
     let mtime = Timestamp::from_secs_f64(mtime);
     let mounted = PythonCollection::mount(host, settings, root, Arc::new(tree), mtime, &table);
@@ -97,7 +97,7 @@ pub fn show_scratch(
     let keep = Keep { client: keep.get().client(), is_real: keep_is_real };
     let host = PythonHost::new(&core.state, &table, keep);
     let stored = Some(PutOptions { replicas, classes });
-    let settings = Settings { writable: true, reserved, stored, saved: false, buffer: None };
+    let settings = Settings { writable: true, reserved, stored, ..Settings::default() };
     let (root, tree) = (Arc::clone(&core.state), Arc::new(Tree::empty()));
     let mtime = core.state.mtime.load();
     // Nobody but the mount changes it: the kernel may keep what it is told.

@@ -306,6 +306,7 @@ fn settings(buffer: Arc<WriteBuffer>, saved: bool) -> Settings {
         stored: Some(PutOptions { replicas: 1, ..PutOptions::default() }),
         buffer: Some(buffer),
         saved,
+        large: Some(0),
     }
 }
 

@@ -199,6 +199,44 @@ fn what_is_appended_is_at_the_end() {
     mount.end();
 }
 
+/// Of a large collection no version is made for a change, until somebody needs one.
+#[test]
+fn a_change_makes_no_whole_version() {
+    let (server, manifest) = some_files();
+    let record = Server::new(&manifest);
+    let mount = Mount::saving(Arc::new(server), 1 << 20, record.client());
+    let write = |name: &str, text: &str| {
+        let (made, fh) = mount.create(Ino::ROOT, name).expect("made");
+        assert_eq!(mount.write(made.ino, fh, 0, text.as_bytes()), Ok(text.len() as u32));
+        mount.collection().save().expect("saved");
+        mount.release(made.ino, fh);
+        mount.forget(made.ino, 1);
+    };
+    let is_saved = || {
+        let recorded = Arc::new(Tree::parse(&record.manifest()).expect("a manifest"));
+        assert_eq!(mount.saved(), paths_in(&recorded, &mount));
+        assert!(!mount.collection().is_unsaved());
+    };
+    // Of the first one the record's hash is looked at.
+    write("one", "one");
+    let version = mount.collection().snapshot();
+    let same = || Arc::ptr_eq(&version, &mount.collection().snapshot());
+    write("two", "two");
+    write("three", "three");
+    assert_eq!(mount.unlink(Ino::ROOT, "one"), Ok(()));
+    assert_eq!(mount.rename((Ino::ROOT, "two"), (Ino::ROOT, "four"), RenameMode::Replace), Ok(()));
+    mount.collection().save().expect("saved");
+    assert!(same(), "it would take as long as the collection is large");
+    is_saved();
+    // What somebody else changes is merged with what is saved.
+    record.change(&manifest.replacen(". ", "./theirs ", 1), &["four".into()]);
+    assert!(mount.root.renewed());
+    assert!(!same());
+    is_saved();
+    let there = mount.saved();
+    assert!(!there.contains_key("four") && there.contains_key("three"), "{:?}", there.keys());
+}
+
 /// A save whose answer is lost was made; what it made is removed, and made anew, before anybody looks.
 #[test]
 fn what_was_removed_after_a_lost_answer_stays_removed() {

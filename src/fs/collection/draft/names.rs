@@ -9,7 +9,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Content, DraftNode, State};
+use super::{Content, DraftNode, State, View};
 use crate::fs::attr::Timestamp;
 use crate::fs::errno::Refusal;
 
@@ -119,12 +119,19 @@ impl State {
 
     /// Whether a name that leads to a file is not its first.
     pub(in crate::fs::collection) fn is_further(&self, ino: u64, dentry: Dentry<'_>) -> bool {
-        self.draft.nodes.get(&ino).is_some_and(|node| node.other(dentry).is_some())
+        self.view().is_further(ino, dentry)
     }
 
     /// The further names of files, all of them.
     pub(in crate::fs::collection) fn further_names(&self) -> impl Iterator<Item = Dentry<'_>> {
         let nodes = self.draft.nodes.values();
         nodes.flat_map(|node| node.others.iter().map(|(dir, name)| (*dir, &**name)))
+    }
+}
+
+impl View<'_> {
+    /// Whether a name that leads to a file is not its first.
+    pub(in crate::fs::collection) fn is_further(&self, ino: u64, dentry: Dentry<'_>) -> bool {
+        self.draft.nodes.get(&ino).is_some_and(|node| node.other(dentry).is_some())
     }
 }
