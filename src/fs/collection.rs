@@ -51,7 +51,7 @@ pub mod upload;
 mod versions;
 pub mod writing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -185,6 +185,8 @@ struct State {
     counts: Box<[Counts]>,
     orphans: HashMap<u64, Orphan>,
     draft: Draft,
+    /// What is on its way from another collection, which still answers for it.
+    arriving: HashSet<u64>,
     /// What is saved, where that is not the version.
     saved: Option<Arc<Unversioned>>,
     /// What may be saved or not.
@@ -311,6 +313,7 @@ impl<H: Host> MountedCollection<H> {
                 current: Arc::new(Snapshot::new(tree, first, mtime)),
                 orphans: HashMap::new(),
                 draft: Draft::counted_by(Arc::clone(buffer.gauge())),
+                arriving: HashSet::new(),
                 saved: None,
                 attempt: None,
                 lately: Vec::new(),
@@ -635,6 +638,9 @@ impl State {
     fn counts_of(&self, ino: u64) -> Option<&Counts> {
         if let Some(orphan) = self.orphans.get(&ino) {
             return Some(&orphan.counts);
+        }
+        if self.arriving.contains(&ino) {
+            return None;
         }
         match self.draft.nodes.get(&ino) {
             Some(node) => Some(&node.counts),

@@ -128,6 +128,8 @@ impl<H: Host> MountedCollection<H> {
         mode: RenameMode,
     ) -> Outcome<Moved> {
         let (taken, now) = (source.taken_stored(from)?, self.host.now()?);
+        // For what is here and not yet this collection's, its source answers.
+        self.gave_away.store(true, Ordering::Release);
         let adopted = self.change(|state| {
             self.may_name(to.0, to.1)?;
             let replace = mode == RenameMode::Replace;
@@ -190,6 +192,7 @@ impl<H: Host> MountedCollection<H> {
             moved = Ok(Moved::Done(latest.is_some()));
             let subtree = latest.as_ref().unwrap_or(&taken.subtree);
             let counted = theirs.disown(subtree.numbers());
+            ours.arrived(subtree.numbers());
             let uses = ours.take_counts(&counted);
             source.uses.fetch_sub(uses, Ordering::AcqRel);
             self.uses.fetch_add(uses, Ordering::AcqRel);

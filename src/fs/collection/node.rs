@@ -75,11 +75,13 @@ impl<H: Host> CollectionNode<H> {
         if let Some(orphan) = state.orphans.get(&self.ino) {
             return Resolved::Here(Arc::clone(&orphan.snapshot), orphan.id);
         }
-        if let Some(drafted) = state.drafted(self.ino) {
-            return Resolved::Draft(drafted);
-        }
-        if let Some(id) = state.in_snapshot(self.ino) {
-            return Resolved::Here(Arc::clone(&state.current), id);
+        if !state.arriving.contains(&self.ino) {
+            if let Some(drafted) = state.drafted(self.ino) {
+                return Resolved::Draft(drafted);
+            }
+            if let Some(id) = state.in_snapshot(self.ino) {
+                return Resolved::Here(Arc::clone(&state.current), id);
+            }
         }
         drop(state);
         let elsewhere = self.collection.answering_elsewhere(self.ino);
@@ -162,6 +164,16 @@ impl<H: Host> CollectionNode<H> {
             // It left the collection: there is nothing that could be changed.
             _ => Err(Refusal::Lost.into()),
         }
+    }
+
+    /// Who makes a change that the collection did not make: it itself where what was on its way to it has arrived
+    /// meanwhile.
+    pub(super) fn changed_by(&self) -> Outcome<AnyNode<H>> {
+        let given_away = self.collection.has_given_away() && self.is_changed_here()?;
+        let arrived = given_away
+            && !self.collection.is_handed_over(&self.collection.state.read())
+            && matches!(self.resolve(), Resolved::Draft(_) | Resolved::Here(..));
+        if arrived { Ok(AnyNode::Collection(self.clone())) } else { self.taken_over() }
     }
 
     /// For how long the collection still counts as fresh.
@@ -287,7 +299,7 @@ impl<H: Host> Attributes for CollectionNode<H> {
         if let Some(collection) = self.writing()? {
             return match collection.set_mtime(self.ino, mtime)? {
                 Some(()) => Ok(true),
-                None => self.taken_over()?.set_mtime(mtime),
+                None => self.changed_by()?.set_mtime(mtime),
             };
         }
         self.superseded().map_or(Ok(false), |node| node.set_mtime(mtime))
@@ -449,7 +461,7 @@ impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
         {
             return Ok(written);
         }
-        self.taken_over()?.writeto(at, data, num_retries)
+        self.changed_by()?.writeto(at, data, num_retries)
     }
 
     fn truncate(&self, size: u64) -> Outcome<Truncated> {
@@ -460,7 +472,7 @@ impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
             self.collection.save_unasked();
             return Ok(truncated);
         }
-        self.taken_over()?.truncate(size)
+        self.changed_by()?.truncate(size)
     }
 
     fn allocate(&self, offset: u64, len: u64, how: Allocation) -> Outcome<()> {

@@ -237,7 +237,7 @@ impl<H: Host> MountedCollection<H> {
             let state = self.state.read();
             let handed_over = self.is_handed_over(&state);
             // What left the collection is nobody else's to change.
-            if handed_over && !state.has_left(ino) {
+            if (handed_over && !state.has_left(ino)) || state.arriving.contains(&ino) {
                 return Ok(None);
             }
             if let Some(file) = state.draft_file(ino) {
@@ -344,7 +344,8 @@ impl<H: Host> MountedCollection<H> {
         let mut state = self.state.write();
         let handed_over = self.is_handed_over(&state);
         // What left the collection is nobody else's to change.
-        if handed_over && !(state.has_left(ino) && state.is_drafted(ino)) {
+        let is_left = state.has_left(ino) && state.is_drafted(ino);
+        if (handed_over && !is_left) || state.arriving.contains(&ino) {
             return Ok(None);
         }
         if ino == TOP {

@@ -115,6 +115,35 @@ fn a_file_keeps_its_number_and_who_has_it_open() {
     two.end();
 }
 
+/// While it is saved where it goes to, what it contains is still its source's, whoever has it open since when.
+#[test]
+fn what_is_written_on_the_way_arrives() {
+    let two = Two::new(|_| String::new(), 1 << 20);
+    let (made, first) = two.mount.create(Ino::ROOT, "new").expect("made");
+    two.write(made.ino, first, "before");
+    assert_eq!(two.rename((0, "new"), (1, "moved")), Ok(()));
+    let second = two.mount.open(made.ino, libc::O_RDWR).expect("open");
+    let (is_saved, go_on) = two.clients[0].pause();
+    std::thread::scope(|scope| {
+        let back = scope.spawn(|| two.rename((1, "moved"), (0, "back")));
+        is_saved.recv().expect("saved");
+        // By a handle from before it left, and by one from where it is.
+        assert_eq!(two.mount.write(made.ino, first, 6, b", first"), Ok(7));
+        assert_eq!(two.mount.write(made.ino, second, 13, b", second"), Ok(8));
+        go_on.send(()).expect("waited for");
+        assert_eq!(back.join().expect("no panic"), Ok(()));
+    });
+    let expected = "before, first, second";
+    assert_eq!(two.read(made.ino, first), expected);
+    assert_eq!(two.read(made.ino, second), expected);
+    two.mount.release(made.ino, first);
+    two.mount.release(made.ino, second);
+    two.collections()[0].save().expect("saved");
+    assert_eq!(text(&two.recorded(0), "back").as_deref(), Some(expected));
+    two.mount.forget(made.ino, 1);
+    two.end();
+}
+
 #[test]
 fn a_directory_goes_with_all_that_is_in_it() {
     let two = Two::new(|_| String::new(), 1 << 20);

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use arvados_fuse::collection::draft::{
     BlockRef, Directory, MAX_LEN, Piece, Pieces, write_manifest,
@@ -47,6 +48,7 @@ pub(crate) struct Server {
 pub(crate) struct Client {
     server: Arc<Server>,
     fate: Mutex<Fate>,
+    pause: Mutex<Option<(Sender<()>, Receiver<()>)>>,
 }
 
 fn files_of(tree: &Arc<Tree>) -> Files {
@@ -176,7 +178,8 @@ impl Server {
 
     /// A client of its own.
     pub(crate) fn client(self: &Arc<Self>) -> Arc<Client> {
-        Arc::new(Client { server: Arc::clone(self), fate: Mutex::new(Fate::Made) })
+        let (fate, pause) = (Mutex::new(Fate::Made), Mutex::default());
+        Arc::new(Client { server: Arc::clone(self), fate, pause })
     }
 
     /// A change of somebody's who has no mount: what `files` has is at those paths, and there is nothing
@@ -199,6 +202,13 @@ impl Client {
         self.server.manifest()
     }
 
+    /// Has the next update tell that it is there, and wait until it is told to go on.
+    pub(crate) fn pause(&self) -> (Receiver<()>, Sender<()>) {
+        let ((begun, is_there), (go, told)) = (channel(), channel());
+        *self.pause.lock() = Some((begun, told));
+        (is_there, go)
+    }
+
     /// What is to happen to the next update.
     pub(crate) fn fate(&self, fate: Fate) {
         *self.fate.lock() = fate;
@@ -213,6 +223,11 @@ impl Record for Client {
     }
 
     fn save(&self, update: &Update) -> Result<Taken, Refused> {
+        let pause = self.pause.lock().take();
+        if let Some((begun, told)) = pause {
+            begun.send(()).expect("waited for");
+            told.recv().expect("told");
+        }
         let mut next = self.fate.lock();
         let fate = *next;
         if fate != Fate::Refused {

@@ -33,7 +33,6 @@ impl Part {
             (None, None) => true,
             (Some(one), Some(other)) => {
                 one.len() == other.len()
-                    && one.edits() == other.edits()
                     && is_alike(&one.pieces(0, MAX_LEN), &other.pieces(0, MAX_LEN))
             }
             _ => false,
@@ -200,6 +199,7 @@ impl State {
             };
             self.draft.gone.remove(&part.ino);
             self.draft.nodes.insert(part.ino, node);
+            self.arriving.insert(part.ino);
             // A directory comes before what is in it.
             if let Some(above) = part.above
                 && let Some(DraftNode { content: Content::Dir(names, _), .. }) =
@@ -217,6 +217,7 @@ impl State {
     ) -> BTreeMap<u64, Counts> {
         let mut counted = BTreeMap::new();
         for ino in numbers {
+            self.arriving.remove(&ino);
             let in_snapshot = self.current.id(ino);
             let counts = match self.draft.nodes.remove(&ino) {
                 Some(node) => Some(node.counts),
@@ -229,6 +230,13 @@ impl State {
             self.note_gone(ino);
         }
         counted
+    }
+
+    /// These nodes have arrived: they are this collection's from now on.
+    pub(in crate::fs::collection) fn arrived(&mut self, numbers: impl Iterator<Item = u64>) {
+        numbers.for_each(|ino| {
+            self.arriving.remove(&ino);
+        });
     }
 
     /// Adds what another collection counted; answers how many uses that brings.
