@@ -11,6 +11,8 @@ BIN := $(CURDIR)/.venv/bin
 export TMPDIR := $(CURDIR)/target/tmp
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+# Tests that go through mounts wait most of the time: so many processes share them.
+SHARED := -n 3 --dist worksteal
 # What the released suite runs on: our package, the release (PEER=1), or the release's modules over
 # our core (RELEASED_MODULES=1).
 SUBJECT := $(if $(PEER),peer,$(if $(RELEASED_MODULES),released-modules,ours))
@@ -36,7 +38,7 @@ demo: build-release ## Load this machine's files into a local cluster, mount, re
 	@$(BIN)/python scripts/demo.py
 
 test: lint wheel build examples fsx pjdfstest ## Run all tests
-	@scripts/test-mounts.sh $(PYTEST_ARGS)
+	@scripts/test-mounts.sh $(SHARED) $(PYTEST_ARGS)
 	@echo "== all tests passed"
 
 test-rust: setup ## Test the core (a part of lint)
@@ -70,7 +72,7 @@ soak: examples build fsx ## Have fsx do 50,000 operations for each seed, and kil
 
 test-python: examples fsx pjdfstest ## Run our own tests through mounts (PYTEST_ARGS="-k ...")
 	@echo "== testing through mounts"
-	$(BIN)/python -m pytest tests/python -n 3 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/python $(SHARED) $(PYTEST_ARGS)
 
 test-upstream: build ## Run the released test suite (PEER=1: on the release; RELEASED_MODULES=1: on its modules over our core)
 	@$(BIN)/python tests/upstream/suite.py $(SUBJECT) $(PYTEST_ARGS)

@@ -13,9 +13,6 @@ python=.venv/bin/python
 said="$TMPDIR/suites.log"
 own="$TMPDIR/own.log"
 
-# Most tests wait most of the time.
-workers=3
-
 suites() {
     local status=0
     "$python" tests/upstream/suite.py ours || status=1
@@ -38,8 +35,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 status=0
-echo "== testing through mounts, in $workers processes"
-"$python" -m pytest tests/python -n "$workers" --dist worksteal "$@" 2>&1 | tee "$own" || status=${PIPESTATUS[0]}
+echo "== testing through mounts"
+"$python" -m pytest tests/python "$@" 2>&1 | tee "$own" || status=${PIPESTATUS[0]}
 # 2: somebody interrupted it.
 [ "$status" != 2 ] || exit 130
 echo "== waiting for the released suites"

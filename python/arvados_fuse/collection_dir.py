@@ -13,7 +13,6 @@ import contextlib
 import errno
 import logging
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import arvados
@@ -29,7 +28,7 @@ from .apierrors import is_not_found
 from .collection_base import RECORD_FILE, CollectionDirectoryBase
 from .fresh import check_update, convertTime, use_counter
 from .fusefile import FuseArvadosFile
-from .known_record import KnownRecord, Saved
+from .known_record import KnownRecord, Saved, Update
 from .replication import default_replication
 from .reports import report
 from .upload_retry import retry_failed_uploads, save
@@ -146,25 +145,16 @@ class CollectionDirectory(CollectionDirectoryBase):
                     save(collection)
                 self.new_collection_record(collection.api_response())
 
-    def _save_update(
-        self,
-        replace: dict[str, str],
-        files: str,
-        whole: Callable[[], str],
-        only_removes_files: bool = False,
-    ) -> Saved | None:
-        """Have the record become what the core says. Return the portable data hash that it has then, and
-        whether somebody else changed it at the same moment; None where the update is for another version.
-
-        `replace` are the paths that changed and where what they lead to comes from, `files` is the manifest
-        of what is new, `whole` makes that of everything; `only_removes_files` where nothing else happens.
-        Called in a thread that saves, without `llfuse.lock`.
+    def _save_update(self, *of_update: Any) -> Saved | None:
+        """Have the record become what the core says, with the fields of an `Update`. Return None where that
+        is for another version. Called in a thread that saves, without `llfuse.lock`.
         """
+        update = Update(*of_update)
         stale = self.stale()
-        if stale and not only_removes_files:
+        if stale and not update.only_removes_files:
             return None
         try:
-            saved = self._record.update(replace, files, whole, only_removes_files)
+            saved = self._record.update(update)
         except Exception:
             # It may have been made all the same.
             self.invalidate()

@@ -32,6 +32,17 @@ _hearing = threading.Lock()
 _Change = tuple[str | None, str | None]
 
 
+class Update(NamedTuple):
+    """How a record is to become what a mount shows: the paths that changed and where what they lead to
+    comes from; the manifest of what is new; what makes that of everything; and whether all that happens is
+    that names of files are gone."""
+
+    replace: dict[str, str]
+    files: str
+    whole: Callable[[], str]
+    only_removes_files: bool
+
+
 class Saved(NamedTuple):
     """The portable data hash that a record has after a save; whether somebody else changed it at the same
     moment; and whether that, if it was so, is told."""
@@ -69,32 +80,22 @@ class KnownRecord:
         self._told_by = told_by
         return answer
 
-    def update(
-        self,
-        replace: dict[str, str],
-        files: str,
-        whole: Callable[[], str],
-        only_removes_files: bool = False,
-    ) -> Saved | None:
-        """Have the record become what a mount shows; return None where it is for another version.
-
-        `replace` are the paths that changed and where what they lead to comes from, `files` is the manifest
-        of what is new, `whole` makes that of everything; `only_removes_files` where nothing else happens.
-        """
+    def update(self, update: Update) -> Saved | None:
+        """Have the record become what a mount shows; return None where it is for another version."""
         by_path = replaces_files(self._api)
         # A name that is removed is, whatever it leads to by now.
-        if not (by_path and only_removes_files) and self._may_be_outdated(by_path):
+        if not (by_path and update.only_removes_files) and self._may_be_outdated(by_path):
             return None
         if by_path:
-            contents = {"manifest_text": files} if files else {}
-            body: dict[str, Any] = {"collection": contents, "replace_files": replace}
+            contents = {"manifest_text": update.files} if update.files else {}
+            body: dict[str, Any] = {"collection": contents, "replace_files": update.replace}
         else:
-            body = {"collection": {"manifest_text": whole()}}
+            body = {"collection": {"manifest_text": update.whole()}}
         body["select"] = ["uuid", "portable_data_hash", "modified_at"]
         before, told_by = self.hash, event_clients.subscriptions()
         self._heard, self._saving = [], True
         try:
-            saved = self._send(body, whole)
+            saved = self._send(body, update.whole)
             if saved is not None:
                 self._own = self._own or deque(maxlen=64)
                 self._own.append((before, saved))

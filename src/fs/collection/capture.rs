@@ -165,11 +165,6 @@ impl Captured {
         self.draft.nodes.len()
     }
 
-    /// Whether a file has several names.
-    pub(super) fn has_further_names(&self) -> bool {
-        self.draft.nodes.values().any(|node| !node.others.is_empty())
-    }
-
     /// Memory that it takes beside the files' bytes, in bytes, about.
     pub(super) fn memory(&self) -> usize {
         self.draft.memory() + self.contents.len() * size_of::<Contents>()

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLockWriteGuard};
 
 use super::capture::{Captured, Update};
 use super::reader::expires_soon;
@@ -347,10 +347,12 @@ impl<H: Host> MountedCollection<H> {
         progress.begun += 1;
         drop(progress);
         // Nobody writes until here: what is to be replaced is what is captured.
-        let captured = Arc::new(state.capture(state.contents()));
+        let contents = state.contents();
+        let state = RwLockWriteGuard::downgrade(state);
+        let captured = Arc::new(state.capture(contents));
         let is_small = captured.changes() <= FEW
             && state.current.tree().len() > self.settings.large.unwrap_or(LARGE)
-            && !captured.has_further_names();
+            && captured.further_names() == 0;
         Some(Begun { captured, replacements, before: state.saved.clone(), is_small })
     }
 
