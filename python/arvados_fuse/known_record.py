@@ -34,11 +34,12 @@ _Change = tuple[str | None, str | None]
 
 class Update(NamedTuple):
     """How a record is to become what a mount shows: the paths that changed and where what they lead to
-    comes from; the manifest of what is new; what makes that of everything; and whether all that happens is
-    that names of files are gone."""
+    comes from; the manifest of what is new; which segments others take the place of; what makes the
+    manifest of everything; and whether all that happens is that names of files are gone."""
 
     replace: dict[str, str]
     files: str
+    segments: dict[str, str]
     whole: Callable[[], str]
     only_removes_files: bool
 
@@ -89,6 +90,8 @@ class KnownRecord:
         if by_path:
             contents = {"manifest_text": update.files} if update.files else {}
             body: dict[str, Any] = {"collection": contents, "replace_files": update.replace}
+            if update.segments:
+                body["replace_segments"] = update.segments
         else:
             body = {"collection": {"manifest_text": update.whole()}}
         body["select"] = ["uuid", "portable_data_hash", "modified_at"]

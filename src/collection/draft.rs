@@ -18,12 +18,14 @@ mod extent;
 mod manifest;
 mod merge;
 mod packer;
+mod repack;
 
 pub use blocks::{BlockRef, Piece, Pieces};
 pub use chunk::{Chunk, Gauge};
 pub use contents::{Contents, Excerpt, MAX_LEN};
 pub use manifest::{Directory, Unwritable, UnwritableReason, write_manifest, zeros, zeros_len};
 pub use packer::{Pack, Packer};
+pub use repack::{Gathered, Repacked};
 
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@
 //! - [`upload`]: storing what was written
 //! - [`capture`]: what it is at one moment, and its manifest
 //! - [`export`]: the same, with everything stored
+//! - [`repack`]: small blocks that earlier saves left, put together
 //! - [`replacements`]: in which paths the draft differs from the version
 //! - [`save`]: the queue of saves
 //! - [`versions`]: from what was saved to the version that it is
@@ -43,6 +44,7 @@ pub mod names;
 pub mod node;
 pub mod ranges;
 pub mod reader;
+mod repack;
 mod replacements;
 pub mod root;
 pub mod save;
@@ -149,6 +151,8 @@ pub struct Settings {
     pub saved: bool,
     /// Where it has so many files and directories, saving a few of them makes no whole version of it; None: 1,000.
     pub large: Option<usize>,
+    /// After so many small blocks a save puts them together; None: 32.
+    pub repacked: Option<usize>,
     /// Bounds the bytes that were written and are not stored yet; None: the process's.
     pub buffer: Option<Arc<WriteBuffer>>,
 }

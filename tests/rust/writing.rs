@@ -13,6 +13,7 @@
 //! - `random`: one thread, over nothing and over a manifest
 //! - `record`: a collection's record, which several mounts save to
 //! - `saving`: the same with saves, beside others who change it
+//! - `repacking`: small blocks that saves leave
 //! - `moving`: names that move between two collections
 //! - `threads`: four at once, compared when all are quiet
 //! - `regressions`: what was found, by name
@@ -32,6 +33,7 @@ mod writing {
     mod moving;
     mod random;
     mod regressions;
+    mod repacking;
     mod saving;
     mod threads;
 }

@@ -7,3 +7,4 @@
 mod contents;
 mod manifest;
 mod packer;
+mod repack;

@@ -14,7 +14,8 @@ use super::replacements::Replacements;
 use super::snapshot::Snapshot;
 use super::{Drafted, State};
 use crate::collection::draft::{
-    BlockRef, Chunk, Contents, Directory, MAX_LEN, Piece, Pieces, Unwritable, write_manifest,
+    BlockRef, Chunk, Contents, Directory, MAX_LEN, Piece, Pieces, Repacked, Unwritable,
+    write_manifest,
 };
 use crate::collection::{NodeId, Tree};
 use crate::fs::attr::Timestamp;
@@ -75,6 +76,9 @@ pub struct Update {
     pub only_removes_files: bool,
     /// The manifest of what is new; empty where nothing is.
     pub files: String,
+    /// Segments of files (`LOCATOR OFFSET LENGTH`) and those that take their place, whatever file has them, when
+    /// all that is done: `replace_segments` of the API.
+    pub segments: Vec<(String, String)>,
     /// The manifest of everything, made when it is asked for: it is as large as the collection.
     pub whole: Written,
 }
@@ -209,14 +213,33 @@ impl Captured {
         }
     }
 
-    /// The manifest of everything; `zeros` is a block for the holes.
+    /// What each file contains, in order of the paths.
+    pub(super) fn all_pieces(&self) -> impl Iterator<Item = Pieces> {
+        self.directories()
+            .iter()
+            .flat_map(|directory| &directory.files)
+            .map(|file| self.pieces(file))
+    }
+
+    /// The manifest of everything; `zeros` is a block for the holes, and `repacked` has what is to be found
+    /// elsewhere by now.
     ///
     /// # Errors
     /// What is not stored, or cannot be written.
-    pub(super) fn manifest(&self, zeros: Option<&BlockRef>) -> Result<String, Unwritable> {
+    pub(super) fn manifest(
+        &self,
+        zeros: Option<&BlockRef>,
+        repacked: Option<&Repacked>,
+    ) -> Result<String, Unwritable> {
+        let moved = |pieces| match repacked {
+            Some(repacked) => repacked.moved(pieces),
+            None => pieces,
+        };
         let directories = self.directories().iter().map(|directory| Directory {
             path: &directory.path,
-            files: (directory.files.iter()).map(|file| (&*file.name, self.pieces(file))).collect(),
+            files: (directory.files.iter())
+                .map(|file| (&*file.name, moved(self.pieces(file))))
+                .collect(),
         });
         write_manifest(directories.collect(), zeros)
     }

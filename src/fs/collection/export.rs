@@ -38,7 +38,7 @@ impl<H: Host> MountedCollection<H> {
         let state = self.state.read();
         let captured = state.capture(state.contents());
         drop(state);
-        self.written_out(&captured, |zeros| captured.manifest(zeros))
+        self.written_out(&captured, |zeros| captured.manifest(zeros, None))
     }
 
     /// The manifest of the version that the draft is over, where something is not saved, and of what it
@@ -54,7 +54,7 @@ impl<H: Host> MountedCollection<H> {
         }
         let (base, captured) = (Arc::clone(&state.current), state.capture(state.contents()));
         drop(state);
-        let ours = self.written_out(&captured, |zeros| captured.manifest(zeros))?;
+        let ours = self.written_out(&captured, |zeros| captured.manifest(zeros, None))?;
         Ok(Some((base.tree().normalized(), ours)))
     }
 

@@ -18,7 +18,7 @@ use super::replacements::Replacements;
 use super::versions::{Attempt, Unversioned, parsed};
 use super::{Host, MountedCollection, Written};
 use crate::collection::Tree;
-use crate::collection::draft::{BlockRef, Unwritable};
+use crate::collection::draft::{BlockRef, Repacked, Unwritable};
 use crate::fs::errno::{Errno, Refusal};
 use crate::fs::node::{Halt, Outcome, Saved, Saving};
 use crate::fs::savers;
@@ -303,7 +303,7 @@ impl<H: Host> MountedCollection<H> {
     }
 
     fn save_once(self: &Arc<Self>) -> Result<bool, Errno> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             if !self.is_saved_here() || self.state.read().draft.frozen {
                 return Ok(false);
             }
@@ -315,7 +315,8 @@ impl<H: Host> MountedCollection<H> {
                 return Ok(true);
             };
             begun.captured.renew_signatures();
-            let result = self.send(&begun);
+            // What is made anew has others beside it who save: it does no more than it has to.
+            let result = self.send(&begun, attempt == 0);
             let numbers = self.numbers_for_links(&begun.captured).unwrap_or_default();
             match self.end_save(begun, numbers, result) {
                 Ok(true) => return Ok(true),
@@ -423,33 +424,30 @@ impl<H: Host> MountedCollection<H> {
         result
     }
 
-    /// What makes the manifest of what was captured, once all of that is stored, and what else `write`s.
-    fn written<T>(
+    /// What `write` makes of what was captured, once all of that is stored, and the block for its holes.
+    fn stored<T>(
         &self,
-        captured: &Arc<Captured>,
+        captured: &Captured,
         write: impl Fn(Option<&BlockRef>) -> Result<T, Unwritable>,
-    ) -> Result<(Written, T), Errno> {
-        let written = self.written_out(captured, |zeros| Ok((zeros.cloned(), write(zeros)?)));
-        let (zeros, written) = written.map_err(|halt| match halt {
+    ) -> Result<(T, Option<BlockRef>), Errno> {
+        let written = self.written_out(captured, |zeros| Ok((write(zeros)?, zeros.cloned())));
+        written.map_err(|halt| match halt {
             Halt::Errno(errno) => errno,
             Halt::Upcall(_) => Refusal::Unwritable.errno(),
-        })?;
-        let captured = Arc::clone(captured);
-        let whole = move || {
-            captured.manifest(zeros.as_ref()).map_err(|unwritable| {
-                report(log::Level::Error, &format!("{}: {unwritable}", phrases::UNHANDLED));
-                Refusal::Unwritable.errno()
-            })
-        };
-        Ok((Arc::new(whole), written))
+        })
     }
 
     /// Stores and sends.
-    fn send(self: &Arc<Self>, begun: &Begun) -> Result<Sent, Refused> {
+    fn send(self: &Arc<Self>, begun: &Begun, repacks: bool) -> Result<Sent, Refused> {
         let Begun { captured, replacements, before, is_small } = begun;
-        let (whole, files) = self
-            .written(captured, |zeros| captured.manifest_of(replacements, zeros))
+        let (files, zeros) = self
+            .stored(captured, |zeros| captured.manifest_of(replacements, zeros))
             .map_err(Refused::Failed)?;
+        // That takes as long as making a version does.
+        let repacked = if repacks && !is_small { self.repacked(captured) } else { None };
+        let segments = repacked.iter().flat_map(|(repacked, _)| repacked.segments()).collect();
+        let (repacked, small) = repacked.unzip();
+        let whole = whole_of(captured, zeros, repacked);
         // Nothing is sent of which no version can be made.
         let tree = match is_small {
             true => None,
@@ -464,18 +462,48 @@ impl<H: Host> MountedCollection<H> {
         let replace = replacements.replace.iter();
         let replace = replace.map(|(path, source)| (format!("/{path}"), source.clone())).collect();
         let only_removes_files = replacements.only_removes_files();
-        let update = Update { base, replace, only_removes_files, files, whole: Arc::clone(&whole) };
+        let update = Update {
+            base,
+            replace,
+            only_removes_files,
+            files,
+            segments,
+            whole: Arc::clone(&whole),
+        };
         let taken = match self.host.save(&update) {
             Ok(taken) => taken,
-            Err(refused) => return Ok(Sent::Not(refused, whole)),
+            Err(refused) => {
+                self.uploads.small.are_left(small);
+                return Ok(Sent::Not(refused, whole));
+            }
         };
         if *is_small && taken.told && !taken.contested {
             return Ok(Sent::Told(whole));
         }
         let tree = tree.map_or_else(|| parsed(&whole).map_err(Refused::Failed), Ok)?;
-        let is_current = !taken.contested && taken.hash == tree.portable_data_hash().to_string();
+        let is_same = taken.hash == tree.portable_data_hash().to_string();
+        if small.is_some() && !is_same && !taken.contested {
+            // Its manifest has other segments than ours: those are left alone.
+            self.uploads.small.give_up();
+        }
+        let is_current = !taken.contested && is_same;
         Ok(Sent::Made(tree, is_current))
     }
+}
+
+/// What makes the manifest of what was captured, all of which is stored.
+fn whole_of(
+    captured: &Arc<Captured>,
+    zeros: Option<BlockRef>,
+    repacked: Option<Arc<Repacked>>,
+) -> Written {
+    let captured = Arc::clone(captured);
+    Arc::new(move || {
+        captured.manifest(zeros.as_ref(), repacked.as_deref()).map_err(|unwritable| {
+            report(log::Level::Error, &format!("{}: {unwritable}", phrases::UNHANDLED));
+            Refusal::Unwritable.errno()
+        })
+    })
 }
 
 impl<H: Host> Saving for MountedCollection<H> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::repack::SmallBlocks;
 use crate::collection::draft::{Chunk, Pack, Packer};
 use crate::fs::write_buffer::WriteBuffer;
 use crate::keep::{Failure, KeepClient, KeepError, PutOptions};
@@ -22,6 +23,7 @@ pub(super) struct Uploads {
     packer: Mutex<Packer>,
     flight: Mutex<Flight>,
     changed: Condvar,
+    pub small: SmallBlocks,
 }
 
 #[derive(Default)]
@@ -53,6 +55,7 @@ impl Uploads {
             packer: Mutex::default(),
             flight: Mutex::default(),
             changed: Condvar::new(),
+            small: SmallBlocks::default(),
         })
     }
 
@@ -110,6 +113,7 @@ impl Uploads {
     fn ended(&self, number: u64, pack: Pack, result: Result<Locator, KeepError>) {
         match result {
             Ok(locator) => {
+                self.small.note(locator.md5(), locator.size());
                 pack.stored(Arc::new(locator));
                 self.end(number, None);
             }

@@ -160,11 +160,11 @@ impl Host for PythonHost {
             let Some(directory) = self.directory() else {
                 return Err(Refused::Failed(Refusal::Lost.into()));
             };
-            let replace: Vec<(&str, &str)> =
-                update.replace.iter().map(|(path, source)| (&**path, &**source)).collect();
-            let saved = replace.into_py_dict(py).and_then(|replace| {
+            let saved = update.replace.iter().cloned().into_py_dict(py).and_then(|replace| {
+                let segments = update.segments.iter().cloned().into_py_dict(py)?;
                 let whole = written(py, &update.whole)?;
-                let args = (replace, &*update.files, whole, update.only_removes_files);
+                let only_removes = update.only_removes_files;
+                let args = (replace, &*update.files, segments, whole, only_removes);
                 let saved = directory.object(py).call_method1(py, "_save_update", args)?;
                 saved.extract::<Option<(String, bool, bool)>>(py)
             });

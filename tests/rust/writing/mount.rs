@@ -76,26 +76,35 @@ impl Mount {
     }
 
     pub(crate) fn sharing(server: Server, manifest: &str, buffer: Arc<WriteBuffer>) -> Self {
-        Mount::with(Arc::new(server), manifest, buffer, None)
+        Mount::with(Arc::new(server), manifest, settings(buffer, false), None)
     }
 
     /// What is changed is saved to a record.
     pub(crate) fn saving(server: Arc<Server>, room: u64, record: Arc<Client>) -> Self {
         let manifest = record.manifest();
-        Mount::with(server, &manifest, Arc::new(WriteBuffer::new(room)), Some(record))
+        let settings = settings(Arc::new(WriteBuffer::new(room)), true);
+        Mount::with(server, &manifest, settings, Some(record))
+    }
+
+    /// The same, where each save makes a version, and every few put small blocks together.
+    pub(crate) fn repacking(server: Arc<Server>, room: u64, record: Arc<Client>) -> Self {
+        let manifest = record.manifest();
+        let settings = settings(Arc::new(WriteBuffer::new(room)), true);
+        let settings = Settings { large: None, repacked: Some(4), ..settings };
+        Mount::with(server, &manifest, settings, Some(record))
     }
 
     fn with(
         server: Arc<Server>,
         manifest: &str,
-        buffer: Arc<WriteBuffer>,
+        settings: Settings,
         record: Option<Arc<Client>>,
     ) -> Self {
         let mut config = quick();
         config.num_retries = 0;
         config.timeouts.read = PATIENCE;
         let keep = KeepClient::new(config, services(std::slice::from_ref(&*server)));
-        let settings = settings(Arc::clone(&buffer), record.is_some());
+        let buffer = Arc::clone(settings.buffer.as_ref().expect("one of its own"));
         let record = record.map(|record| record as Arc<dyn Record>);
         let table = Inodes::new(Arc::new(InodeCache::new(1 << 30, 4)), Arc::new(NoUpcalls));
         let tree = Tree::parse(manifest).expect("a manifest");
@@ -307,6 +316,7 @@ fn settings(buffer: Arc<WriteBuffer>, saved: bool) -> Settings {
         buffer: Some(buffer),
         saved,
         large: Some(0),
+        repacked: None,
     }
 }
 

@@ -162,8 +162,29 @@ impl State {
                 self.files.insert(at, content);
             }
         }
+        for pieces in self.files.values_mut().flatten() {
+            exchange(pieces, &update.segments);
+        }
+        // Neighbours are one segment for whoever reads the text, the server among them.
+        self.files = parsed(&self.manifest());
         self.version += 1;
         Ok(())
+    }
+}
+
+/// Has segments of a file take the place of others.
+fn exchange(pieces: &mut Pieces, segments: &[(String, String)]) {
+    for piece in pieces {
+        let Piece::Stored { block, offset, len } = piece else { continue };
+        let known = format!("{block:?} {offset} {len}");
+        let Some((_, other)) = segments.iter().find(|(segment, _)| *segment == known) else {
+            continue;
+        };
+        let mut other = other.split(' ');
+        let mut next = || other.next().expect("three words");
+        *block = BlockRef::Own(Arc::new(next().parse().expect("a locator")));
+        *offset = next().parse().expect("a number");
+        assert_eq!(next(), len.to_string());
     }
 }
 

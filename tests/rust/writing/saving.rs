@@ -31,7 +31,8 @@ fn nobody_sees_that_it_is_saved() {
         let (server, manifest) = some_files();
         let record = Server::new(&manifest);
         let client = record.client();
-        let mount = Mount::saving(Arc::new(server), room, Arc::clone(&client));
+        let make = if n == 1 { Mount::repacking } else { Mount::saving };
+        let mount = make(Arc::new(server), room, Arc::clone(&client));
         let paths = mount.saved();
         let reference = Reference::new(Ino::ROOT, Mtime::Known(LOADED), &paths);
         let mut driver = Driver::new(&mount, reference, seed.wrapping_add(n), true);
@@ -67,7 +68,8 @@ fn four_threads_find_what_they_made_beside_others() {
         let (server, manifest) = some_files();
         let record = Server::new(&manifest);
         let client = record.client();
-        let mount = Mount::saving(Arc::new(server), room, Arc::clone(&client));
+        let make = if n == 1 { Mount::repacking } else { Mount::saving };
+        let mount = make(Arc::new(server), room, Arc::clone(&client));
         FileSystem::init(&mount.fs);
         let since = Timestamp::now();
         let names: Vec<String> = (0..4).map(|n| format!("thread {n}")).collect();
@@ -295,10 +297,11 @@ impl Contest {
         let keep = Arc::new(support::Server::start());
         let record = Server::new("");
         let clients = [record.client(), record.client()];
-        let mounts = clients
-            .iter()
-            .map(|client| Mount::saving(Arc::clone(&keep), 1 << 20, Arc::clone(client)));
-        let mounts = mounts.collect();
+        let [one, other] = clients.each_ref().map(Arc::clone);
+        let mounts = vec![
+            Mount::saving(Arc::clone(&keep), 1 << 20, one),
+            Mount::repacking(keep, 1 << 20, other),
+        ];
         let (random, alive) = (Rng::with_seed(seed), BTreeSet::new());
         Contest { random, record, clients, mounts, alive, next: 1, log: Vec::new() }
     }
