@@ -10,6 +10,7 @@ What was written stays as it was, is saved once that is possible, and named wher
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,20 +134,22 @@ def test_what_the_api_does_not_save(
 ) -> None:
     fault, said = API[what]
     mount = mount_of(arv_mount, uuid, "--retries=0", "--api-timeout=2")
-    (mount.path / "d").mkdir()
-    file = open(mount.path / "d" / "new", "w")
+    began = time.monotonic()
+    file = open(mount.path / "new", "w")
     file.write(TEXT)
     file.flush()
     fresh_cluster.faults.add(service="api", method="PUT", **fault)
     fresh_cluster.record_requests()
     assert_eio(file.close)
+    # On a slow machine it is saved unasked, too: every 5 seconds.
+    saves = 1 + int((time.monotonic() - began) / 5)
     # Once more, where the connection might have been an old one.
-    assert updates(fresh_cluster) <= 2
-    assert_eio(lambda: (mount.path / "d" / "new").rename(mount.path / "d" / "renamed"))
+    assert updates(fresh_cluster) <= 2 * saves
+    assert_eio(lambda: (mount.path / "new").rename(mount.path / "renamed"))
     (line,) = lines_of(mount)
     assert f": {UNHANDLED}: " in line and said in line, line
     assert fresh_cluster.api_host in line, line
-    assert_stays_and_is_saved_later(fresh_cluster, mount, uuid, {"d/renamed": TEXT})
+    assert_stays_and_is_saved_later(fresh_cluster, mount, uuid, {"renamed": TEXT})
 
 
 def test_what_fails_for_a_while_is_saved_by_that_call(
