@@ -90,8 +90,10 @@ impl State {
                 new_counts[id.0 as usize] = std::mem::take(count);
             }
         }
+        // What is gone from what may be saved is gone from that, whatever is not in `next`.
+        let keeps_gone = self.attempt.is_some();
         if let Some(top) = &mut self.draft.top {
-            top.rebase(Some(NodeId::ROOT), &next);
+            top.rebase(Some(NodeId::ROOT), &next, keeps_gone);
         }
         self.draft.top = self.draft.top.take().filter(|top| !top.changed.is_empty());
         let gauge = Arc::clone(&self.draft.gauge);
@@ -100,7 +102,7 @@ impl State {
             let id = next.id(*ino).filter(|id| next.tree().is_dir(*id) == node.is_dir());
             let changed = match &mut node.content {
                 Content::Dir(names, _) => {
-                    names.rebase(id, &next);
+                    names.rebase(id, &next, keeps_gone);
                     !names.changed.is_empty()
                 }
                 Content::File(file) => {
@@ -130,7 +132,7 @@ impl State {
             }
             false
         });
-        self.draft.gone.retain(|ino| next.id(*ino).is_some());
+        self.draft.gone.retain(|ino| keeps_gone || next.id(*ino).is_some());
         (self.current, self.counts) = (Arc::new(next), new_counts);
     }
 
@@ -214,12 +216,13 @@ impl State {
 }
 
 impl Names {
-    /// The directory is `base` in `next`: what leads where that does is not changed any more.
-    fn rebase(&mut self, base: Option<NodeId>, next: &Snapshot) {
+    /// The directory is `base` in `next`: what leads where that does is not changed any more, except (where
+    /// that says) names that are gone.
+    fn rebase(&mut self, base: Option<NodeId>, next: &Snapshot, keeps_gone: bool) {
         self.base = base;
         self.changed.retain(|name, ino| {
             let there = base.and_then(|base| next.tree().child(base, name));
-            there.map(|id| next.ino(id)) != *ino
+            keeps_gone && ino.is_none() || there.map(|id| next.ino(id)) != *ino
         });
     }
 }

@@ -271,6 +271,39 @@ fn what_was_removed_after_a_lost_answer_stays_removed() {
     }
 }
 
+/// The same where the save before it is noted only, and becomes a version between.
+#[test]
+fn what_was_renamed_after_a_lost_answer_is_in_one_place() {
+    let keep = Arc::new(support::Server::start());
+    let record = Server::new("");
+    let client = record.client();
+    let mount = Mount::saving(keep, 1 << 20, Arc::clone(&client));
+    let made = |name: &str| {
+        let (made, fh) = mount.create(Ino::ROOT, name).expect("made");
+        assert_eq!(mount.write(made.ino, fh, 0, name.as_bytes()), Ok(name.len() as u32));
+        mount.release(made.ino, fh);
+        made.ino
+    };
+    // Of the first one the record's hash is looked at.
+    let mut files = vec![made("first"), made("replaced")];
+    client.fate(Fate::Lost);
+    let (lost, fh) = mount.create(Ino::ROOT, "moved").expect("made");
+    assert_eq!(mount.write(lost.ino, fh, 0, b"moved"), Ok(5));
+    assert!(mount.collection().save().is_err());
+    files.push(lost.ino);
+    let moved = mount.rename((Ino::ROOT, "moved"), (Ino::ROOT, "replaced"), RenameMode::Replace);
+    assert_eq!(moved, Ok(()));
+    mount.collection().save().expect("saved");
+    let text = |text: &str| Some(text.as_bytes().to_vec());
+    let expected: Paths =
+        [("first".into(), text("first")), ("replaced".into(), text("moved"))].into();
+    assert_eq!(mount.saved(), expected);
+    let recorded = Arc::new(Tree::parse(&record.manifest()).expect("a manifest"));
+    assert_eq!(paths_in(&recorded, &mount), expected);
+    mount.release(lost.ino, fh);
+    files.iter().for_each(|ino| mount.forget(*ino, 1));
+}
+
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 /// The contents of a file: a number, by which it is found.
