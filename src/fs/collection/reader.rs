@@ -68,16 +68,16 @@ impl<H: Host> FileReader<H> {
         {
             return Read::Now(data);
         }
-        let len = pieces.iter().map(Piece::len).sum();
-        self.later(offset, len)
+        self.later(offset, pieces)
     }
 
-    fn later(&self, offset: u64, len: u64) -> Read {
+    fn later(&self, offset: u64, pieces: Pieces) -> Read {
         let wanted = ReadRequest {
             entry: self.entry.clone(),
             keep: Arc::clone(&self.keep),
             offset,
-            len,
+            len: pieces.iter().map(Piece::len).sum(),
+            pieces,
             attempts: ATTEMPTS,
             renewed: false,
         };
@@ -150,7 +150,7 @@ impl<H: Host> Reader for FileReader<H> {
         {
             return Ok(Some(Read::Now(data)));
         }
-        Ok(Some(self.later(offset, len)))
+        Ok(Some(self.later(offset, pieces_of(tree, file, offset, len))))
     }
 }
 
@@ -217,6 +217,8 @@ struct ReadRequest<H> {
     keep: Arc<KeepClient>,
     offset: u64,
     len: u64,
+    /// What that was when it was asked for.
+    pieces: Pieces,
     attempts: u32,
     renewed: bool,
 }
@@ -272,7 +274,8 @@ impl<H: Host> ReadRequest<H> {
             Resolved::Draft(Drafted::File(file)) => {
                 file.contents.lock().pieces(self.offset, self.len)
             }
-            _ => return deliver(Err(Refusal::Unreadable.errno())),
+            // Python has it by now, or it is gone.
+            _ => self.pieces.clone(),
         };
         self.attempts -= 1;
         let stored = pieces.iter().filter_map(|piece| match piece {

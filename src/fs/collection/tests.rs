@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::reader::FileReader;
 use super::*;
 use crate::fs::errno::{Errno, Refusal};
 use crate::fs::node::{
     Attributes, Cacheable, Counted, DirectoryNode, Facts, FileNode, Freshness, Identity, Listing,
-    Reader,
+    Read, Reader,
 };
 use crate::fs::read_data::ReadData;
 use crate::keep::{Config, StaticServices};
@@ -342,6 +343,26 @@ fn objects_take_over_what_was_counted() {
         assert!(entry.add_ref(1).is_none() && entry.add_use(1).is_none());
     }
     assert!(mounted.is_superseded() && mounted.is_deserted() && !mounted.in_use());
+}
+
+/// A read that waits for a block is answered, whoever has the file when it comes.
+#[test]
+fn a_read_outlives_what_it_is_read_from() {
+    let dir = std::env::temp_dir().join(format!("outlives-{}", std::process::id()));
+    std::fs::create_dir(&dir).unwrap();
+    let digest = BLOCK.split('+').next().unwrap();
+    std::fs::write(dir.join(digest), "foo").unwrap();
+    let config = Config { local_store: Some(dir.clone()), ..Config::default() };
+    let keep = KeepClient::new(config, Arc::new(StaticServices::new(Vec::new())));
+    let mounted = mounted(&format!(". {BLOCK} 0:3:file\n"));
+    let reader = FileReader::new(named(&mounted, "file"), Arc::clone(&keep));
+    let Ok(Some(Read::Later(start))) = reader.read(1, 100) else { panic!("it has to be fetched") };
+    mounted.supersede();
+    let (tell, told) = std::sync::mpsc::channel();
+    start(Box::new(move |read| tell.send(read.map(|data| data.bytes().to_vec())).unwrap()));
+    assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(Ok(b"oo".to_vec())));
+    keep.shutdown();
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 fn written(text: &str) -> Arc<MountedCollection<Fake>> {
