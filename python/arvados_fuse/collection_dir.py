@@ -11,8 +11,10 @@ an object for each entry (`CollectionDirectory._take_over`).
 
 import contextlib
 import errno
+import itertools
 import logging
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import arvados
@@ -24,13 +26,16 @@ from llfuse import _core
 from llfuse._core import done_natively, final_when_fresh
 
 from . import listing, sdk_hooks
+from .api_client import MountClient
 from .apierrors import is_not_found
 from .collection_base import RECORD_FILE, CollectionDirectoryBase
+from .directory import Directory
 from .fresh import check_update, convertTime, use_counter
 from .fusefile import FuseArvadosFile
 from .known_record import KnownRecord, Saved, Update
 from .replication import default_replication
 from .reports import report
+from .sibling_records import SiblingRecord, SiblingRecords
 from .upload_retry import retry_failed_uploads, save
 
 _logger = logging.getLogger("arvados.arvados_fuse")
@@ -329,22 +334,47 @@ class CollectionDirectory(CollectionDirectoryBase):
     def _look(self) -> bool:
         """Have the core show the newest version; return False where it cannot show that."""
         for _ in range(_LOOKS):
+            siblings = self._loaded_together(make=True)
+            wanted = siblings.wanted(self.collection_locator, self._following()) if siblings else []
             with self._lock_released():
                 since = _core.await_saves(self)
-                record = self._get_record()
+                loaded = siblings.get(self.collection_locator, wanted) if siblings else None
+                record = self._get_record(loaded)
             shown = self._show(record, since)
+            if loaded is not None:
+                # It is looked at again as though it had been asked for alone.
+                self._last_update = loaded.asked
             if shown is not None:
                 return shown
         # Saved again and again: what it shows is new enough.
         self.fresh()
         return True
 
+    def _loaded_together(self, make: bool) -> SiblingRecords | None:
+        """Return what is loaded of the listing that this is in; None where nothing is loaded together."""
+        is_new = self._loaded_collection() is None and not _core.shows_tree(self)
+        if not (is_new and self._named_by_uuid() and isinstance(self.api, MountClient)):
+            return None
+        if self.parent_inode not in self.inodes:
+            return None
+        above = self.inodes[self.parent_inode]
+        return above.sibling_records(make) if isinstance(above, Directory) else None
+
+    def _following(self) -> Iterator[str]:
+        """Yield the uuids of those that follow this in the listing, and are not loaded."""
+        entries = iter(self.inodes[self.parent_inode]._entries.values())
+        for entry in itertools.dropwhile(lambda entry: entry is not self, entries):
+            if entry is not self and isinstance(entry, CollectionDirectory):
+                is_new = entry._loaded_collection() is None and not _core.shows_tree(entry)
+                if is_new and entry._named_by_uuid():
+                    yield entry.collection_locator
+
     @staticmethod
     def _lock_released() -> Any:
         return llfuse.lock_released if _core.holds_lock() else contextlib.nullcontext()
 
-    def _get_record(self) -> dict:
-        record = self._record.get(self.collection_locator)
+    def _get_record(self, loaded: SiblingRecord | None = None) -> dict:
+        record = self._record.take(loaded) if loaded else self._record.get(self.collection_locator)
         fields = {"manifest_text": str}
         return self._completed(listing.record(record, f"{self.collection_locator}", fields))
 
@@ -456,6 +486,9 @@ class CollectionDirectory(CollectionDirectoryBase):
     def invalidate(self) -> None:
         self._record_changed()
         super().invalidate()
+        siblings = self._loaded_together(make=False)
+        if siblings is not None:
+            siblings.forget(self.collection_locator)
 
     def persisted(self) -> bool:
         return self.collection_locator is not None

@@ -10,6 +10,7 @@ import llfuse
 from llfuse import _core
 
 from .fresh import FreshBase
+from .sibling_records import SiblingRecords
 
 
 class Directory(_core.DirectoryNode, FreshBase):
@@ -19,6 +20,11 @@ class Directory(_core.DirectoryNode, FreshBase):
     A subclass fills `_entries` in `update()`, usually by `merge()`. An error of the API there is passed
     on: it must not look like an empty directory.
     """
+
+    def sibling_records(self, make: bool) -> SiblingRecords | None:
+        """Return what is loaded of the collections that this directory lists; None where it lists none, or
+        has nothing and is not to `make` it."""
+        return None
 
     def _gone(self) -> llfuse.FUSEError:
         """The cluster has what this directory shows no more: have the directory above look again.

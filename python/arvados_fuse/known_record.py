@@ -20,6 +20,7 @@ from . import event_clients, listing
 from .api_client import IF_HASH, MountClient
 from .apierrors import explain, http_status
 from .reports import report
+from .sibling_records import SiblingRecord
 
 _logger = logging.getLogger("arvados.arvados_fuse")
 
@@ -80,6 +81,11 @@ class KnownRecord:
         answer = self._api.collections().get(uuid=locator).execute(num_retries=self._num_retries)
         self._told_by = told_by
         return answer
+
+    def take(self, loaded: SiblingRecord) -> dict:
+        """Return a record that was asked for together with others."""
+        self._told_by = loaded.told_by
+        return loaded.record
 
     def update(self, update: Update) -> Saved | None:
         """Have the record become what a mount shows; return None where it is for another version."""

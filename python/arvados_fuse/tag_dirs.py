@@ -13,6 +13,7 @@ from . import listing
 from .collection_dir import CollectionDirectory
 from .directory import Directory
 from .fresh import check_update, use_counter
+from .sibling_records import SiblingRecords
 
 
 class TagsDirectory(Directory):
@@ -124,11 +125,17 @@ class TagDirectory(Directory):
         self.api = api
         self.num_retries = num_retries
         self.tag = tag
+        self._siblings: SiblingRecords | None = None
         self._poll = poll
         self._poll_time = poll_time
 
     def want_event_subscribe(self) -> bool:
         return True
+
+    def sibling_records(self, make: bool) -> SiblingRecords | None:
+        if make and self._siblings is None:
+            self._siblings = SiblingRecords(self.api, self.num_retries)
+        return self._siblings
 
     @use_counter
     def update(self) -> None:
