@@ -143,8 +143,10 @@ def running(folder: Path, program: Path, data: DataSet) -> Iterator[Cluster]:
         # This process is a client as well.
         os.environ.update(local.env())
         user = local.api().users().current().execute()["uuid"]
+        # In the place of the cluster's own, which is in Python.
+        (own,) = local.api().keep_services().accessible().execute()["items"]
         service = {
-            "uuid": "xlocl-bi6l4-000000000000000",
+            "uuid": own["uuid"],
             "owner_uuid": user,
             "created_at": "2026-01-01T00:00:00.000000000Z",
             "modified_at": "2026-01-01T00:00:00.000000000Z",
@@ -156,6 +158,10 @@ def running(folder: Path, program: Path, data: DataSet) -> Iterator[Cluster]:
             "read_only": False,
         }
         local.load_fixtures({"keep_services": [service]})
+        (found,) = local.api().keep_services().accessible().execute()["items"]
+        assert found["service_port"] == keep.port, (
+            "every block goes to the service that has no other work"
+        )
         for tables in data.records(user):
             local.load_fixtures(tables)
         yield Cluster(local, keep)
