@@ -117,6 +117,7 @@ propagate!(FileNode<AnyNode<H>> {
     fn copy_range(&self, to: u64, source: &AnyNode<H>, from: u64, len: u64) -> Outcome<u64>;
     fn flush(&self) -> Outcome<()>;
     fn sync(&self) -> Outcome<()>;
+    fn saves_nothing(&self) -> bool;
     fn saving(&self, forced: bool) -> Outcome<Option<Arc<dyn Saving>>>;
 });
 

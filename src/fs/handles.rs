@@ -63,9 +63,14 @@ impl<N: Node> Handle<N> {
         }
     }
 
-    /// Whether it is an open file that is read only, and not through its node.
-    pub fn only_reads(&self) -> bool {
-        matches!(self, Handle::File { for_writing: false, reader: Some(_), .. })
+    /// Whether it is an open file that is not read through its node, and closing it saves nothing.
+    pub fn saves_nothing(&self) -> bool {
+        match self {
+            Handle::File { node, for_writing, reader: Some(_), .. } => {
+                !for_writing || node.saves_nothing()
+            }
+            Handle::File { .. } | Handle::Dir { .. } => false,
+        }
     }
 
     /// Everything that the handle keeps in use.

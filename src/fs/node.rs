@@ -315,6 +315,10 @@ pub trait FileNode<N> {
     fn sync(&self) -> Outcome<()> {
         self.flush()
     }
+    /// Whether what is written to it is nowhere saved, so that closing it has nothing to wait for.
+    fn saves_nothing(&self) -> bool {
+        false
+    }
     /// What takes the place of [`FileNode::flush`], or (`forced`) of [`FileNode::sync`], without a
     /// thread that waits; None where those do it.
     fn saving(&self, forced: bool) -> Outcome<Option<Arc<dyn Saving>>> {

@@ -377,10 +377,9 @@ impl<N: Node> Operations<N> {
         Ok((fh, refreshed))
     }
 
-    /// Whether the handle is for reading only and reads without its node: then nothing that it is
-    /// asked for can have anything saved.
-    pub fn only_reads(&self, fh: Fh) -> bool {
-        self.handles.find(fh).is_some_and(|handle| handle.only_reads())
+    /// Whether closing the handle saves nothing: it is for reading only, or the file is nowhere saved.
+    pub fn saves_nothing(&self, fh: Fh) -> bool {
+        self.handles.find(fh).is_some_and(|handle| handle.saves_nothing())
     }
 
     /// Reads up to `size` bytes.

@@ -23,7 +23,7 @@ import llfuse
 import pytest
 from arvados_fuse.localcluster import LocalCluster
 from arvados_fuse.tmp_collection_dir import TmpCollectionDirectory
-from conftest import SOURCES, make_repository, run_in, save_collection
+from conftest import SOURCES, make_repository, poll, run_in, save_collection
 from inprocess import mounted
 from llfuse import _core
 
@@ -73,6 +73,38 @@ def test_nothing_of_it_is_an_object(in_process: tuple[Path, Any]) -> None:
     (path / "a" / "b" / "moved").unlink()
     (path / "a" / "b").rmdir()
     assert _core.shows_tree(directory)
+
+
+def test_closing_is_no_request(fresh_cluster: LocalCluster, tmp_path: Path) -> None:
+    api = fresh_cluster.api()
+
+    def root(operations: Any) -> Any:
+        return TmpCollectionDirectory(llfuse.ROOT_INODE, operations.inodes, api, 2, True)
+
+    with mounted(tmp_path / "mnt", root, api=api, enable_write=True) as operations:
+        flushed = operations.metric_count_func("flush")
+        # The metric is of the whole process.
+        before = flushed()
+        (tmp_path / "mnt" / "made").write_text("text")
+        with open(tmp_path / "mnt" / "made", "a") as file:
+            file.write(", more")
+        assert flushed() == before
+        with mock.patch.object(operations, "flush", wraps=operations.flush) as patched:
+            (tmp_path / "mnt" / "made").write_text("once more")
+            poll("whoever has a handler is told", lambda: patched.called)
+
+
+def test_a_mapping_outlives_its_descriptor(place: Path, fresh_cluster: LocalCluster) -> None:
+    (place / "file").write_bytes(bytes(8192))
+    descriptor = os.open(place / "file", os.O_RDWR)
+    mapping = mmap.mmap(descriptor, 8192)
+    os.close(descriptor)
+    mapping[4096:4100] = b"text"
+    mapping.close()
+    text = manifest_of(place)["manifest_text"]
+    read = arvados.collection.CollectionReader(text, api_client=fresh_cluster.api())
+    with read.open("file", "rb") as file:
+        assert file.read() == bytes(4096) + b"text" + bytes(4092)
 
 
 def test_what_is_asked_for_in_python_takes_everything_along(in_process: tuple[Path, Any]) -> None:

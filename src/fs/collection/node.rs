@@ -512,6 +512,10 @@ impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
         Ok(collection.saving(forced))
     }
 
+    fn saves_nothing(&self) -> bool {
+        self.collection.is_scratch()
+    }
+
     fn flush(&self) -> Outcome<()> {
         if self.collection.state.read().has_left(self.ino) {
             // Nobody will see it again.

@@ -126,6 +126,11 @@ impl<H: Host> MountedCollection<H> {
         self.settings.saved && self.is_written_here()
     }
 
+    /// Whether it has no record, and is written here.
+    pub(super) fn is_scratch(&self) -> bool {
+        !self.settings.saved && self.is_written_here()
+    }
+
     /// Saves what was changed until now, and tells when it is. Takes none of the caller's time.
     pub fn save_soon(self: &Arc<Self>, then: Saved) {
         if !self.settings.saved {

@@ -140,7 +140,7 @@ impl<N: Node> FileSystem for Operations<N> {
         }
         // The kernel drops its pages when it has this answer, and not some time later.
         let keep_cache = !refreshed && !upcalls.is_invalidating(ino);
-        Ok(Opened { fh, keep_cache, no_flush: self.only_reads(fh) })
+        Ok(Opened { fh, keep_cache, no_flush: self.saves_nothing(fh) })
     }
 
     fn read(&self, _ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
@@ -268,6 +268,6 @@ impl<N: Node> FileSystem for Operations<N> {
         _flags: i32,
     ) -> Result<(Attr, Opened)> {
         let (attr, fh) = self.answer(Op::Create, || Operations::create(self, parent, name))?;
-        Ok((attr, Opened { fh, keep_cache: true, no_flush: false }))
+        Ok((attr, Opened { fh, keep_cache: true, no_flush: self.saves_nothing(fh) }))
     }
 }

@@ -61,6 +61,11 @@ impl Dispatcher {
         self.core.metrics.time_handler(op, || body(&self.python))
     }
 
+    /// A handler of flush is called, whatever there is to save.
+    fn flushed(&self, opened: Opened) -> Opened {
+        Opened { no_flush: opened.no_flush && !self.is_overridden(Op::Flush), ..opened }
+    }
+
     /// Whether a request has to go through Python's handlers: its own was overridden, or
     /// `getattr`, to which the shipped handler then turns for the attributes.
     fn through_python(&self, op: Op) -> bool {
@@ -219,9 +224,9 @@ impl FileSystem for Dispatcher {
         if self.is_overridden(Op::Open) {
             return self.handler(Op::Open, |python| python.open(caller, ino, flags));
         }
-        let opened = self.core(&RequestScope::begin()).open(caller, ino, flags)?;
-        let no_flush = opened.no_flush && !self.is_overridden(Op::Flush);
-        Ok(Opened { no_flush, ..opened })
+        self.core(&RequestScope::begin())
+            .open(caller, ino, flags)
+            .map(|opened| self.flushed(opened))
     }
 
     fn read(&self, ino: Ino, fh: Fh, offset: u64, size: u32) -> Result<Read> {
@@ -397,6 +402,7 @@ impl FileSystem for Dispatcher {
             return self
                 .handler(Op::Create, |python| python.create(caller, parent, name, mode, flags));
         }
-        self.core(&RequestScope::begin()).create(caller, parent, name, mode, flags)
+        let made = self.core(&RequestScope::begin()).create(caller, parent, name, mode, flags);
+        made.map(|(attr, opened)| (attr, self.flushed(opened)))
     }
 }

@@ -230,7 +230,7 @@ fn a_listing_has_an_end_and_gaps() {
     };
     assert_eq!([0, 1, 2, 3].map(name), [".", "..", "a", "b"].map(|name| Some(name.to_owned())));
     assert_eq!([name(4), name(u64::MAX)], [None, None]);
-    assert!(!handle.only_reads() && handle.reader().is_none());
+    assert!(!handle.saves_nothing() && handle.reader().is_none());
     drop(nodes);
 }
 
