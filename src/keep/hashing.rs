@@ -52,6 +52,8 @@ struct PoolShared {
 struct Queue {
     /// Blocks with something to hash that no thread has in its hands.
     waiting: VecDeque<Arc<PartialBlock>>,
+    /// Threads that hash some.
+    active: usize,
     stop: bool,
 }
 
@@ -110,18 +112,29 @@ impl PoolShared {
             }
             let count = self.lanes.min(queue.waiting.len());
             group.extend(queue.waiting.drain(..count));
+            queue.active += 1;
+            if self.is_time(&queue) {
+                self.ready.notify_one();
+            }
             drop(queue);
             hash_some(&group);
             group.retain(|block| !block.rest());
             queue = self.queue();
+            queue.active -= 1;
             queue.waiting.extend(group.drain(..));
         }
     }
 
-    /// Whether to hash what waits: as many blocks as ever may, or somebody is held up.
+    /// Whether another thread is to hash what waits: as many blocks as ever may, or somebody is held up. What a
+    /// thread has in its hands it will soon put back, to take more together: another one is worth it only
+    /// where half of the lanes are in use.
     fn is_time(&self, queue: &Queue) -> bool {
-        let most = self.arriving.load(Ordering::Relaxed).clamp(1, self.lanes);
-        queue.waiting.len() >= most || queue.waiting.iter().any(|block| block.is_urgent())
+        let arriving = self.arriving.load(Ordering::Relaxed).max(1);
+        if queue.waiting.is_empty() || queue.active >= arriving.div_ceil(self.lanes.div_ceil(2)) {
+            return false;
+        }
+        queue.waiting.len() >= arriving.min(self.lanes)
+            || queue.waiting.iter().any(|block| block.is_urgent())
     }
 
     /// There is something to hash of that block; `new` unless it waits or is being hashed.
