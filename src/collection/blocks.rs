@@ -83,6 +83,12 @@ impl Tree {
         self.blocks.hints.read().expires_at()
     }
 
+    /// The blocks by what they hold.
+    #[must_use]
+    pub fn block_ids(&self) -> HashMap<Block, BlockId> {
+        self.blocks.list.iter().copied().zip((0..).map(BlockId)).collect()
+    }
+
     /// Takes the hints of `newer`'s locators for the blocks that both have, for every holder of
     /// this tree at once. Returns for how many of this tree's blocks there were any.
     pub fn renew_locators(&self, newer: &Tree) -> usize {
@@ -91,16 +97,14 @@ impl Tree {
             *self.blocks.hints.write() = theirs;
             return self.block_count();
         }
-        let ids = (0u32..).map(BlockId);
-        let found: HashMap<Block, BlockId> =
-            newer.blocks.list.iter().copied().zip(ids.clone()).collect();
+        let found = newer.block_ids();
         let ours = self.blocks.current_hints();
         let mut renewed = 0;
         let texts: Vec<String> = self
             .blocks
             .list
             .iter()
-            .zip(ids)
+            .zip((0..).map(BlockId))
             .map(|(block, id)| match found.get(block) {
                 Some(same) => {
                     renewed += 1;

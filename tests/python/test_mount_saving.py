@@ -544,36 +544,6 @@ def test_events_vouch_only_for_what_was_loaded_since(
     assert set(found.values()) == {"textAPI", "textFUSE"} and found["f"] == "textFUSE"
 
 
-def test_a_mount_outlives_signatures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with LocalCluster(tmp_path / "cluster", test_hooks=True, blob_signing_ttl=2) as cluster:
-        for name, value in cluster.env().items():
-            monkeypatch.setenv(name, value)
-        uuid = save_collection(cluster, "saved")
-        api = cluster.api()
-
-        def root(operations: Any) -> Any:
-            record = {"uuid": uuid, "modified_at": None}
-            return CollectionDirectory(
-                llfuse.ROOT_INODE, operations.inodes, api, 2, True, collection_record=record
-            )
-
-        with (
-            mounted(tmp_path / "mnt", root, api=api, enable_write=True),
-            open(tmp_path / "mnt" / "f", "a") as file,
-        ):
-            text = "text"
-            # What is loaded, what was saved from here, and what an open file shows of either.
-            for number in range(3):
-                file.write(f" {number}")
-                text += f" {number}"
-                manifest = api.collections().get(uuid=uuid).execute()["manifest_text"]
-                ends = int(manifest.split("@")[1].split()[0], 16)
-                file.flush()
-                poll("its signatures end", lambda ends=ends: time.time() > ends + 1)
-                os.fsync(file.fileno())
-                assert contents(cluster, uuid) == {"f": text}
-
-
 def test_what_was_written_to_a_collection_that_is_gone_can_be_read(
     arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
 ) -> None:

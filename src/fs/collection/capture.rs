@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 
 use super::draft::{Draft, TOP, View};
-use super::reader::{expires_soon, pieces_of};
+use super::reader::{expires_soon, pieces_of, renewed};
 use super::replacements::Replacements;
 use super::snapshot::Snapshot;
 use super::{Drafted, State};
@@ -205,20 +205,26 @@ impl Captured {
         self.contents.values().flat_map(Contents::holes).map(|hole| hole.end - hole.start).max()
     }
 
+    fn pieces_of_draft(&self, ino: u64) -> Pieces {
+        renewed(self.contents[&ino].pieces(0, MAX_LEN), self.base())
+    }
+
     fn pieces(&self, file: &CapturedFile) -> Pieces {
         match &file.contents {
             // What a name leads to has not left.
-            FileContents::Draft => self.contents[&file.ino].pieces(0, MAX_LEN),
+            FileContents::Draft => self.pieces_of_draft(file.ino),
             FileContents::Snapshot(id) => pieces_of(self.snapshot.tree(), *id, 0, MAX_LEN),
         }
     }
 
-    /// What each file contains, in order of the paths.
+    /// What each file contains, in order of the paths; of blocks that were stored from here, with the
+    /// signatures that they got then.
     pub(super) fn all_pieces(&self) -> impl Iterator<Item = Pieces> {
-        self.directories()
-            .iter()
-            .flat_map(|directory| &directory.files)
-            .map(|file| self.pieces(file))
+        let files = self.directories().iter().flat_map(|directory| &directory.files);
+        files.map(|file| match &file.contents {
+            FileContents::Draft => self.contents[&file.ino].pieces(0, MAX_LEN),
+            FileContents::Snapshot(_) => self.pieces(file),
+        })
     }
 
     /// The manifest of everything; `zeros` is a block for the holes, and `repacked` has what is to be found
@@ -262,7 +268,7 @@ impl Captured {
             let directory = directories.entry(above);
             let directory = directory.or_insert(Directory { path: above, files: Vec::new() });
             // What is new is the draft's.
-            directory.files.push((name, self.contents[ino].pieces(0, MAX_LEN)));
+            directory.files.push((name, self.pieces_of_draft(*ino)));
         }
         write_manifest(directories.into_values().collect(), zeros)
     }

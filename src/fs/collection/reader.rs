@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use super::snapshot::Snapshot;
 use super::{CollectionNode, DraftFile, Drafted, Host, Resolved};
 use crate::collection::draft::{BlockRef, Piece, Pieces};
-use crate::collection::{BlockId, BlockRange, NodeId, Tree};
+use crate::collection::{self, BlockId, BlockRange, NodeId, Tree};
 use crate::fs::any_node::AnyNode;
 use crate::fs::errno::Refusal;
 use crate::fs::node::{Deliver, Outcome, Read, Reader};
@@ -188,6 +188,29 @@ pub(super) fn pieces_of(tree: &Arc<Tree>, file: NodeId, offset: u64, len: u64) -
         .collect()
 }
 
+/// The same pieces; what was stored from here, and has a signature that ends soon, is the block that `tree`
+/// has, if it does.
+pub(super) fn renewed(pieces: Pieces, tree: &Arc<Tree>) -> Pieces {
+    let ends = |piece: &Piece| match piece {
+        Piece::Stored { block: BlockRef::Own(locator), .. } => expires_soon(locator.expires_at()),
+        _ => false,
+    };
+    if !pieces.iter().any(ends) {
+        return pieces;
+    }
+    let ids = tree.block_ids();
+    let renew = |mut piece: Piece| {
+        if ends(&piece)
+            && let Piece::Stored { block, .. } = &mut piece
+            && let Some(id) = ids.get(&collection::Block { md5: block.md5(), size: block.size() })
+        {
+            *block = BlockRef::Tree(Arc::clone(tree), *id);
+        }
+        piece
+    };
+    pieces.into_iter().map(renew).collect()
+}
+
 /// The bytes of pieces: `blocks` are those of the stored ones, in their order.
 fn put_together(pieces: &[Piece], blocks: Vec<Block>) -> Result<ReadData, Stale> {
     let len = pieces.iter().map(|piece| piece.len() as usize).sum();
@@ -272,7 +295,8 @@ impl<H: Host> ReadRequest<H> {
                 pieces_of(snapshot.tree(), file, self.offset, self.len)
             }
             Resolved::Draft(Drafted::File(file)) => {
-                file.contents.lock().pieces(self.offset, self.len)
+                let pieces = file.contents.lock().pieces(self.offset, self.len);
+                renewed(pieces, self.entry.collection().snapshot().tree())
             }
             // Python has it by now, or it is gone.
             _ => self.pieces.clone(),
