@@ -8,7 +8,6 @@ import errno
 import importlib
 import logging
 import os
-import resource
 import stat
 import subprocess
 import sys
@@ -47,14 +46,12 @@ from arvados_fuse.api_client import DEFAULT_TIMEOUT, make_client
 from arvados_fuse.apierrors import explain, is_not_found
 from arvados_fuse.arguments import ArgumentParser
 from arvados_fuse.block_cache import BlockCache
+from arvados_fuse.open_files import allow_open_files
 from arvados_fuse.settings import load_settings
 from arvados_fuse.unmount import detach, mountinfo, safer_realpath, unmount
 from arvados_fuse.waiting import watch_requests
 
 __all__ = ["ArgumentParser", "Mount", "main"]
-
-#: A block of Keep, in bytes: what one slot of the file cache holds.
-_BLOCK = 64 * 1024 * 1024
 
 #: Largest read that the kernel sends, in bytes.
 _MAX_READ = 1024 * 1024
@@ -90,6 +87,7 @@ class Mount:
         self.args = args
         self.listen_for_events = False
         self._cluster: Any = None
+        self._user: Any = None
         # What is mounted there need not answer.
         mountpoint, resolved = safer_realpath(self.args.mountpoint)
         self.args.mountpoint = mountpoint if resolved else os.path.realpath(self.args.mountpoint)
@@ -105,7 +103,7 @@ class Mount:
         if self.args.unmount or self.args.unmount_all:
             # Nothing is mounted, and no cluster is needed.
             return
-        self._raise_nofile_limit()
+        allow_open_files(self.args.file_cache, self.logger)
         try:
             if getattr(self.args, "local", None):
                 self._start_local_cluster()
@@ -124,31 +122,6 @@ class Mount:
     def _give_up(self, what: str, error: BaseException) -> NoReturn:
         self.logger.error("%s: %s", what, explain(error), exc_info=self.args.debug)
         exit(1)
-
-    def _raise_nofile_limit(self) -> None:
-        """Allow as many open files as the file cache may need: it uses an eighth of the limit."""
-        try:
-            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            wanted = 10240
-            if self.args.file_cache:
-                wanted = int((self.args.file_cache / _BLOCK) * 8)
-            if soft < wanted:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-            if wanted > hard:
-                self.logger.warning(
-                    "a file cache of that size needs %s open files, but only %s are allowed: "
-                    "it will be smaller",
-                    wanted,
-                    hard,
-                )
-        except Exception as error:
-            self.logger.warning("unable to adjust the limit of open files: %s", error)
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.logger.info(
-            "file cache holds at most %s bytes (RLIMIT_NOFILE is %s)",
-            (limit[0] // 8) * _BLOCK,
-            limit,
-        )
 
     def _start_local_cluster(self) -> None:
         from arvados_fuse.localcluster import LocalCluster
@@ -362,7 +335,7 @@ class Mount:
             version="v1",
         )
         # Better to hear now that the cluster does not answer, or not to this token.
-        listing.record(self.api.users().current().execute(), "the user")
+        self._user = listing.record(self.api.users().current().execute(), "the user")
 
     def _setup_mount(self) -> None:
         self.operations = Operations(
@@ -375,7 +348,7 @@ class Mount:
             enable_write=self.args.enable_write,
             fsns=self.args.fsns,
         )
-        user = self.api.users().current().execute(num_retries=self.args.retries)
+        user = self._user or self.api.users().current().execute(num_retries=self.args.retries)
         cluster_checks.check_filters(self.api, self.args.filters)
         storage_classes = self._storage_classes()
         cluster_checks.check_storage_classes(self.api, storage_classes)

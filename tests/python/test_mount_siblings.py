@@ -57,6 +57,18 @@ def walked(path: Path) -> dict[str, str]:
     }
 
 
+def test_a_start_is_three_requests(
+    arv_mount: Callable, fresh_cluster: LocalCluster, project: str
+) -> None:
+    fresh_cluster.record_requests()
+    arv_mount("--project", project)
+    paths = [r["path"] for r in fresh_cluster.requests() if r["service"] == "api"]
+    # The discovery document is cached by the SDK; Keep's services are asked for with the first block.
+    asked_for = [path for path in paths if not path.startswith(("/discovery", "/arvados/v1/keep"))]
+    expected = ["/arvados/v1/config", "/arvados/v1/users/current", f"/arvados/v1/groups/{project}"]
+    assert sorted(asked_for) == sorted(expected)
+
+
 def test_a_walk_is_a_few_requests(
     arv_mount: Callable, fresh_cluster: LocalCluster, project: str
 ) -> None:
