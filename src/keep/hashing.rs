@@ -30,6 +30,9 @@ use crate::types::Md5;
 /// a shutdown waits at most.
 const STRETCH: usize = 256 << 10;
 
+/// Pieces of as many bytes are hashed where they are.
+const LONG: usize = 32 << 10;
+
 /// How many pieces may wait to be hashed before the sender of a body is made to wait.
 const PIECES_AHEAD: usize = 8;
 
@@ -171,16 +174,17 @@ struct PartialBlock {
 
 #[derive(Default)]
 struct Todo {
-    pieces: VecDeque<Vec<Bytes>>,
+    pieces: VecDeque<VecDeque<Bytes>>,
     /// In the pool's queue or in the hands of one of its threads.
     submitted: bool,
     finished: Option<oneshot::Sender<Md5>>,
 }
 
+/// What is being hashed of a block.
 #[derive(Default)]
 struct Done {
-    /// What is not hashed yet, and what was a moment ago.
-    data: Vec<u8>,
+    /// What is not hashed yet, and what was a moment ago: a slice of what came.
+    data: Bytes,
     md5: Running,
 }
 
@@ -218,7 +222,7 @@ impl Digesting {
         if let Ok(permit) = self.block.room.acquire().await {
             permit.forget();
         }
-        self.submit(|todo| todo.pieces.push_back(piece));
+        self.submit(|todo| todo.pieces.push_back(piece.into()));
     }
 
     /// The digest of all bytes; `None` if the pool has ended.
@@ -264,6 +268,22 @@ impl Done {
     fn pending(&self) -> usize {
         self.md5.pending(&self.data)
     }
+
+    /// Takes in the next bytes, once nothing is pending. They are hashed where they are; only what is less than
+    /// a chunk before them is put together with as much of them as makes it one.
+    fn take(&mut self, mut bytes: Bytes) {
+        let rest = self.data.split_off(self.md5.release());
+        if rest.is_empty() {
+            self.data = bytes;
+            return;
+        }
+        let missing = bytes.split_to(bytes.len().min(md5_lanes::CHUNK - rest.len()));
+        self.data = [rest, missing].concat().into();
+        if !bytes.is_empty() {
+            self.md5.advance(&self.data, md5_lanes::CHUNK);
+            self.take(bytes);
+        }
+    }
 }
 
 impl PartialBlock {
@@ -273,16 +293,38 @@ impl PartialBlock {
         todo.finished.is_some() || todo.pieces.len() == PIECES_AHEAD
     }
 
-    /// Puts together what has come, about a stretch of it: the hash then finds it in the
-    /// processor's cache.
+    /// Has something to hash, where anything has come: long pieces as they are, short ones put together to
+    /// about a stretch.
     fn gather(&self, done: &mut Done) {
-        while done.pending() < STRETCH {
-            let Some(piece) = self.todo.lock().pieces.pop_front() else { return };
-            let hashed = done.md5.release();
-            done.data.drain(..hashed);
-            piece.iter().for_each(|bytes| done.data.extend_from_slice(bytes));
+        while done.pending() == 0 {
+            let mut short = Vec::new();
+            while short.len() < STRETCH {
+                let Some(bytes) = self.next(|bytes| short.is_empty() || bytes.len() < LONG) else {
+                    break;
+                };
+                if bytes.len() >= LONG {
+                    done.take(bytes);
+                    return;
+                }
+                short.extend_from_slice(&bytes);
+            }
+            if short.is_empty() {
+                return;
+            }
+            done.take(short.into());
+        }
+    }
+
+    /// What came first, if `wanted`.
+    fn next(&self, wanted: impl Fn(&Bytes) -> bool) -> Option<Bytes> {
+        let mut todo = self.todo.lock();
+        let piece = todo.pieces.front_mut()?;
+        let bytes = if piece.front().is_some_and(wanted) { piece.pop_front() } else { None };
+        if piece.is_empty() {
+            todo.pieces.pop_front();
             self.room.add_permits(1);
         }
+        bytes
     }
 
     /// Lets go of a block with nothing to hash, and answers where it is complete; false if there
@@ -320,8 +362,12 @@ mod tests {
                 let mut expected = vec![0; size];
                 fastrand::Rng::with_seed(number as u64).fill(&mut expected);
                 let digesting = Digesting::new(handle);
-                for piece in expected.chunks(10_000 + number) {
-                    digesting.push(vec![Bytes::copy_from_slice(piece)]).await;
+                // Short, long, and both together.
+                let len = [10_000 + number, 100_003, 2 * LONG][number % 3];
+                for piece in expected.chunks(len) {
+                    let (some, rest) = piece.split_at(piece.len().min(number));
+                    let pieces = [some, rest].map(Bytes::copy_from_slice);
+                    digesting.push(pieces.into()).await;
                 }
                 let md5 = digesting.finish().await.expect("the pool runs");
                 assert_eq!(md5, Md5::of(&expected));

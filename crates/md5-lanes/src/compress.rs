@@ -4,8 +4,8 @@
 
 //! The compression function of md5, for any number of lanes.
 
-/// Bytes of a step's input.
-pub(crate) const CHUNK: usize = 64;
+/// Bytes of a step's input: md5 goes over a message in chunks of so many.
+pub const CHUNK: usize = 64;
 
 /// One 32-bit word of each lane.
 ///

@@ -16,7 +16,8 @@
 mod avx2;
 mod compress;
 
-use compress::{CHUNK, compress};
+pub use compress::CHUNK;
+use compress::compress;
 
 /// How many messages are worth hashing together here: 8 with AVX2, else 1.
 #[must_use]
