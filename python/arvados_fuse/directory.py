@@ -5,6 +5,7 @@
 """`Directory`, the base of every kind of directory."""
 
 import errno
+from typing import Any
 
 import llfuse
 from llfuse import _core
@@ -21,10 +22,18 @@ class Directory(_core.DirectoryNode, FreshBase):
     on: it must not look like an empty directory.
     """
 
+    api: Any
+    num_retries: int
+    #: Whether collections are what it lists.
+    _lists_collections = False
+    _siblings: SiblingRecords | None = None
+
     def sibling_records(self, make: bool) -> SiblingRecords | None:
         """Return what is loaded of the collections that this directory lists; None where it lists none, or
         has nothing and is not to `make` it."""
-        return None
+        if make and self._lists_collections and self._siblings is None:
+            self._siblings = SiblingRecords(self.api, self.num_retries)
+        return self._siblings
 
     def _gone(self) -> llfuse.FUSEError:
         """The cluster has what this directory shows no more: have the directory above look again.

@@ -27,7 +27,6 @@ from .directory import Directory
 from .fresh import check_update, use_counter
 from .fusefile import ObjectFile
 from .reports import report
-from .sibling_records import SiblingRecords
 
 #: Name of the file that shows a project's record.
 RECORD_FILE = ".arvados#project"
@@ -40,6 +39,8 @@ class ProjectDirectory(Directory):
     not fetch the whole listing.
     """
 
+    _lists_collections = True
+
     __slots__ = (
         "api",
         "num_retries",
@@ -51,7 +52,6 @@ class ProjectDirectory(Directory):
         "_full_listing",
         "storage_classes",
         "recursively_contained",
-        "_siblings",
     )
 
     def __init__(
@@ -80,7 +80,6 @@ class ProjectDirectory(Directory):
         self._listing_complete = False
         self.storage_classes = storage_classes
         self.recursively_contained = self._contains_itself()
-        self._siblings: SiblingRecords | None = None
 
     def _contains_itself(self) -> bool:
         """Return whether this is a filter group inside itself: walking it would never end, so it
@@ -124,11 +123,6 @@ class ProjectDirectory(Directory):
         if uuid_pattern.match(uuid):
             return ObjectFile(self.parent_inode, i)
         return None
-
-    def sibling_records(self, make: bool) -> SiblingRecords | None:
-        if make and self._siblings is None:
-            self._siblings = SiblingRecords(self.api, self.num_retries)
-        return self._siblings
 
     def uuid(self) -> str:
         return self.project_uuid

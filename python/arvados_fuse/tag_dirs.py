@@ -13,7 +13,6 @@ from . import listing
 from .collection_dir import CollectionDirectory
 from .directory import Directory
 from .fresh import check_update, use_counter
-from .sibling_records import SiblingRecords
 
 
 class TagsDirectory(Directory):
@@ -109,6 +108,8 @@ class TagsDirectory(Directory):
 class TagDirectory(Directory):
     """A directory of the collections that have a certain tag, by uuid."""
 
+    _lists_collections = True
+
     def __init__(
         self,
         parent_inode: int,
@@ -125,17 +126,11 @@ class TagDirectory(Directory):
         self.api = api
         self.num_retries = num_retries
         self.tag = tag
-        self._siblings: SiblingRecords | None = None
         self._poll = poll
         self._poll_time = poll_time
 
     def want_event_subscribe(self) -> bool:
         return True
-
-    def sibling_records(self, make: bool) -> SiblingRecords | None:
-        if make and self._siblings is None:
-            self._siblings = SiblingRecords(self.api, self.num_retries)
-        return self._siblings
 
     @use_counter
     def update(self) -> None:

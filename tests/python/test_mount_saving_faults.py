@@ -135,7 +135,8 @@ def test_what_the_api_does_not_save(
     fault, said = API[what]
     mount = mount_of(arv_mount, uuid, "--retries=0", "--api-timeout=2")
     began = time.monotonic()
-    file = open(mount.path / "new", "w")
+    (mount.path / "d").mkdir()
+    file = open(mount.path / "d" / "new", "w")
     file.write(TEXT)
     file.flush()
     fresh_cluster.faults.add(service="api", method="PUT", **fault)
@@ -145,11 +146,11 @@ def test_what_the_api_does_not_save(
     saves = 1 + int((time.monotonic() - began) / 5)
     # Once more, where the connection might have been an old one.
     assert updates(fresh_cluster) <= 2 * saves
-    assert_eio(lambda: (mount.path / "new").rename(mount.path / "renamed"))
+    assert_eio(lambda: (mount.path / "d" / "new").rename(mount.path / "d" / "renamed"))
     (line,) = lines_of(mount)
     assert f": {UNHANDLED}: " in line and said in line, line
     assert fresh_cluster.api_host in line, line
-    assert_stays_and_is_saved_later(fresh_cluster, mount, uuid, {"renamed": TEXT})
+    assert_stays_and_is_saved_later(fresh_cluster, mount, uuid, {"d/renamed": TEXT})
 
 
 def test_what_fails_for_a_while_is_saved_by_that_call(

@@ -47,15 +47,21 @@ def manifest_of(place: Path) -> dict:
 
 
 @pytest.fixture
-def in_process(fresh_cluster: LocalCluster, tmp_path: Path) -> Iterator[tuple[Path, Any]]:
-    """A mount in this process whose root is scratch space, and the directory."""
+def operations(fresh_cluster: LocalCluster, tmp_path: Path) -> Iterator[Any]:
+    """What serves `in_process`."""
     api = fresh_cluster.api()
 
     def root(operations: Any) -> Any:
         return TmpCollectionDirectory(llfuse.ROOT_INODE, operations.inodes, api, 2, True)
 
-    with mounted(tmp_path / "mnt", root, api=api, enable_write=True) as operations:
-        yield tmp_path / "mnt", operations.inodes[llfuse.ROOT_INODE]
+    with mounted(tmp_path / "mnt", root, api=api, enable_write=True) as serving:
+        yield serving
+
+
+@pytest.fixture
+def in_process(operations: Any, tmp_path: Path) -> tuple[Path, Any]:
+    """A mount in this process whose root is scratch space, and the directory."""
+    return tmp_path / "mnt", operations.inodes[llfuse.ROOT_INODE]
 
 
 def test_nothing_of_it_is_an_object(in_process: tuple[Path, Any]) -> None:
@@ -75,23 +81,18 @@ def test_nothing_of_it_is_an_object(in_process: tuple[Path, Any]) -> None:
     assert _core.shows_tree(directory)
 
 
-def test_closing_is_no_request(fresh_cluster: LocalCluster, tmp_path: Path) -> None:
-    api = fresh_cluster.api()
-
-    def root(operations: Any) -> Any:
-        return TmpCollectionDirectory(llfuse.ROOT_INODE, operations.inodes, api, 2, True)
-
-    with mounted(tmp_path / "mnt", root, api=api, enable_write=True) as operations:
-        flushed = operations.metric_count_func("flush")
-        # The metric is of the whole process.
-        before = flushed()
-        (tmp_path / "mnt" / "made").write_text("text")
-        with open(tmp_path / "mnt" / "made", "a") as file:
-            file.write(", more")
-        assert flushed() == before
-        with mock.patch.object(operations, "flush", wraps=operations.flush) as patched:
-            (tmp_path / "mnt" / "made").write_text("once more")
-            poll("whoever has a handler is told", lambda: patched.called)
+def test_closing_is_no_request(operations: Any, in_process: tuple[Path, Any]) -> None:
+    path, _ = in_process
+    flushed = operations.metric_count_func("flush")
+    # The metric is of the whole process.
+    before = flushed()
+    (path / "made").write_text("text")
+    with open(path / "made", "a") as file:
+        file.write(", more")
+    assert flushed() == before
+    with mock.patch.object(operations, "flush", wraps=operations.flush) as patched:
+        (path / "made").write_text("once more")
+        poll("whoever has a handler is told", lambda: patched.called)
 
 
 def test_a_mapping_outlives_its_descriptor(place: Path, fresh_cluster: LocalCluster) -> None:

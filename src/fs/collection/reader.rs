@@ -191,17 +191,15 @@ pub(super) fn pieces_of(tree: &Arc<Tree>, file: NodeId, offset: u64, len: u64) -
 /// The same pieces; what was stored from here, and has a signature that ends soon, is the block that `tree`
 /// has, if it does.
 pub(super) fn renewed(pieces: Pieces, tree: &Arc<Tree>) -> Pieces {
-    let ends = |piece: &Piece| match piece {
-        Piece::Stored { block: BlockRef::Own(locator), .. } => expires_soon(locator.expires_at()),
-        _ => false,
-    };
-    if !pieces.iter().any(ends) {
+    let is_renewed =
+        |piece: &Piece| matches!(piece, Piece::Stored { block, .. } if is_own_and_ends(block));
+    if !pieces.iter().any(is_renewed) {
         return pieces;
     }
     let ids = tree.block_ids();
     let renew = |mut piece: Piece| {
-        if ends(&piece)
-            && let Piece::Stored { block, .. } = &mut piece
+        if let Piece::Stored { block, .. } = &mut piece
+            && is_own_and_ends(block)
             && let Some(id) = ids.get(&collection::Block { md5: block.md5(), size: block.size() })
         {
             *block = BlockRef::Tree(Arc::clone(tree), *id);
@@ -378,6 +376,11 @@ fn is_expired(expires_at: Option<u64>) -> bool {
 /// Whether a signature, which ends so many seconds after the epoch, is not worth showing to a server.
 pub(super) fn expires_soon(expires_at: Option<u64>) -> bool {
     expires_within(LASTING, expires_at)
+}
+
+/// Whether a block was stored from here, and the signature that it got then ends soon.
+pub(super) fn is_own_and_ends(block: &BlockRef) -> bool {
+    matches!(block, BlockRef::Own(locator) if expires_soon(locator.expires_at()))
 }
 
 fn expires_within(seconds: u64, expires_at: Option<u64>) -> bool {

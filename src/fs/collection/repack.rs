@@ -17,9 +17,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::capture::Captured;
-use super::reader::expires_soon;
+use super::reader::is_own_and_ends;
 use super::{Host, MountedCollection};
-use crate::collection::draft::{BlockRef, Gathered, Repacked};
+use crate::collection::draft::{Gathered, Repacked};
 use crate::keep::KeepClient;
 use crate::types::Md5;
 
@@ -80,7 +80,9 @@ impl<H: Host> MountedCollection<H> {
         let small = self.uploads.small.take(many)?;
         let mut gathered = Gathered::new(MOST_BYTES);
         for pieces in captured.all_pieces() {
-            gathered.add(&pieces, |block| small.contains(&block.md5()) && !ends(block));
+            // A file that is being written may need the block in the record, for its next signature.
+            let stays = is_own_and_ends;
+            gathered.add(&pieces, |block| small.contains(&block.md5()) && !stays(block));
         }
         if gathered.blocks() < many.div_ceil(2) {
             return None;
@@ -100,11 +102,6 @@ impl<H: Host> MountedCollection<H> {
             }
         }
     }
-}
-
-/// Whether a file that is being written may need the block in the record, for its next signature.
-fn ends(block: &BlockRef) -> bool {
-    matches!(block, BlockRef::Own(locator) if expires_soon(locator.expires_at()))
 }
 
 /// The bytes, as long as the cache has them.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arvados_fuse::collection::Tree;
 use arvados_fuse::fs::flags::RenameMode;
-use arvados_fuse::fs::{FileSystem, Ino, Position, Timestamp};
+use arvados_fuse::fs::{Fh, FileSystem, Ino, Position, Timestamp};
 use fastrand::Rng;
 
 use super::driver::Driver;
@@ -246,12 +246,7 @@ fn what_was_removed_after_a_lost_answer_stays_removed() {
     let record = Server::new("");
     let client = record.client();
     let mount = Mount::saving(keep, 1 << 20, Arc::clone(&client));
-    let made = |name: &str| {
-        let (made, fh) = mount.create(Ino::ROOT, name).expect("made");
-        assert_eq!(mount.write(made.ino, fh, 0, name.as_bytes()), Ok(name.len() as u32));
-        (made.ino, fh)
-    };
-    let files = [made("removed"), made("moved"), made("d")];
+    let files = ["removed", "moved", "d"].map(|name| made(&mount, name));
     client.fate(Fate::Lost);
     assert!(mount.collection().save().is_err());
     mount.unlink(Ino::ROOT, "d").expect("removed");
@@ -278,19 +273,15 @@ fn what_was_renamed_after_a_lost_answer_is_in_one_place() {
     let record = Server::new("");
     let client = record.client();
     let mount = Mount::saving(keep, 1 << 20, Arc::clone(&client));
-    let made = |name: &str| {
-        let (made, fh) = mount.create(Ino::ROOT, name).expect("made");
-        assert_eq!(mount.write(made.ino, fh, 0, name.as_bytes()), Ok(name.len() as u32));
-        mount.release(made.ino, fh);
-        made.ino
-    };
     // Of the first one the record's hash is looked at.
-    let mut files = vec![made("first"), made("replaced")];
+    let saved = ["first", "replaced"].map(|name| {
+        let (ino, fh) = made(&mount, name);
+        mount.release(ino, fh);
+        ino
+    });
     client.fate(Fate::Lost);
-    let (lost, fh) = mount.create(Ino::ROOT, "moved").expect("made");
-    assert_eq!(mount.write(lost.ino, fh, 0, b"moved"), Ok(5));
+    let (lost, fh) = made(&mount, "moved");
     assert!(mount.collection().save().is_err());
-    files.push(lost.ino);
     let moved = mount.rename((Ino::ROOT, "moved"), (Ino::ROOT, "replaced"), RenameMode::Replace);
     assert_eq!(moved, Ok(()));
     mount.collection().save().expect("saved");
@@ -300,8 +291,15 @@ fn what_was_renamed_after_a_lost_answer_is_in_one_place() {
     assert_eq!(mount.saved(), expected);
     let recorded = Arc::new(Tree::parse(&record.manifest()).expect("a manifest"));
     assert_eq!(paths_in(&recorded, &mount), expected);
-    mount.release(lost.ino, fh);
-    files.iter().for_each(|ino| mount.forget(*ino, 1));
+    mount.release(lost, fh);
+    saved.into_iter().chain([lost]).for_each(|ino| mount.forget(ino, 1));
+}
+
+/// A file with its name as content, which is open.
+fn made(mount: &Mount, name: &str) -> (Ino, Fh) {
+    let (made, fh) = mount.create(Ino::ROOT, name).expect("made");
+    assert_eq!(mount.write(made.ino, fh, 0, name.as_bytes()), Ok(name.len() as u32));
+    (made.ino, fh)
 }
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
