@@ -30,6 +30,7 @@ from .api_client import MountClient
 from .apierrors import is_not_found
 from .collection_base import RECORD_FILE, CollectionDirectoryBase
 from .directory import Directory
+from .event_clients import Change
 from .fresh import check_update, convertTime, use_counter
 from .fusefile import FuseArvadosFile
 from .known_record import KnownRecord, Saved, Update
@@ -167,20 +168,22 @@ class CollectionDirectory(CollectionDirectoryBase):
         if saved is None:
             return None
         self._record_changed()
-        if stale or saved.contested:
+        if stale or saved.contested is not None:
             self.invalidate()
-            return saved._replace(contested=True)
+            return saved._replace(
+                contested=saved.at if saved.contested is None else saved.contested
+            )
         self.fresh()
         return saved
 
-    def changed_elsewhere(self) -> None:
+    def changed_elsewhere(self, change: Change) -> None:
         """Somebody else changed the collection just now."""
         self.invalidate()
-        _core.changed_elsewhere(self)
+        _core.changed_elsewhere(self, change.at)
 
-    def is_known(self, old: str | None, new: str | None) -> bool:
-        """Return whether an event of a change from hash to hash tells nothing new of the contents."""
-        return self._record.is_known(old, new)
+    def is_known(self, change: Change) -> bool:
+        """Return whether an event of that change tells nothing new of the contents."""
+        return self._record.is_known(change)
 
     def want_event_subscribe(self) -> bool:
         return self._named_by_uuid()

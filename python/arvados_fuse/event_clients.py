@@ -15,12 +15,13 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import arvados.events
 
 from . import listing
 from .apierrors import ServerError, explain
+from .fresh import convertTime
 from .reports import report
 
 #: Shortest and longest pause before connecting again, in seconds.
@@ -44,12 +45,21 @@ def subscriptions() -> frozenset[int]:
     return frozenset(_live.values())
 
 
-def changed_hashes(properties: dict) -> tuple[str | None, str | None]:
-    """Return a collection's portable data hash before and after a change, from the properties of the
-    event; None where it does not say."""
+class Change(NamedTuple):
+    """A collection's portable data hash before and after a change, and when that was, by the API's clock in
+    whole Unix seconds; None where the event does not say."""
+
+    old: str | None
+    new: str | None
+    at: int | None
+
+
+def change_in(properties: dict) -> Change:
+    """Return what the properties of an event tell of the change of a collection."""
     old = properties.get("old_attributes") or {}
     new = properties.get("new_attributes") or {}
-    return old.get("portable_data_hash"), new.get("portable_data_hash")
+    at = convertTime(new.get("modified_at")) or None
+    return Change(old.get("portable_data_hash"), new.get("portable_data_hash"), at)
 
 
 class EventClient(arvados.events.EventClient):

@@ -10,6 +10,7 @@ for the newest version, and finds out afterwards whether another came between.
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ from llfuse import _core
 from . import event_clients, listing
 from .api_client import IF_HASH, MountClient
 from .apierrors import explain, http_status
+from .event_clients import Change
+from .fresh import convertTime
 from .reports import report
 from .sibling_records import SiblingRecord
 
@@ -29,8 +32,6 @@ _OUTDATED = (400, 404, 409, 412, 422)
 
 #: Held where an event is kept for later, and where a save ends.
 _hearing = threading.Lock()
-
-_Change = tuple[str | None, str | None]
 
 
 class Update(NamedTuple):
@@ -46,11 +47,13 @@ class Update(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """The portable data hash that a record has after a save; whether somebody else changed it at the same
-    moment; and whether that, if it was so, is told."""
+    """The portable data hash that a record has after a save, and since when; when somebody else changed
+    it at the same moment, if they did; and whether that, if it was so, is told. Times are by the API's
+    clock, in whole Unix seconds."""
 
     hash: str
-    contested: bool
+    at: int
+    contested: int | None
     told: bool
 
 
@@ -69,11 +72,11 @@ class KnownRecord:
         self.hash: str | None = None
         #: The subscriptions to events that were under way when the newest version was asked for.
         self._told_by: frozenset[int] = frozenset()
-        #: A save is under way; the changes, from hash to hash, that events told of meanwhile.
+        #: A save is under way; the changes that events told of meanwhile.
         self._saving = False
-        self._heard: list[_Change] = []
-        #: Those that were saved from here.
-        self._own: deque[_Change] | tuple[()] = ()
+        self._heard: list[Change] = []
+        #: The hashes before and after those that were saved from here.
+        self._own: deque[tuple[str | None, str]] | tuple[()] = ()
 
     def get(self, locator: str) -> Any:
         """Return what the API answers when it is asked for the record, by uuid or hash."""
@@ -107,27 +110,31 @@ class KnownRecord:
             saved = self._send(body, update.whole)
             if saved is not None:
                 self._own = self._own or deque(maxlen=64)
-                self._own.append((before, saved))
-                self.hash = saved
+                self._own.append((before, saved.hash))
+                self.hash = saved.hash
         finally:
             with _hearing:
                 self._saving = False
         if saved is None:
             return None
         # All are asked for: each may tell that what somebody else saved is lost.
-        known = [self.is_known(*heard) for heard in self._heard]
-        if told_by or not all(known):
-            return Saved(saved, not all(known), True)
-        contested = self._was_contested(saved)
-        return Saved(saved, contested is True, contested is not None)
+        others = [heard for heard in self._heard if not self.is_known(heard)]
+        if others:
+            times = [saved.at if other.at is None else other.at for other in others]
+            return saved._replace(contested=min(times), told=True)
+        if told_by:
+            return saved._replace(told=True)
+        contested = self._was_contested(saved.hash)
+        return saved._replace(contested=saved.at if contested else None, told=contested is not None)
 
-    def is_known(self, old: str | None, new: str | None) -> bool:
-        """Return whether an event of a change from hash to hash tells nothing new of the contents."""
+    def is_known(self, change: Change) -> bool:
+        """Return whether an event of that change tells nothing new of the contents."""
         with _hearing:
             if self._saving:
                 # Whether it is that of the save will be known when that has an answer.
-                self._heard.append((old, new))
+                self._heard.append(change)
                 return True
+        old, new, _ = change
         if new is None:
             return False
         if (old, new) in self._own:
@@ -160,22 +167,27 @@ class KnownRecord:
         try:
             logs = self._api.logs().list(filters=filters, order="id desc", limit=10, count="none")
             for log in listing.page(logs.execute(num_retries=0), "events", {"properties": dict}):
-                old, new = event_clients.changed_hashes(log["properties"])
-                if new == saved:
-                    return not self.is_known(old, new)
+                change = event_clients.change_in(log["properties"])
+                if change.new == saved:
+                    return not self.is_known(change)
         except Exception as error:
             _logger.debug("no log of %s: %s", self.uuid, explain(error))
         return None
 
     def _newest_hash(self) -> str:
-        get = self._api.collections().get(uuid=self.uuid, select=["uuid", "portable_data_hash"])
-        return self._hash_in(get.execute(num_retries=self._num_retries))
+        return self._newest().hash
 
-    def _hash_in(self, record: Any) -> str:
-        fields = {"portable_data_hash": str}
-        return listing.record(record, self.uuid, fields)["portable_data_hash"]
+    def _newest(self) -> Saved:
+        select = ["uuid", "portable_data_hash", "modified_at"]
+        get = self._api.collections().get(uuid=self.uuid, select=select)
+        return self._saved_in(get.execute(num_retries=self._num_retries))
 
-    def _send(self, body: dict, whole: Callable[[], str]) -> str | None:
+    def _saved_in(self, record: Any) -> Saved:
+        record = listing.record(record, self.uuid, {"portable_data_hash": str})
+        at = convertTime(record.get("modified_at")) or int(time.time())
+        return Saved(record["portable_data_hash"], at, None, False)
+
+    def _send(self, body: dict, whole: Callable[[], str]) -> Saved | None:
         try:
             update = self._api.collections().update(uuid=self.uuid, body=body)
             if self.hash and isinstance(self._api, MountClient):
@@ -185,15 +197,15 @@ class KnownRecord:
         except Exception as error:
             if http_status(error) not in _OUTDATED:
                 raise
-            newest = self._newest_hash()
-            if newest == self.hash:
+            newest = self._newest()
+            if newest.hash == self.hash:
                 raise
-            if newest == _core.ManifestTree(whole()).portable_data_hash():
+            if newest.hash == _core.ManifestTree(whole()).portable_data_hash():
                 # It was made, and the answer to that lost.
                 return newest
             report(f"collection {self.uuid} is saved anew: {explain(error)}", "info")
             return None
-        return self._hash_in(record)
+        return self._saved_in(record)
 
 
 def replaces_files(api: Any) -> bool:

@@ -21,7 +21,7 @@ import llfuse
 from llfuse import _core
 
 from . import sdk_hooks
-from .event_clients import changed_hashes, lasting_clients
+from .event_clients import change_in, lasting_clients
 from .handler_timing import Timed
 from .handles import FileHandles, Handle
 from .inode_cache import InodeCache
@@ -239,15 +239,15 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
             return
         properties = ev.get("properties") or {}
         old_owner = (properties.get("old_attributes") or {}).get("owner_uuid")
-        hashes = changed_hashes(properties)
+        change = change_in(properties)
         with llfuse.lock:
             for uuid in (ev["object_uuid"], old_owner, ev.get("object_owner_uuid")):
                 for entry in self.inodes.find_by_uuid(uuid):
                     if ev["event_type"] == "update" and _is_collection(entry):
                         # What was saved from here is told, too.
-                        if entry.is_known(*hashes):
+                        if entry.is_known(change):
                             continue
-                        entry.changed_elsewhere()
+                        entry.changed_elsewhere(change)
                     self._look_again(entry)
 
     def _follow_gap(self) -> None:

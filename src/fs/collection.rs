@@ -195,8 +195,10 @@ struct State {
     saved: Option<Arc<Unversioned>>,
     /// What may be saved or not.
     attempt: Option<Attempt>,
-    /// What was saved just now: who saves the same at that moment does not know.
-    lately: Vec<Lately>,
+    /// What was saved just now, by number: who saves the same at that moment does not know.
+    lately: HashMap<u64, Lately>,
+    /// When there are so many of those, it is looked which are not awaited any more.
+    many: usize,
 }
 
 /// What is counted for each node.
@@ -320,7 +322,8 @@ impl<H: Host> MountedCollection<H> {
                 arriving: HashSet::new(),
                 saved: None,
                 attempt: None,
-                lately: Vec::new(),
+                lately: HashMap::new(),
+                many: 0,
             }),
         })
     }
@@ -563,7 +566,8 @@ impl<H: Host> MountedCollection<H> {
         difference: &Diff,
         reserve: &mut impl FnMut(u64) -> u64,
     ) -> (RwLockWriteGuard<'_, State>, Vec<u64>) {
-        let state = self.state.write();
+        let mut state = self.state.write();
+        state.lately.retain(|_, lately| lately.is_awaited());
         if state.draft.is_empty() && state.lately.is_empty() {
             return (state, Vec::new());
         }

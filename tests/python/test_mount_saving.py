@@ -8,6 +8,7 @@ import contextlib
 import errno
 import functools
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -285,6 +286,52 @@ def test_two_who_save_at_once_lose_nothing(
     )
     poll("both show it", lambda: shown(mounts[0]) == shown(mounts[1]))
     poll("the record has it", lambda: shown(mounts[0]) == contents(fresh_cluster, uuid))
+
+
+def test_who_was_slow_to_hear_of_it_loses_nothing(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    mount = arv_mount("--read-write", "--collection", uuid)
+    (mount.path / "f").write_text("ours")
+    # As on a machine that is busy with something else.
+    os.kill(mount.pid(), signal.SIGSTOP)
+    rewrite(fresh_cluster, uuid, f="theirs")
+    time.sleep(4)
+    os.kill(mount.pid(), signal.SIGCONT)
+    poll("both are kept", lambda: set(contents(fresh_cluster, uuid).values()) == {"ours", "theirs"})
+    assert contents(fresh_cluster, uuid)["f"] == "theirs"
+    poll("the mount shows it", lambda: shown(mount.path) == contents(fresh_cluster, uuid))
+
+
+def test_what_both_append_at_once_is_kept(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    mount = arv_mount("--read-write", "--collection", uuid)
+    theirs = arvados.collection.Collection(uuid, api_client=fresh_cluster.api())
+    with theirs.open("f", "a") as file:
+        file.write(", theirs")
+    # What it began with is in both.
+    with open(mount.path / "f", "a") as file:
+        file.write(", ours")
+    body = {"manifest_text": theirs.manifest_text()}
+    fresh_cluster.api().collections().update(uuid=uuid, body={"collection": body}).execute()
+    both = {"text, ours", "text, theirs"}
+    poll("both are kept", lambda: set(contents(fresh_cluster, uuid).values()) == both)
+
+
+def test_what_was_seen_and_replaced_is_gone(
+    mounts: tuple[Path, Path], fresh_cluster: LocalCluster, uuid: str
+) -> None:
+    first, second = mounts
+    for number in range(5):
+        with open(first / "f", "a") as file:
+            file.write(f"{number}")
+        seen = (first / "f").read_text()
+        poll("it is seen", lambda: (second / "f").read_text() == seen)  # noqa: B023
+        with open(second / "f", "a") as file:
+            file.write("+")
+        poll("that, too", lambda: (first / "f").read_text() == seen + "+")  # noqa: B023
+    assert contents(fresh_cluster, uuid) == {"f": "text0+1+2+3+4+"} == shown(first)
 
 
 def test_what_nobody_waits_for_is_saved_by_itself(

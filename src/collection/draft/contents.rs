@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use super::blocks::{Piece, Pieces};
+use super::blocks::{BlockRef, Piece, Pieces};
 use super::chunk::{Chunk, Gauge, MAX_CHUNK};
 use super::extent::{Extent, Part};
 use crate::collection::{NodeId, Tree};
@@ -193,6 +193,31 @@ impl Contents {
             self.len = self.len.max(offset.saturating_add(len).min(MAX_LEN));
         }
         made
+    }
+
+    /// The same, but for the versions that it refers to: those can go.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let mut detached = Self::empty();
+        detached.len = self.len;
+        for (begin, extent) in &self.extents {
+            let mut at = *begin;
+            if let Extent::Chunk(_) = extent {
+                detached.extents.insert(at, extent.clone().settled());
+                continue;
+            }
+            let mut pieces = Pieces::new();
+            extent.pieces(0, extent.len(), &mut pieces);
+            for piece in pieces {
+                let next = at + piece.len();
+                if let Piece::Stored { block, offset, len } = piece {
+                    let block = BlockRef::Own(Arc::new(block.locator()));
+                    detached.extents.insert(at, Extent::Stored { block, offset, len });
+                }
+                at = next;
+            }
+        }
+        detached
     }
 
     /// What `len` bytes from `offset` on are, in order; what lies past the end is left out. Stays

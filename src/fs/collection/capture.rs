@@ -284,6 +284,12 @@ impl Captured {
         self.contents.get(&ino)
     }
 
+    /// What the version that it is over has of a file.
+    pub(super) fn base_of(&self, ino: u64) -> Option<Contents> {
+        let id = self.snapshot.id(ino).filter(|id| !self.base().is_dir(*id))?;
+        Some(Contents::of_tree(self.base(), id))
+    }
+
     /// The edits that each file of the draft had, by number.
     pub(super) fn edits(&self) -> HashMap<u64, u64> {
         self.contents.iter().map(|(ino, contents)| (*ino, contents.edits())).collect()

@@ -35,23 +35,39 @@ pub(super) struct Merged {
     pub uses: u32,
 }
 
-/// A file that was saved, with what it contained.
+/// What a file contained when it was saved, until it is known whether somebody replaced that who cannot
+/// have seen it.
 pub(super) struct Lately {
-    ino: u64,
     contents: Contents,
-    at: Instant,
-    /// Soon after it, somebody else changed the collection.
-    contested: bool,
+    /// The blocks in it that were not in what it took the place of, or else all: who has one saw it.
+    made: HashSet<Md5>,
+    /// When it was saved, by the server's clock.
+    at: Timestamp,
+    /// And by our own.
+    told: Instant,
+    /// When somebody else changed the collection who cannot have seen it, by the server's clock.
+    contested: Option<Timestamp>,
 }
 
 impl Lately {
-    fn is_unseen(&self) -> bool {
-        self.contested || self.at.elapsed() < UNSEEN
+    /// Whether it may still come out that somebody replaced it.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.told.elapsed() < AWAITED
+    }
+
+    /// Whether somebody who changed the collection then cannot have seen it.
+    fn is_unseen_by(&self, theirs: Timestamp) -> bool {
+        theirs.saturating_since(self.at) <= UNSEEN
     }
 }
 
-/// Who saves a file so soon after it was saved here cannot have seen that.
+/// Who saves a file so soon after it was saved here cannot have seen that. Both by the server's clock, of
+/// which whole seconds are known.
 const UNSEEN: Duration = Duration::from_secs(2);
+/// How late it may come out that somebody did, on a machine that is busy.
+const AWAITED: Duration = Duration::from_secs(60);
+/// Of so many files that were saved is looked which are not awaited any more, at least.
+const MANY: usize = 1024;
 
 /// A version from elsewhere, and how it differs from the one that the draft is over.
 pub(super) struct Theirs<'t> {
@@ -145,23 +161,46 @@ impl State {
         }
     }
 
-    /// Notes what was saved.
-    pub(super) fn saved_lately(&mut self, captured: &Captured, replaced: &Replacements) {
-        let at = Instant::now();
-        self.lately.retain(Lately::is_unseen);
+    /// Notes what was saved, and when, by the server's clock.
+    pub(super) fn saved_lately(
+        &mut self,
+        captured: &Captured,
+        replaced: &Replacements,
+        at: Timestamp,
+    ) {
+        let told = Instant::now();
+        if self.lately.len() >= self.many {
+            self.lately.retain(|_, lately| lately.is_awaited());
+            self.many = MANY.max(2 * self.lately.len());
+        }
         for (_, ino) in &replaced.files {
             if let Some(contents) = captured.contents_of(*ino).filter(|it| !it.is_empty()) {
-                let contents = contents.clone();
-                self.lately.push(Lately { ino: *ino, contents, at, contested: false });
+                // Versions are not kept for that long.
+                let contents = contents.detached();
+                let before = match self.lately.get(ino) {
+                    Some(lately) => blocks(&lately.contents),
+                    None => captured.base_of(*ino).map(|it| blocks(&it)).unwrap_or_default(),
+                };
+                let blocks = blocks(&contents);
+                let made = Some(&blocks - &before).filter(|made| !made.is_empty());
+                let made = made.unwrap_or(blocks);
+                self.lately.insert(*ino, Lately { contents, made, at, told, contested: None });
             }
         }
     }
 
-    /// Somebody else changed the collection just now; answers whether that may be what was saved here.
-    pub(super) fn contest(&mut self) -> bool {
-        self.lately.retain(Lately::is_unseen);
-        self.lately.iter_mut().for_each(|lately| lately.contested = true);
-        !self.lately.is_empty()
+    /// Somebody else changed the collection at that time, by the server's clock; answers whether that may be
+    /// what was saved here. Without a time that comes out when it is looked at.
+    pub(super) fn contest(&mut self, at: Option<Timestamp>) -> bool {
+        let mut unseen = false;
+        self.lately.retain(|_, lately| lately.is_awaited());
+        for lately in self.lately.values_mut() {
+            if let Some(at) = at.filter(|at| lately.is_unseen_by(*at)) {
+                lately.contested = lately.contested.max(Some(at));
+            }
+            unseen |= lately.contested.is_some() || at.is_none();
+        }
+        unseen
     }
 
     /// The draft becomes one over `theirs`, which take the place of the snapshot. Nodes that are gone and
@@ -427,14 +466,26 @@ impl Merge<'_, '_> {
 
     /// What was saved here and replaced by somebody who cannot have seen it stands beside theirs.
     fn keep_what_nobody_saw(&mut self) {
-        let mut lately = std::mem::take(&mut self.state.lately);
-        lately.retain(Lately::is_unseen);
-        for Lately { ino, contents, .. } in lately {
-            let Some(id) = self.theirs.next.id(ino) else { continue };
-            let theirs = Contents::of_tree(self.theirs.next.tree(), id).pieces(0, MAX_LEN);
-            let is_replaced = !self.theirs.difference.is_same(id)
-                && !self.state.draft_file(ino).is_some_and(|file| file.is_unsaved())
-                && !share_a_block(&contents.pieces(0, MAX_LEN), &theirs);
+        let at = self.theirs.at;
+        let mut replaced = Vec::new();
+        for (ino, mut lately) in std::mem::take(&mut self.state.lately) {
+            match self.theirs.next.id(ino) {
+                Some(id) if self.theirs.difference.is_same(id) => {
+                    // What contested it changed something else, if this version has that.
+                    lately.contested = lately.contested.filter(|contested| *contested > at);
+                    self.state.lately.insert(ino, lately);
+                }
+                Some(id) if lately.contested.is_some() || lately.is_unseen_by(at) => {
+                    replaced.push((ino, id, lately));
+                }
+                _ => {}
+            }
+        }
+        replaced.sort_unstable_by_key(|(ino, ..)| *ino);
+        for (ino, id, Lately { contents, made, .. }) in replaced {
+            let theirs = blocks(&Contents::of_tree(self.theirs.next.tree(), id));
+            let is_replaced = !self.state.draft_file(ino).is_some_and(|file| file.is_unsaved())
+                && made.is_disjoint(&theirs);
             let place = self.state.dir_of(ino).zip(self.state.name_of(ino));
             if let Some((dir, name)) = place.filter(|_| is_replaced) {
                 if self.theirs_have_beside(dir, &name, &contents) {
@@ -580,16 +631,14 @@ fn with_suffix(name: &str, suffix: &str) -> String {
     format!("{}{suffix}", &name[..end.unwrap_or_default()])
 }
 
-/// Whether something of a file is in another: then who made that saw this.
-fn share_a_block(ours: &Pieces, theirs: &Pieces) -> bool {
-    let blocks = |pieces: &Pieces| -> HashSet<Md5> {
-        let stored = pieces.iter().filter_map(|piece| match piece {
-            Piece::Stored { block, .. } => Some(block.md5()),
-            Piece::Buffered(_) | Piece::Hole(_) => None,
-        });
-        stored.collect()
-    };
-    !blocks(ours).is_disjoint(&blocks(theirs))
+/// The blocks that a file has something of.
+fn blocks(contents: &Contents) -> HashSet<Md5> {
+    let pieces = contents.pieces(0, MAX_LEN);
+    let stored = pieces.iter().filter_map(|piece| match piece {
+        Piece::Stored { block, .. } => Some(block.md5()),
+        Piece::Buffered(_) | Piece::Hole(_) => None,
+    });
+    stored.collect()
 }
 
 /// Whether pieces are the same bytes of the same blocks; what is not stored is like nothing.

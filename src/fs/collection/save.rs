@@ -19,6 +19,7 @@ use super::versions::{Attempt, Unversioned, parsed};
 use super::{Host, MountedCollection, Written};
 use crate::collection::Tree;
 use crate::collection::draft::{BlockRef, Repacked, Unwritable};
+use crate::fs::attr::Timestamp;
 use crate::fs::errno::{Errno, Refusal};
 use crate::fs::node::{Halt, Outcome, Saved, Saving};
 use crate::fs::savers;
@@ -42,8 +43,10 @@ pub enum Refused {
 pub struct Taken {
     /// The portable data hash that the collection has now.
     pub hash: String,
-    /// Somebody else changed it at the same moment.
-    pub contested: bool,
+    /// When it was made so, by the server's clock.
+    pub at: Timestamp,
+    /// When somebody else changed it at the same moment, by the server's clock.
+    pub contested: Option<Timestamp>,
     /// Had somebody else changed it, that would be known, now or soon: the hash needs no look.
     pub told: bool,
 }
@@ -113,9 +116,10 @@ struct Begun {
 /// What became of a save that was sent.
 enum Sent {
     /// It is all that the collection is now, as the host is told.
-    Told(Written),
-    /// It is that version, and (true) all that the collection is now.
-    Made(Arc<Tree>, bool),
+    Told(Written, Timestamp),
+    /// It is that version, made at that time by the server's clock; and all that the collection is now, unless
+    /// somebody else changed it at the same moment.
+    Made { tree: Arc<Tree>, at: Timestamp, contested: Option<Timestamp> },
     /// It was not taken, or nobody knows; then the manifest that it was.
     Not(Refused, Written),
 }
@@ -208,10 +212,10 @@ impl<H: Host> MountedCollection<H> {
         result.map_err(Halt::from)
     }
 
-    /// Somebody else changed the collection just now. Where that may be what was saved here at the same
-    /// moment, it is looked at.
-    pub fn changed_elsewhere(self: &Arc<Self>) {
-        if self.settings.saved && self.state.write().contest() {
+    /// Somebody else changed the collection at that time, by the server's clock, if that is known. Where
+    /// that may be what was saved here at the same moment, it is looked at.
+    pub fn changed_elsewhere(self: &Arc<Self>, at: Option<Timestamp>) {
+        if self.settings.saved && self.state.write().contest(at) {
             let collection = Arc::clone(self);
             savers::run(Box::new(move || {
                 collection.host.renew();
@@ -390,9 +394,9 @@ impl<H: Host> MountedCollection<H> {
         let mut progress = self.saves.progress.lock();
         let mut state = self.state.write();
         let result = match sent {
-            Ok(Sent::Told(whole)) => {
+            Ok(Sent::Told(whole, at)) => {
                 state.attempt = None;
-                state.saved_lately(&captured, &replacements);
+                state.saved_lately(&captured, &replacements, at);
                 state.note_saved(&captured);
                 let first =
                     state.saved.replace(Arc::new(Unversioned { captured, whole })).is_none();
@@ -401,11 +405,12 @@ impl<H: Host> MountedCollection<H> {
                 }
                 Ok(true)
             }
-            Ok(Sent::Made(tree, is_current)) => {
+            Ok(Sent::Made { tree, at, contested }) => {
                 state.attempt = None;
-                state.saved_lately(&captured, &replacements);
+                state.saved_lately(&captured, &replacements, at);
+                let is_current = contested.is_none();
                 if !is_current {
-                    state.contest();
+                    state.contest(contested);
                 }
                 let is_saved = state.become_version(&captured, tree, numbers);
                 if !is_saved {
@@ -482,17 +487,17 @@ impl<H: Host> MountedCollection<H> {
                 return Ok(Sent::Not(refused, whole));
             }
         };
-        if *is_small && taken.told && !taken.contested {
-            return Ok(Sent::Told(whole));
+        if *is_small && taken.told && taken.contested.is_none() {
+            return Ok(Sent::Told(whole, taken.at));
         }
         let tree = tree.map_or_else(|| parsed(&whole).map_err(Refused::Failed), Ok)?;
         let is_same = taken.hash == tree.portable_data_hash().to_string();
-        if small.is_some() && !is_same && !taken.contested {
+        if small.is_some() && !is_same && taken.contested.is_none() {
             // Its manifest has other segments than ours: those are left alone.
             self.uploads.small.give_up();
         }
-        let is_current = !taken.contested && is_same;
-        Ok(Sent::Made(tree, is_current))
+        let contested = taken.contested.or((!is_same).then_some(taken.at));
+        Ok(Sent::Made { tree, at: taken.at, contested })
     }
 }
 

@@ -166,10 +166,13 @@ impl Host for PythonHost {
                 let only_removes = update.only_removes_files;
                 let args = (replace, &*update.files, segments, whole, only_removes);
                 let saved = directory.object(py).call_method1(py, "_save_update", args)?;
-                saved.extract::<Option<(String, bool, bool)>>(py)
+                saved.extract::<Option<(String, f64, Option<f64>, bool)>>(py)
             });
             match saved {
-                Ok(Some((hash, contested, told))) => Ok(Taken { hash, contested, told }),
+                Ok(Some((hash, at, contested, told))) => {
+                    let contested = contested.map(Timestamp::from_secs_f64);
+                    Ok(Taken { hash, at: Timestamp::from_secs_f64(at), contested, told })
+                }
                 Ok(None) => Err(Refused::Outdated),
                 Err(error) => Err(Refused::Failed(errno_of(py, error))),
             }

@@ -200,12 +200,14 @@ pub fn save_draft(directory: &Bound<'_, PyAny>) -> PyResult<()> {
     for_python(directory.py(), || mounted.save().map(drop))
 }
 
-/// Somebody else changed the collection that a directory shows just now. Where that may be what was saved
-/// from here at the same moment, it is looked at.
+/// Somebody else changed the collection that a directory shows, at that time by the API's clock (in Unix
+/// seconds; None where that is not known). Where that may be what was saved from here at the same moment, it is
+/// looked at.
 #[pyfunction]
-pub fn changed_elsewhere(directory: &Bound<'_, PyAny>) -> PyResult<()> {
+pub fn changed_elsewhere(directory: &Bound<'_, PyAny>, at: Option<f64>) -> PyResult<()> {
     if let Some(mounted) = core(directory)?.collection() {
-        directory.py().detach(|| mounted.changed_elsewhere());
+        let at = at.map(Timestamp::from_secs_f64);
+        directory.py().detach(|| mounted.changed_elsewhere(at));
     }
     Ok(())
 }

@@ -218,6 +218,11 @@ impl Server {
     }
 }
 
+/// When a version was made.
+fn time_of(version: u64) -> Timestamp {
+    LOADED.saturating_add(std::time::Duration::from_millis(500 * version))
+}
+
 impl Client {
     pub(crate) fn manifest(&self) -> String {
         self.server.manifest()
@@ -239,8 +244,7 @@ impl Client {
 impl Record for Client {
     fn newest(&self) -> Option<(Tree, Timestamp)> {
         let state = self.server.state.lock();
-        let at = LOADED.saturating_add(std::time::Duration::from_secs(state.version));
-        Some((Tree::parse(&state.manifest()).expect("a manifest"), at))
+        Some((Tree::parse(&state.manifest()).expect("a manifest"), time_of(state.version)))
     }
 
     fn save(&self, update: &Update) -> Result<Taken, Refused> {
@@ -274,6 +278,7 @@ impl Record for Client {
             return Err(Refused::Failed(Errno::EIO));
         }
         // Now and then, of what is told nothing, the hash is looked at.
-        Ok(Taken { hash: state.hash(), contested: false, told: !version.is_multiple_of(8) })
+        let (hash, at) = (state.hash(), time_of(state.version));
+        Ok(Taken { hash, at, contested: None, told: !version.is_multiple_of(8) })
     }
 }

@@ -121,7 +121,7 @@ fn what_others_changed_stays() {
     let block = client.manifest().split(' ').nth(1).expect("a block").to_owned();
     record.change(&format!(". {block} 0:0:a\n"), &["b".into()]);
     made.push(saved(&mount, "d"));
-    let beside = "a.conflict-20010909T014644Z";
+    let beside = "a.conflict-20010909T014642Z";
     let expected: Paths = [("a", ""), (beside, "a"), ("c", "c"), ("d", "d")]
         .map(|(name, text)| (name.to_owned(), Some(text.as_bytes().to_vec())))
         .into();
