@@ -12,7 +12,8 @@
 //!
 //! Under `/_control/`: POST `stall` (hashes, a line each) has those blocks wait, POST `clear`
 //! lets them go, POST `keep` has it serve blocks that are put from now on, POST `forget` no longer,
-//! GET `stats` tells what was asked.
+//! POST `link` (seconds, and bytes a second) has each answer begin so much later, and each connection
+//! carry no more, GET `stats` tells what was asked.
 
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
@@ -23,6 +24,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile64;
@@ -46,11 +48,16 @@ impl Block {
     }
 
     /// Has the kernel send all of it, without a copy in between.
-    fn send(&self, to: &TcpStream) -> io::Result<u64> {
+    fn send(&self, to: &TcpStream, link: Option<Link>) -> io::Result<u64> {
         let file = File::open(&self.path)?;
-        let mut sent = 0;
+        let (mut sent, began) = (0, Instant::now());
         while sent < self.size {
-            let left = usize::try_from(self.size - sent).unwrap_or(usize::MAX);
+            let mut left = usize::try_from(self.size - sent).unwrap_or(usize::MAX);
+            if let Some(link) = link {
+                left = left.min(AT_ONCE);
+                let due = Duration::from_secs_f64((sent as f64) / link.rate);
+                std::thread::sleep(due.saturating_sub(began.elapsed()));
+            }
             match sendfile64(to, &file, None, left)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 more => sent += more as u64,
@@ -60,6 +67,17 @@ impl Block {
     }
 }
 
+/// As if the service were far away.
+#[derive(Clone, Copy)]
+struct Link {
+    delay: Duration,
+    /// Bytes a second, for each connection.
+    rate: f64,
+}
+
+/// Bytes that are sent together over a link.
+const AT_ONCE: usize = 256 << 10;
+
 #[derive(Default)]
 struct Store {
     blocks: HashMap<String, Block>,
@@ -67,6 +85,7 @@ struct Store {
     kept: Mutex<HashMap<String, Arc<Block>>>,
     keeps: AtomicBool,
     stalled: Mutex<HashSet<String>>,
+    link: Mutex<Option<Link>>,
     cleared: Condvar,
     waiting: AtomicU64,
     gets: AtomicU64,
@@ -140,6 +159,13 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
     }))
 }
 
+/// The link that is told of; none where that is nothing.
+fn link(text: &str) -> Option<Link> {
+    let (delay, rate) = text.split_once(' ')?;
+    let delay = Duration::try_from_secs_f64(delay.parse().ok()?).ok()?;
+    Some(Link { delay, rate: rate.parse().ok()? })
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -181,6 +207,10 @@ impl Store {
             return answer(to, "404 Not Found", "", "");
         };
         self.wait_while_stalled(hash);
+        let link = *locked(&self.link);
+        if let Some(link) = link {
+            std::thread::sleep(link.delay);
+        }
         self.gets.fetch_add(1, Relaxed);
         write!(
             to,
@@ -188,7 +218,7 @@ impl Store {
             block.size
         )?;
         if head.method == "GET" {
-            self.bytes.fetch_add(block.send(to)?, Relaxed);
+            self.bytes.fetch_add(block.send(to, link)?, Relaxed);
         }
         Ok(())
     }
@@ -233,6 +263,7 @@ impl Store {
                 stalled.clear();
                 self.cleared.notify_all();
             }
+            "link" => *locked(&self.link) = link(body),
             "keep" => self.keeps.store(true, Relaxed),
             "forget" => {
                 self.keeps.store(false, Relaxed);

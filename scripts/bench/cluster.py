@@ -60,6 +60,15 @@ class BlockServer:
         """Let go of the blocks that wait."""
         self.control("clear")
 
+    @contextlib.contextmanager
+    def far(self, seconds: float, rate: float) -> Iterator[None]:
+        """Have blocks come that much later in the meantime, and so many bytes a second on a connection."""
+        self.control("link", f"{seconds} {rate}")
+        try:
+            yield
+        finally:
+            self.control("link")
+
     def served(self) -> int:
         """Return how many bytes of blocks were served so far."""
         return self.control("stats")["bytes"]

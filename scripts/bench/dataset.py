@@ -38,6 +38,7 @@ class Sizes:
     stall_seconds: float = 8
     opened: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     project: int = 10_000
+    walked: int = 100
     soak_collections: int = 30
     soak_files: int = 3_000
     soak_passes: int = 3
@@ -67,6 +68,7 @@ QUICK = Sizes(
     stall_seconds=3,
     opened=(1_000, 10_000, 100_000),
     project=2_000,
+    walked=40,
     soak_collections=10,
     soak_files=1_000,
     soak_passes=2,
@@ -129,6 +131,7 @@ class DataSet:
         self.blocks = folder / "blocks"
         self.project = uuid("j7d0g", 1)
         self._owner = uuid("j7d0g", 2)
+        self.walked = uuid("j7d0g", 3)
 
     def build(self) -> "DataSet":
         """Write blocks and lists, or find them as an earlier run left them."""
@@ -246,12 +249,15 @@ class DataSet:
             "groups": [
                 _group(self.project, "listed", user),
                 _group(self._owner, "measured", user),
+                _group(self.walked, "walked", user),
             ]
         }
         named = [self.small, self.large, self.waiting, self.edited, *self.soak]
         for collection in (*named, *self.opened.values()):
             yield {"collections": [self._record(collection, self._owner)]}
         text = manifest_of_empty("file")
+        few = [Collection(uuid("4zz18", 10_000 + n), text) for n in range(self.sizes.walked)]
+        yield {"collections": [self._record(c, self.walked) for c in few]}
         for start in range(0, self.sizes.project, 1000):
             numbers = range(start, min(start + 1000, self.sizes.project))
             collections = [Collection(uuid("4zz18", 100_000 + n), text) for n in numbers]

@@ -55,8 +55,8 @@ pub mod writing;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
@@ -68,7 +68,7 @@ use super::node::{NodeOf, Outcome};
 use super::state::NodeState;
 use super::write_buffer::WriteBuffer;
 use crate::collection::{Diff, NodeId, Tree, diff};
-use crate::keep::{KeepClient, PutOptions};
+use crate::keep::{FilesAhead, KeepClient, PutOptions};
 pub use capture::{Update, Written};
 pub use draft::DraftFile;
 use draft::{Draft, TOP};
@@ -179,6 +179,8 @@ pub struct MountedCollection<H> {
     buffer: Arc<WriteBuffer>,
     uploads: Arc<Uploads>,
     saves: Saves,
+    /// How the files of a version are being read, one after another.
+    files_ahead: Mutex<(Weak<Snapshot>, FilesAhead)>,
     /// Who waits for newer signatures; while anybody does, a thread sees to it.
     renewals: Mutex<Vec<Renewed>>,
     state: RwLock<State>,
@@ -313,6 +315,7 @@ impl<H: Host> MountedCollection<H> {
             gave_away: AtomicBool::new(false),
             // Where there are none, the next who asks gets the same first number.
             ranges: Mutex::new(if tree.len() > 1 { vec![first] } else { Vec::new() }),
+            files_ahead: Mutex::default(),
             renewals: Mutex::default(),
             state: RwLock::new(State {
                 counts: counts(&tree),

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 
 use super::block::Block;
 use super::cache::Cache;
-use super::config::Config;
+use super::config::{Config, MAX_BLOCK};
 use super::error::{Attempts, Failure, KeepError};
 use super::fetch::Fetcher;
 use super::hashing::HashPool;
@@ -40,6 +40,9 @@ use crate::types::{Locator, Md5};
 
 /// Requests to services at the same time, to bound sockets. Far above what a mount has in hand.
 const REQUESTS: usize = 512;
+/// A block that is fetched ahead counts as one more for each so many bytes, up to [`AHEAD_PARTS`].
+const AHEAD_PART: u64 = MAX_BLOCK / AHEAD_PARTS as u64;
+const AHEAD_PARTS: u32 = 4;
 /// Blocks that wait to be fetched ahead; more are not noted.
 const MAX_AHEAD: usize = 64;
 /// Threads for what blocks: the disk, and the list of services.
@@ -333,7 +336,7 @@ impl Running {
             putter: Arc::new(putter),
             storage,
             shared: shared.clone(),
-            ahead: Semaphore::new(shared.config.concurrent_prefetches()),
+            ahead: Semaphore::new(shared.config.concurrent_prefetches() * AHEAD_PARTS as usize),
             requests: Semaphore::new(REQUESTS),
         };
         Ok(Running { pid: std::process::id(), runtime, pool, worker: Arc::new(worker) })
@@ -407,10 +410,12 @@ impl Worker {
         }
         shared.metrics.miss();
         let demand = &guard.demand;
+        let parts =
+            u64::from(locator.size()).div_ceil(AHEAD_PART).clamp(1, AHEAD_PARTS.into()) as u32;
         let _ahead = tokio::select! {
             biased;
             () = demand.wanted() => None,
-            permit = self.ahead.acquire() => permit.ok(),
+            permit = self.ahead.acquire_many(parts) => permit.ok(),
         };
         let _request = self.requests.acquire().await;
         let stored = self.fetcher.fetch(locator, || demand.is_wanted()).await?;

@@ -57,8 +57,8 @@ pub struct Config {
     pub deadline: Duration,
     /// Who waits so long with nothing arriving, or nothing taken, is told of in the log.
     pub notice: Duration,
-    /// Blocks fetched ahead at the same time, at most; without a folder for the cache also no more
-    /// than fit into memory.
+    /// Blocks of 64 MiB fetched ahead at the same time, at most, or four times as many of a quarter of
+    /// that; without a folder for the cache also no more than fit into memory.
     pub prefetches: usize,
     /// Blocks sent at the same time, at most (but one), each to as many services as it needs copies.
     /// As many are hashed meanwhile. Others wait for their turn, and no limit of time counts until
@@ -138,7 +138,7 @@ impl Config {
         self.request_id.clone().unwrap_or_else(|| format!("req-{}", random()))
     }
 
-    /// How many blocks may be fetched ahead at the same time.
+    /// How many blocks of 64 MiB may be fetched ahead at the same time.
     pub(super) fn concurrent_prefetches(&self) -> usize {
         let fit = match self.cache.disk_dir {
             Some(_) => usize::MAX,

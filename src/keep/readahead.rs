@@ -26,8 +26,9 @@ const BEGINNING: u64 = 64 << 10;
 /// Bytes asked for ahead, for each byte of the run: up to four large blocks, and further on.
 const GROWTH: u64 = 64;
 const FURTHER: u64 = 16;
-/// Blocks ahead of the reader, at most.
-const MAX_BLOCKS: usize = 8;
+/// Blocks ahead of the reader, at most, and their bytes.
+const MAX_BLOCKS: usize = 32;
+const MAX_BYTES: u64 = 8 * MAX_BLOCK;
 
 /// How one open file is being read.
 #[derive(Clone, Debug, Default)]
@@ -72,7 +73,7 @@ impl ReadAhead {
         let max_bytes = room();
         let window = if in_run {
             let first = self.run.saturating_mul(GROWTH).min(4 * MAX_BLOCK);
-            self.run.saturating_mul(FURTHER).max(first).min(max_bytes)
+            self.run.saturating_mul(FURTHER).max(first).min(MAX_BYTES).min(max_bytes)
         } else {
             0
         };

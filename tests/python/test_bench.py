@@ -27,7 +27,7 @@ from bench.cluster import BlockServer, Cluster  # noqa: E402
 from bench.dataset import DataSet, Sizes  # noqa: E402
 from bench.mounts import CoreMount, LimitMount, Mount, is_mounted  # noqa: E402
 from bench.results import BEFORE, CORE, LIMIT, OURS, PEER, Recorder, Result, Row, cost_ratio  # noqa: E402
-from bench.rows import Bench, saving, writing  # noqa: E402
+from bench.rows import Bench, far, saving, writing  # noqa: E402
 from bench.rows import programs as program_rows  # noqa: E402
 from bench.rows.programs import PROGRAMS, shell  # noqa: E402
 from bench.rows.programs import Program as ProgramRow  # noqa: E402
@@ -471,11 +471,24 @@ def test_the_limit_of_writing_sends_all_of_it(bench: Bench) -> None:
     assert (256 << 20) / took <= rate < 1 << 40
 
 
-def test_rows_about_writing_are_documented_with_their_goals(bench: Bench) -> None:
+def test_a_link_is_late_and_slow(bench: Bench, data: DataSet) -> None:
+    keep = bench.cluster.keep
+    (url,) = keep.urls(data.large_blocks()[:1])
+    size, words = int(url.rpartition("+")[2]), ("curl", "-sSf", "-o", "/dev/null", url)
+    with keep.far(0.3, size / 0.7):
+        took = timed(*words, timeout=60)
+    # The last bytes are sent together.
+    assert took >= 0.3 + 0.7 * (1 - (256 << 10) / size)
+    assert timed(*words, timeout=60) < took
+
+
+def test_rows_with_goals_are_documented_with_them(bench: Bench) -> None:
     text = (ROOT / "docs" / "benchmarking.md").read_text()
     table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     documented = {name for cell in table for name in cell.split("`")[1::2]}
-    scenes = [each for theme in (writing, saving, program_rows) for each in theme.scenes(bench)]
+    scenes = [
+        each for theme in (far, writing, saving, program_rows) for each in theme.scenes(bench)
+    ]
     assert documented == {row.name for scene in scenes for row in scene.rows}
 
 

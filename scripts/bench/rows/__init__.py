@@ -5,7 +5,7 @@
 """The rows, by theme. A theme's `scenes` returns what measures them."""
 
 from ..runner import Scene
-from . import memory, metadata, opening, programs, reading, saving, service, writing
+from . import far, memory, metadata, opening, programs, reading, saving, service, writing
 from .bench import Bench
 
 __all__ = ["Bench", "all_scenes"]
@@ -13,5 +13,5 @@ __all__ = ["Bench", "all_scenes"]
 
 def all_scenes(bench: Bench) -> list[Scene]:
     """Return every scene, in the order of the report."""
-    themes = (metadata, reading, opening, writing, saving, programs, service, memory)
+    themes = (metadata, reading, opening, far, writing, saving, programs, service, memory)
     return [scene for theme in themes for scene in theme.scenes(bench)]

@@ -22,7 +22,7 @@ use crate::fs::any_node::AnyNode;
 use crate::fs::errno::Refusal;
 use crate::fs::node::{Deliver, Outcome, Read, Reader};
 use crate::fs::read_data::{BlockSlice, PooledBuffer, ReadData};
-use crate::keep::{Block, Failure, KeepClient, KeepError, Priority, ReadAhead, Stale};
+use crate::keep::{Block, Failure, FilesAhead, KeepClient, KeepError, Priority, ReadAhead, Stale};
 use crate::report::{phrases, report};
 use crate::types::Locator;
 
@@ -42,6 +42,8 @@ struct Ahead {
     /// Blocks in the file's order, each with the offset in the file at which it ends.
     list: Box<[(u64, BlockId)]>,
     state: ReadAhead,
+    /// The reader came to the end.
+    ended: bool,
 }
 
 impl<H: Host> FileReader<H> {
@@ -89,21 +91,50 @@ impl<H: Host> FileReader<H> {
         let mut ahead = self.ahead.lock();
         let ahead = match &mut *ahead {
             Some(ahead) if Arc::ptr_eq(&ahead.snapshot, snapshot) => ahead,
-            other => other.insert(Ahead {
-                snapshot: Arc::clone(snapshot),
-                list: block_list(tree, file),
-                state: ReadAhead::default(),
-            }),
+            other => {
+                let (list, state) = (block_list(tree, file), ReadAhead::default());
+                let snapshot = Arc::clone(snapshot);
+                let ahead = other.insert(Ahead { snapshot, list, state, ended: false });
+                if let Some((end, block)) = ahead.list.first().filter(|_| offset == 0) {
+                    self.prefetch_files(&ahead.snapshot, file, *block, *end);
+                }
+                ahead
+            }
         };
         if ahead.list.len() < 2 {
             return;
         }
         let last = ahead.list.partition_point(|(end, _)| *end < offset + len);
+        if let [.., (begin, _), (end, block)] = &*ahead.list
+            && last + 1 == ahead.list.len()
+            && !std::mem::replace(&mut ahead.ended, true)
+        {
+            self.prefetch_files(snapshot, file, *block, end - begin);
+        }
         let list = &ahead.list;
         let size_of = |at: usize| list.get(at).map(|(_, id)| u64::from(tree.block(*id).size));
         let room = || self.keep.room_ahead();
         for (_, block) in &ahead.list[ahead.state.on_read(offset, len, last, room, size_of)] {
             self.keep.prefetch(&tree.locator(*block));
+        }
+    }
+}
+
+impl<H: Host> FileReader<H> {
+    /// Somebody begins to read a file, or comes to its end: so many bytes of it, in that block.
+    fn prefetch_files(&self, snapshot: &Arc<Snapshot>, file: NodeId, block: BlockId, bytes: u64) {
+        let tree = snapshot.tree();
+        let size_of =
+            |id| (id < tree.block_count() as u32).then(|| tree.block(BlockId(id)).size.into());
+        let mut ahead = self.entry.collection().files_ahead.lock();
+        if !std::ptr::eq(ahead.0.as_ptr(), Arc::as_ptr(snapshot)) {
+            *ahead = (Arc::downgrade(snapshot), FilesAhead::default());
+        }
+        let room = || self.keep.room_ahead();
+        let wanted = ahead.1.on_file(file.0, (block.0, bytes), room, size_of);
+        drop(ahead);
+        for id in wanted {
+            self.keep.prefetch(&tree.locator(BlockId(id)));
         }
     }
 }
