@@ -25,6 +25,8 @@ pub enum Handle<N> {
         parent: Option<N>,
         /// Closing it saves.
         for_writing: bool,
+        /// The kernel does not tell of closing it: it was opened where nothing is saved.
+        unflushed: bool,
         /// How it is read, where not through the node.
         reader: Option<Box<dyn Reader>>,
     },
@@ -48,6 +50,17 @@ pub enum Listed<'a, N> {
 }
 
 impl<N: Node> Handle<N> {
+    /// An open file.
+    pub fn file(
+        node: N,
+        parent: Option<N>,
+        for_writing: bool,
+        reader: Option<Box<dyn Reader>>,
+    ) -> Self {
+        let unflushed = reader.is_some() && (!for_writing || node.saves_nothing());
+        Handle::File { node, parent, for_writing, unflushed, reader }
+    }
+
     /// The file or directory.
     pub fn node(&self) -> &N {
         match self {
@@ -63,13 +76,23 @@ impl<N: Node> Handle<N> {
         }
     }
 
-    /// Whether it is an open file that is not read through its node, and closing it saves nothing.
+    /// Whether it is an open file that is not read through its node, and closing it, where it was opened,
+    /// saves nothing.
     pub fn saves_nothing(&self) -> bool {
+        matches!(self, Handle::File { unflushed: true, .. })
+    }
+
+    /// What is to be saved before a write through the handle is told: the file is by now where closing it
+    /// should save it, and the kernel will not tell of that.
+    ///
+    /// # Errors
+    /// What the node answers.
+    pub fn saved_by_writes(&self) -> Outcome<Option<Arc<dyn Saving>>> {
         match self {
-            Handle::File { node, for_writing, reader: Some(_), .. } => {
-                !for_writing || node.saves_nothing()
+            Handle::File { node, unflushed: true, .. } if !node.saves_nothing() => {
+                node.saving(false)
             }
-            Handle::File { .. } | Handle::Dir { .. } => false,
+            _ => Ok(None),
         }
     }
 

@@ -373,7 +373,7 @@ impl<N: Node> Operations<N> {
             below = above;
         }
         let reader = node.reader()?;
-        let fh = self.handles.open(Handle::File { node, parent, for_writing, reader })?;
+        let fh = self.handles.open(Handle::file(node, parent, for_writing, reader))?;
         Ok((fh, refreshed))
     }
 

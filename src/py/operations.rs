@@ -280,12 +280,10 @@ impl Operations {
     ) -> PyResult<()> {
         let node = AnyNode::new(obj)?;
         let handle = match entries {
-            None => Handle::File {
-                node,
-                parent: parent.map(AnyNode::new).transpose()?,
-                for_writing,
-                reader: None,
-            },
+            None => {
+                let parent = parent.map(AnyNode::new).transpose()?;
+                Handle::file(node, parent, for_writing, None)
+            }
             Some(entries) => {
                 let listed =
                     entries.into_iter().map(|(name, o)| Ok((name.into(), AnyNode::new(&o)?)));

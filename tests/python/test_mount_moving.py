@@ -168,6 +168,22 @@ def test_scratch_is_moved_into_a_collection(
     assert contents(fresh_cluster, uuids[0]) == {"f": "text"}
 
 
+def test_what_is_written_after_leaving_scratch_is_saved_when_it_is_closed(
+    arv_mount: Callable, fresh_cluster: LocalCluster, uuids: tuple[str, str]
+) -> None:
+    options = ("--read-write", "--mount-by-id", "by_id", "--mount-tmp", "tmp")
+    path = arv_mount(*options).path
+    collection = path / "by_id" / uuids[0]
+    with open(path / "tmp" / "log", "w", buffering=1) as file:
+        file.write("made in scratch\n")
+        (path / "tmp" / "log").rename(collection / "log")
+        fresh_cluster.faults.add(service="api", method="PUT", action="delay", value=1)
+        file.write("written here\n")
+    # Closing it waits for that.
+    expected = {"f": "text", "log": "made in scratch\nwritten here\n"}
+    assert contents(fresh_cluster, uuids[0]) == expected
+
+
 def test_no_byte_is_stored_again(
     two: tuple[Path, Path], fresh_cluster: LocalCluster, uuids: tuple[str, str]
 ) -> None:

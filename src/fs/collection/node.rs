@@ -513,7 +513,10 @@ impl<H: Host> FileNode<AnyNode<H>> for CollectionNode<H> {
     }
 
     fn saves_nothing(&self) -> bool {
-        self.collection.is_scratch()
+        match self.superseded() {
+            Some(node) => node.saves_nothing(),
+            None => self.collection.is_scratch(),
+        }
     }
 
     fn flush(&self) -> Outcome<()> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Fh, Handle, Ino, Node, Operations, Outcome};
 use crate::fs::attr::Attr;
-use crate::fs::errno::Refusal;
+use crate::fs::errno::{Errno, Refusal};
 use crate::fs::flags::{Position, RenameMode};
 use crate::fs::inodes::Inodes;
 use crate::fs::node::{Acknowledge, Halt, Saving, Write, Written};
@@ -18,9 +18,9 @@ use crate::metrics;
 /// A directory in which something was changed, and what is to be saved before that is told; None where nothing is.
 pub(super) type Changed<N> = Option<(N, Arc<dyn Saving>)>;
 
-/// A write that may have to wait for room.
+/// A write that may have to wait, for room or until it is saved.
 struct PendingWrite<N: Node> {
-    node: N,
+    handle: Arc<Handle<N>>,
     at: Position,
     retries: u32,
     inodes: Arc<Inodes<N>>,
@@ -29,7 +29,7 @@ struct PendingWrite<N: Node> {
 
 impl<N: Node> PendingWrite<N> {
     fn tried(&self, data: &[u8]) -> Outcome<Written> {
-        let written = self.node.writeto(self.at, data, self.retries)?;
+        let written = self.handle.node().writeto(self.at, data, self.retries)?;
         if let Written::Bytes(written) = written {
             self.metrics.write_ops.add(1);
             self.metrics.write.add(u64::from(written));
@@ -47,12 +47,33 @@ impl<N: Node> PendingWrite<N> {
                 self.inodes.upcalls().request(&mut || outcome = self.tried(&data));
                 match outcome {
                     Ok(Written::NoRoom(buffer)) => self.wait(&buffer, data, tell),
-                    Ok(Written::Bytes(written)) => tell(Ok(written)),
-                    Err(Halt::Errno(errno)) => tell(Err(errno)),
-                    Err(halt) => tell(Err(self.inodes.upcalls().errno_of(halt))),
+                    Ok(Written::Bytes(written)) => match self.handle.saved_by_writes() {
+                        Ok(Some(saving)) => self.save(&saving, written, tell),
+                        Ok(None) => tell(Ok(written)),
+                        Err(halt) => tell(Err(self.errno_of(halt))),
+                    },
+                    Err(halt) => tell(Err(self.errno_of(halt))),
                 }
             }),
         );
+    }
+
+    /// Tells of it when it is saved.
+    fn save(self, saving: &Arc<dyn Saving>, written: u32, tell: Acknowledge) {
+        Arc::clone(saving).save_soon(Box::new(move |saved| {
+            let mut outcome: Outcome<()> = saved.map(drop).map_err(Halt::from);
+            if saved == Ok(false) {
+                self.inodes.upcalls().request(&mut || outcome = self.handle.flush(false));
+            }
+            tell(outcome.map(|()| written).map_err(|halt| self.errno_of(halt)));
+        }));
+    }
+
+    fn errno_of(&self, halt: Halt) -> Errno {
+        match halt {
+            Halt::Errno(errno) => errno,
+            halt @ Halt::Upcall(_) => self.inodes.upcalls().errno_of(halt),
+        }
     }
 }
 
@@ -90,17 +111,21 @@ impl<N: Node> Operations<N> {
     /// `EROFS`, `EBADF`, `EPERM`; what the node answers.
     pub fn write(&self, fh: Fh, at: Position, data: &[u8]) -> Outcome<Write> {
         let handle = self.writable_handle(fh)?;
-        let node = handle.node();
-        self.inodes.touch(node)?;
+        self.inodes.touch(handle.node())?;
         let write = PendingWrite {
-            node: node.clone(),
+            handle,
             at,
             retries: self.retries(),
             inodes: Arc::clone(&self.inodes),
             metrics: Arc::clone(&self.metrics),
         };
         match write.tried(data)? {
-            Written::Bytes(written) => Ok(Write::Now(written)),
+            Written::Bytes(written) => match write.handle.saved_by_writes()? {
+                None => Ok(Write::Now(written)),
+                Some(saving) => {
+                    Ok(Write::Later(Box::new(move |tell| write.save(&saving, written, tell))))
+                }
+            },
             Written::NoRoom(buffer) => {
                 let data = data.to_vec();
                 Ok(Write::Later(Box::new(move |tell| write.wait(&buffer, data, tell))))
@@ -119,7 +144,7 @@ impl<N: Node> Operations<N> {
         let parent = Some(directory);
         let opened = node.reader().and_then(|reader| {
             let node = node.clone();
-            self.handles.open(Handle::File { node, parent, for_writing: true, reader })
+            self.handles.open(Handle::file(node, parent, true, reader))
         });
         match opened {
             Ok(fh) => Ok((attr, fh)),

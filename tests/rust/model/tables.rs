@@ -196,12 +196,7 @@ fn a_cache_that_was_overridden_is_asked_first() {
 fn handles_have_numbers_that_are_not_given_twice() {
     let (mount, _) = mount(0);
     let handles = &mount.served.handles;
-    let handle = || Handle::File {
-        node: entry(&mount.root),
-        parent: None,
-        for_writing: false,
-        reader: None,
-    };
+    let handle = || Handle::file(entry(&mount.root), None, false, None);
     handles.insert(Fh(7), handle());
     assert_eq!(counts(&entry(&mount.root)).1, 0, "whoever made it counted");
     let fh = handles.open(handle()).unwrap();

@@ -222,8 +222,7 @@ impl World {
         if let Some(served) = self.served.get().and_then(Weak::upgrade) {
             let fh = Fh(u64::MAX >> 1);
             let root = table.get(Ino::ROOT.0).expect("the root");
-            let handle =
-                Handle::File { node: root, parent: None, for_writing: false, reader: None };
+            let handle = Handle::file(root, None, false, None);
             served.handles.insert(fh, handle);
             served.handles.forget(fh);
         }
