@@ -187,6 +187,11 @@ impl FileFingerprint {
         self.changed.1 != 0
     }
 
+    /// Whether nothing was written to the file since it had that fingerprint, whatever became of its name.
+    pub(super) fn has_content_of(&self, earlier: &Self) -> bool {
+        (self.size, self.inode, self.modified) == (earlier.size, earlier.inode, earlier.modified)
+    }
+
     /// When the file was changed last.
     pub(super) fn changed_at(&self) -> Option<SystemTime> {
         let since = Duration::new(self.changed.0.try_into().ok()?, self.changed.1.try_into().ok()?);

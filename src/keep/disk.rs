@@ -193,6 +193,7 @@ impl DiskCache {
                 temporary,
                 path,
                 file: Some(file),
+                spoiled: false,
             })),
             Err(error) => {
                 // It may not have come into being; anything left is removed as old by the next.
@@ -240,6 +241,8 @@ pub(super) struct PartialCacheFile {
     path: PathBuf,
     /// `None` once it has its name.
     file: Option<Flock<File>>,
+    /// Somebody else changed it.
+    spoiled: bool,
 }
 
 impl PartialCacheFile {
@@ -275,12 +278,23 @@ impl PartialCacheFile {
         self.file.as_ref().ok_or_else(|| io::Error::other("has its name already"))
     }
 
-    /// Gives it its name: all bytes were written, and are known to be the block.
+    /// Gives it its name: all bytes were written, and are known to be the block. From then on others may
+    /// change them; what they did before it was looked at must not be taken for what was written.
     pub(super) fn finish(mut self) -> Result<DiskBlock, Self> {
-        let renamed = std::fs::rename(&self.temporary, &self.path)
-            .and_then(|()| FileFingerprint::of(self.file()?));
+        let renamed = self.file().and_then(|file| {
+            let written = FileFingerprint::of(file)?;
+            std::fs::rename(&self.temporary, &self.path)?;
+            Ok((written, FileFingerprint::of(file)?))
+        });
         match (renamed, self.file.take()) {
-            (Ok(fingerprint), Some(file)) => {
+            (Ok((written, fingerprint)), Some(file)) if !fingerprint.has_content_of(&written) => {
+                // Nobody may read it, here or later.
+                remove(&file, &self.path, &fingerprint);
+                self.file = Some(file);
+                self.spoiled = true;
+                Err(self)
+            }
+            (Ok((_, fingerprint)), Some(file)) => {
                 let verified = self.disk.verified.clone();
                 verified.note(self.md5, &fingerprint);
                 Ok(DiskBlock::new(self.md5, file, fingerprint, verified))
@@ -295,6 +309,9 @@ impl PartialCacheFile {
 
     /// What was written, read back: there, the file is of no more use.
     pub(super) fn into_memory(self) -> io::Result<Vec<u8>> {
+        if self.spoiled {
+            return Err(io::Error::other("its cache file was changed by somebody else"));
+        }
         let mut data = Vec::new();
         data.try_reserve_exact(self.size).map_err(io::Error::other)?;
         data.resize(self.written, 0);
@@ -340,6 +357,43 @@ pub(super) fn remove(file: &Flock<File>, path: &Path, fingerprint: &FileFingerpr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_changed_as_it_gets_its_name_is_not_believed() {
+        const LEN: usize = 4096;
+        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tmp");
+        let dir = target.join(format!("changed{}", std::process::id()));
+        let disk = Arc::new(DiskCache::new(&dir, 1 << 30, Arc::default(), Arc::default()));
+        disk.measure(10);
+        let right = vec![1; LEN];
+        let (md5, done) = (Md5::of(&right), AtomicBool::new(false));
+        let path = disk.path(md5);
+        let (mut changed, mut read, mut wrong) = (0, 0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    if let Ok(file) = OpenOptions::new().write(true).open(&path) {
+                        let _ = file.write_all_at(&[2], LEN as u64 / 2);
+                        let _ = std::fs::remove_file(&path);
+                    }
+                }
+            });
+            for _ in 0..3000 {
+                let Some(block) = disk.store(md5, &right, &|| None) else {
+                    changed += 1;
+                    continue;
+                };
+                let mut bytes = vec![0; LEN];
+                if crate::keep::Block::file(Arc::new(block)).read_into(0, &mut bytes).is_ok() {
+                    read += 1;
+                    wrong += usize::from(bytes != right);
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        std::fs::remove_dir_all(&dir).expect("ours");
+        assert_eq!(wrong, 0, "of {read}; {changed} were seen to be changed");
+    }
 
     #[test]
     fn a_disk_too_slow_to_wait_for_gives_back_what_it_has() {

@@ -139,11 +139,10 @@ fn ten_thousand_reads_under_faults_have_no_wrong_byte() {
                 })
             })
             .collect();
-        for reader in readers {
-            reader.join().expect("no wrong byte");
-        }
+        let ended: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
         done.store(true, Relaxed);
         spoiler.join().expect("it only spoils");
+        ended.into_iter().for_each(|ended| ended.expect("no wrong byte"));
     });
     client.shutdown();
     until("no file is left half written", || dir.unfinished() == 0);
