@@ -12,15 +12,19 @@
 //!
 //! - [`session`] serves an `Operations` object, or any other written against llfuse.
 //! - [`operations`] decides which requests Python is called for.
+//! - [`events`] tells Python what happened to entries of a mount.
 //! - [`inodes`]: the inode table and cache.
 //! - [`nodes`]: what is an inode entry, and what the core answers for it.
-//! - [`keep`], [`manifest`], [`metrics`]: blocks, manifests and the registry of metrics in Python's hands.
+//! - [`api`], [`keep`], [`manifest`], [`metrics`]: requests to the API, blocks, manifests and the registry of
+//!   metrics in Python's hands.
 //! - [`exceptions`]: errnos of exceptions, and what the log says of them. [`request`]: how a request enters
 //!   Python.
 //! - [`llfuse`]: the API, which knows nothing of Arvados. [`overrides`]: what a program overrides.
 //! - [`clock`], [`gil`], [`modules`].
 
+pub mod api;
 pub mod clock;
+pub mod events;
 pub mod exceptions;
 pub mod gil;
 pub mod inodes;
@@ -44,6 +48,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add("HAS_FAULT_INJECTION", cfg!(feature = "fault-injection"))?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     llfuse::register(m)?;
+    m.add_class::<api::ApiTransport>()?;
     m.add_class::<keep::KeepReader>()?;
     manifest::register(m)?;
     metrics::register(m)?;
@@ -51,5 +56,6 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     inodes::register(m)?;
     operations::register(m)?;
     exceptions::register(m)?;
+    m.add_class::<events::EventBus>()?;
     session::register(m)
 }

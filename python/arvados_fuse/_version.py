@@ -2,11 +2,9 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""The version of the installed distribution."""
+"""The installed version, as the wheel has it."""
 
-from importlib.metadata import PackageNotFoundError, version
+from llfuse import _core
 
-try:
-    __version__ = version("arvados_fuse")
-except PackageNotFoundError:  # a source tree that was never installed
-    __version__ = "0+unknown"
+# Cargo's spelling of it; asked of the wheel's metadata, it would take some milliseconds.
+__version__ = _core.__version__.replace("-post.", ".post")

@@ -14,20 +14,21 @@ is ENOENT, everything else is passed on and becomes EIO.
 import errno
 import re
 import sys
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 import arvados
 import arvados.errors
-import httplib2
 import llfuse
 from googleapiclient import errors as apiclient_errors
+from httplib2.error import HttpLib2Error
 
 from .lazy_imports import is_loaded
 from .reports import report
 
 
-class ServerError(httplib2.HttpLib2Error):
+class ServerError(HttpLib2Error):
     """A server that cannot be reached, or an answer that is none. The message names the server and
     what came."""
 
@@ -129,7 +130,7 @@ def kind_of(error: BaseException) -> str | None:
 def api_host(error: Any = None) -> str:
     """Return host and port of the API: the one that `error` came from, if it tells."""
     uri = getattr(error, "uri", None)
-    authority = httplib2.parse_uri(uri)[1] if isinstance(uri, str) else None
+    authority = urllib.parse.urlsplit(uri).netloc if isinstance(uri, str) else None
     return authority or arvados.config.get("ARVADOS_API_HOST") or "?"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import arvados.commands._util as arv_cmd
 
 from ._version import __version__
-from .api_client import DEFAULT_TIMEOUT
+from .api_requests import DEFAULT_TIMEOUT
 
 
 def _at_least(least: int, parse: Callable[[str], Any] = int) -> Callable[[str], Any]:

@@ -26,7 +26,7 @@ from llfuse import _core
 from llfuse._core import done_natively, final_when_fresh
 
 from . import listing, sdk_hooks
-from .api_client import MountClient
+from .api_requests import is_ours
 from .apierrors import is_not_found
 from .collection_base import RECORD_FILE, CollectionDirectoryBase
 from .directory import Directory
@@ -356,7 +356,7 @@ class CollectionDirectory(CollectionDirectoryBase):
     def _loaded_together(self, make: bool) -> SiblingRecords | None:
         """Return what is loaded of the listing that this is in; None where nothing is loaded together."""
         is_new = self._loaded_collection() is None and not _core.shows_tree(self)
-        if not (is_new and self._named_by_uuid() and isinstance(self.api, MountClient)):
+        if not (is_new and self._named_by_uuid() and is_ours(self.api)):
             return None
         if self.parent_inode not in self.inodes:
             return None

@@ -42,7 +42,8 @@ from arvados_fuse import (
     unsaved,
 )
 from arvados_fuse._version import __version__
-from arvados_fuse.api_client import DEFAULT_TIMEOUT, make_client
+from arvados_fuse.api_client import make_client
+from arvados_fuse.api_requests import DEFAULT_TIMEOUT
 from arvados_fuse.apierrors import explain, is_not_found
 from arvados_fuse.arguments import ArgumentParser
 from arvados_fuse.block_cache import BlockCache

@@ -17,11 +17,15 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import arvados.config
 import arvados.events
+import arvados.util
+from llfuse import _core
 
 from . import listing
 from .apierrors import ServerError, explain
 from .fresh import convertTime
+from .native_client import NativeClient
 from .reports import report
 
 #: Shortest and longest pause before connecting again, in seconds.
@@ -34,6 +38,7 @@ _live: dict[int, int] = {}
 _numbers = itertools.count(1)
 
 _SDK_CLIENTS = (arvados.events.EventClient, arvados.events.PollClient)
+_SDK_SUBSCRIBE = arvados.events.subscribe
 _subscribing = threading.Lock()
 
 
@@ -119,12 +124,8 @@ class EventClient(arvados.events.EventClient):
                 self._client.close()
 
     def _pass_on(self, text: Any) -> None:
-        try:
-            event = json.loads(text)
-        except (ValueError, RecursionError):
-            event = text
-        if not isinstance(event, dict):
-            report(f"event bus at {self._place()}: a message that is no event was skipped", "warn")
+        event = _event_in(text, self._place())
+        if event is None:
             return
         number = event.get("id")
         if isinstance(number, int) and not isinstance(number, bool):
@@ -139,6 +140,53 @@ class EventClient(arvados.events.EventClient):
     def _place(self) -> str:
         # Behind the question mark is the token.
         return self.url.partition("?")[0]
+
+
+class CoreEventClient:
+    """Follows the event bus as `EventClient` does, in a thread of the core.
+
+    Where `inodes` is given, the callback hears of events that are about what is in it, and of no other:
+    those do not take the GIL.
+    """
+
+    def __init__(self, api: Any, filters: Any, on_event: Any, inodes: Any) -> None:
+        endpoint = api._rootDesc.get("websocketUrl")
+        if not endpoint:
+            raise ServerError("the cluster has no event bus")
+        self._place = endpoint
+        self._on_event = on_event
+        self._bus: Any = _core.EventBus(
+            f"{endpoint}?api_token={api.api_token}",
+            self,
+            filters=json.dumps(filters),
+            insecure=api.insecure,
+            ca_file=arvados.util.ca_certs_path(),
+            inodes=inodes,
+        )
+
+    def subscribed(self, after_gap: bool) -> None:
+        """A subscription begins."""
+        _live[id(self)] = next(_numbers)
+        event: dict[str, Any] = {"status": 200}
+        if after_gap:
+            event["after_gap"] = True
+        self._on_event(event)
+
+    def ended(self) -> None:
+        """It ended."""
+        _live.pop(id(self), None)
+
+    def told(self, text: str) -> None:
+        """A message came."""
+        event = _event_in(text, self._place)
+        if event is not None:
+            self._on_event(event)
+
+    def close(self, code: int = 1000, reason: str = "", timeout: float = 0) -> None:
+        """End the subscription; arguments as of the SDK's."""
+        bus, self._bus = self._bus, None
+        if bus is not None:
+            bus.close()
 
 
 class PollClient(arvados.events.PollClient):
@@ -212,6 +260,37 @@ class PollClient(arvados.events.PollClient):
                 behind = ["id", ">", str(last)]
             newest = max(newest, last)
         return ["id", ">", str(newest)] if newest else after
+
+
+def subscribe(api: Any, filters: list, on_event: Any, inodes: Any = None) -> Any:
+    """Have `on_event` called for each event that passes filters; return what that is closed by.
+
+    Where `inodes` is given, it may be left uncalled for events about nothing that is in it. It is the core
+    that listens in `arv-mount`, unless a program put something in the place of `arvados.events.subscribe`.
+    """
+    if arvados.events.subscribe is not _SDK_SUBSCRIBE or not isinstance(api, NativeClient):
+        with lasting_clients():
+            return arvados.events.subscribe(api, filters, on_event)
+    if not arvados.config.flag_is_true("ARVADOS_DISABLE_WEBSOCKETS"):
+        try:
+            return CoreEventClient(api, filters, on_event, inodes)
+        except (ConnectionError, ServerError) as error:
+            report(f"events are polled: event bus: {error}", "warn")
+    client = PollClient(api, filters, on_event)
+    client.start()
+    return client
+
+
+def _event_in(text: Any, place: str) -> dict | None:
+    """Return the event that a message is; None, and a line in the log, where it is none."""
+    try:
+        event = json.loads(text)
+    except (ValueError, RecursionError):
+        event = None
+    if isinstance(event, dict):
+        return event
+    report(f"event bus at {place}: a message that is no event was skipped", "warn")
+    return None
 
 
 def _reason(error: Exception) -> str:

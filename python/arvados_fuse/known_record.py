@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from llfuse import _core
 
 from . import event_clients, listing
-from .api_client import IF_HASH, MountClient
+from .api_requests import IF_HASH, is_ours
 from .apierrors import explain, http_status
 from .event_clients import Change
 from .fresh import convertTime
@@ -190,7 +190,7 @@ class KnownRecord:
     def _send(self, body: dict, whole: Callable[[], str]) -> Saved | None:
         try:
             update = self._api.collections().update(uuid=self.uuid, body=body)
-            if self.hash and isinstance(self._api, MountClient):
+            if self.hash and is_ours(self._api):
                 # Made twice, an update that moves files would move others.
                 update.headers[IF_HASH] = self.hash
             record = update.execute(num_retries=self._num_retries)

@@ -15,10 +15,11 @@ module that is half loaded, and in all versions one that failed is seen without 
 """
 
 import contextlib
+import importlib
 import sys
 import threading
 import types
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from typing import Any
@@ -27,6 +28,16 @@ from .source_lines import not_kept
 
 #: With what each takes. Python's own modules (inspect: 0.6 MiB) are left, for anything to use at any time.
 DEFERRED = (
+    # The SDK's API client, which is built from the discovery document, and what it asks by. arv-mount has
+    # a client of its own (native_client.py).
+    "googleapiclient.channel",
+    "googleapiclient.discovery",
+    "googleapiclient.http",
+    "googleapiclient.mimeparse",
+    "googleapiclient.model",
+    "googleapiclient.sample_tools",
+    "googleapiclient.schema",
+    "httplib2",
     # Reads the challenges of answers with status 401, by pyparsing and, through that, unittest: 4 MiB.
     "httplib2.auth",
     # Credentials for services of Google, by cryptography, which has an OpenSSL of its own: 10 MiB.
@@ -37,13 +48,32 @@ DEFERRED = (
     # libcurl, with an OpenSSL of its own, for Keep by way of the SDK: 6 MiB. A mount that may write has it
     # loaded at the start (command.py), others read without it.
     "pycurl",
-    # Events, which a mount in a container does not listen to: 1 MiB.
+    # Events, which the core listens to: 1 MiB.
+    "websockets",
+    "websockets.exceptions",
     "websockets.sync.client",
 )
 
-#: What the import system sets before a module is loaded, and looks at where the module is imported again.
+#: What the SDK names of them as it is imported, and what it puts in its place, without using any of it. A
+#: stand-in does for that; what is put there is so again once the module is loaded. A function here finds
+#: out what there is to be named.
+NAMED: dict[str, dict[str, Callable[[], Any] | None]] = {
+    "googleapiclient.discovery": {"Resource": None, "_cast": None},
+    "googleapiclient.http": {"_retry_request": None},
+    "httplib2": {
+        "CA_CERTS": lambda: importlib.import_module("httplib2.certs").where(),
+        "Http": None,
+        "SSLHandshakeError": None,
+    },
+}
+
+#: What the import system sets before a module is loaded, and looks at where the module, or one below it, is
+#: imported again.
 _KNOWN = frozenset(
-    ("__cached__", "__class__", "__file__", "__loader__", "__name__", "__package__", "__spec__")
+    (
+        *("__cached__", "__class__", "__file__", "__loader__", "__name__", "__package__"),
+        *("__path__", "__spec__"),
+    )
 )
 
 
@@ -71,6 +101,11 @@ def is_loaded(name: str) -> bool:
     """Tell whether a module was imported, and loaded."""
     module = sys.modules.get(name)
     return module is not None and type(module) is not _LazyModule
+
+
+def is_waiting(name: str) -> bool:
+    """Tell whether a module was imported, and will be loaded when it is used."""
+    return type(sys.modules.get(name)) is _LazyModule
 
 
 def load(name: str) -> None:
@@ -103,13 +138,14 @@ class _Finder(MetaPathFinder):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = _LazyLoader(spec.loader)
+            spec.loader = _LazyLoader(spec.loader, self._names)
         return spec
 
 
 class _LazyLoader(Loader):
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, names: Collection[str]) -> None:
         self._loader = loader
+        self._names = names
 
     def create_module(self, spec: ModuleSpec) -> types.ModuleType | None:
         return self._loader.create_module(spec)
@@ -118,29 +154,92 @@ class _LazyLoader(Loader):
         spec = module.__spec__
         assert spec is not None
         spec.loader = module.__loader__ = self._loader
-        spec.loader_state = _Loading()
+        spec.loader_state = _Loading(self._names, NAMED.get(module.__name__, {}))
         module.__class__ = _LazyModule
 
 
 class _Loading:
     """Where the loading of a module is."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Collection[str], named: dict[str, Callable[[], Any] | None]) -> None:
+        #: The modules that are loaded when they are used, where this one imports them.
+        self.names = names
         # The thread that loads it is asked again by what the module itself imports.
         self.lock = threading.RLock()
         self.has_begun = False
+        self.named = named
+        #: What stands for what is named, and what was put in its place.
+        self.stand_ins: dict[str, _StandIn] = {}
+        self.put: dict[str, Any] = {}
+
+    def get(self, module: types.ModuleType, name: str) -> Any:
+        """Return what stands for a name."""
+        if name in self.put:
+            return self.put[name]
+        find = self.named[name]
+        if find is not None:
+            return find()
+        return self.stand_ins.setdefault(name, _StandIn(module, name))
+
+    def settle(self, module: types.ModuleType) -> None:
+        """The module is loaded: what was put there before is there."""
+        contents = types.ModuleType.__getattribute__(module, "__dict__")
+        for name, stand_in in self.stand_ins.items():
+            stand_in.__dict__["original"] = contents[name]
+        contents.update(self.put)
+
+
+class _StandIn:
+    """Stands for what a module that is not loaded has under a name."""
+
+    def __init__(self, module: types.ModuleType, name: str) -> None:
+        self.__dict__.update(module=module, name=name)
+
+    def _original(self) -> Any:
+        if "original" not in self.__dict__:
+            _load(self.__dict__["module"])
+        return self.__dict__["original"]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._original()(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._original(), name)
+
+
+def _is_below(module: types.ModuleType, name: str, value: Any) -> bool:
+    """Tell whether a value is the module of that name in a package."""
+    found = sys.modules.get(f"{types.ModuleType.__getattribute__(module, '__name__')}.{name}")
+    return found is not None and found is value
 
 
 class _LazyModule(types.ModuleType):
     # Not by super(): once it is loaded, a module is no longer of this class.
 
     def __getattribute__(self, name: str) -> Any:
-        if name not in _KNOWN:
-            _load(self)
-        return types.ModuleType.__getattribute__(self, name)
+        get = types.ModuleType.__getattribute__
+        if name in _KNOWN:
+            return get(self, name)
+        loading = get(self, "__spec__").loader_state
+        if not loading.has_begun:
+            if name in loading.named:
+                return loading.get(self, name)
+            found = get(self, "__dict__").get(name)
+            if _is_below(self, name, found):
+                return found
+        _load(self)
+        return get(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _load(self)
+        loading = types.ModuleType.__getattribute__(self, "__spec__").loader_state
+        if not loading.has_begun and name in loading.named:
+            loading.put[name] = value
+            return
+        # The import system tells a package of the modules in it.
+        if not _is_below(self, name, value):
+            _load(self)
         types.ModuleType.__setattr__(self, name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -157,9 +256,10 @@ def _load(module: types.ModuleType) -> None:
             return
         loading.has_begun = True
         try:
-            with not_kept():
+            with not_kept(), loaded_when_used(loading.names):
                 spec.loader.exec_module(module)
         except BaseException:
             loading.has_begun = False
             raise
+        loading.settle(module)
         types.ModuleType.__setattr__(module, "__class__", types.ModuleType)

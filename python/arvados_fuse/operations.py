@@ -16,12 +16,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import arvados.events
 import llfuse
 from llfuse import _core
 
-from . import sdk_hooks
-from .event_clients import change_in, lasting_clients
+from . import event_clients, sdk_hooks
+from .event_clients import change_in
 from .handler_timing import Timed
 from .handles import FileHandles, Handle
 from .inode_cache import InodeCache
@@ -213,12 +212,14 @@ class Operations(Watched, _core.Operations, llfuse.Operations, metaclass=Watched
 
     def listen_for_events(self) -> None:
         """Subscribe to the event bus: what changes there is looked at again here."""
-        with lasting_clients():
-            self.events = arvados.events.subscribe(
-                self._api_client,
-                [["event_type", "in", list(_EVENT_TYPES)]],
-                self.on_event,
-            )
+        # Whoever handles events otherwise is told of all.
+        is_ours = type(self).on_event is Operations.on_event and "on_event" not in vars(self)
+        self.events = event_clients.subscribe(
+            self._api_client,
+            [["event_type", "in", list(_EVENT_TYPES)]],
+            self.on_event,
+            self.inodes if is_ours and type(self.inodes) is _core.Inodes else None,
+        )
 
     @on_event_time.time()
     @catch_exceptions

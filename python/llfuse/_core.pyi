@@ -352,6 +352,40 @@ class FileNode(Node):
     def writeto(self, /, off: Any, size: Any, num_retries: Any = 0) -> Any: ...
 
 @final
+class ApiTransport:
+    def __new__(
+        cls, token: str, *, insecure: bool, ca_file: str | None, time_limit: float
+    ) -> ApiTransport: ...
+    @property
+    def reached(self, /) -> bool: ...
+    def request(
+        self,
+        /,
+        method: str,
+        url: str,
+        *,
+        headers: list[tuple[str, str]],
+        num_retries: int,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        if_hash: str | None = None,
+    ) -> tuple[int, list[tuple[str, str]], bytes]: ...
+
+@final
+class EventBus:
+    def __new__(
+        cls,
+        url: str,
+        listener: Any,
+        *,
+        filters: str,
+        insecure: bool,
+        ca_file: str | None,
+        inodes: Inodes | None,
+    ) -> EventBus: ...
+    def close(self, /) -> None: ...
+
+@final
 class KeepReader:
     def __new__(
         cls,

@@ -420,6 +420,12 @@ impl<N: Node> Inodes<N> {
         self.by_uuid.lock().get(uuid).cloned().unwrap_or_default()
     }
 
+    /// Whether an entry stands for that uuid.
+    #[must_use]
+    pub fn knows_uuid(&self, uuid: &str) -> bool {
+        self.by_uuid.lock().contains_key(uuid)
+    }
+
     /// All entries that stand for some uuid.
     #[must_use]
     pub fn with_uuid(&self) -> Vec<N> {

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::proxy::Proxies;
+use crate::net::Proxies;
 
 /// The largest block that Keep stores, in bytes.
 pub const MAX_BLOCK: u64 = 64 << 20;

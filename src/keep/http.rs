@@ -19,10 +19,9 @@ use super::config::{Config, Timeouts};
 use super::error::Answer;
 use super::hashing::{Digesting, HashHandle};
 use super::progress::Progress;
-use super::proxy::Proxies;
 use super::storage::{Sink, Stored};
-use super::tls;
 use crate::metrics;
+use crate::net::{Proxies, reason, tls};
 use crate::types::Locator;
 
 /// Bytes gathered before they are handed to the hashing threads.
@@ -306,20 +305,6 @@ impl ThroughputGuard {
 fn named(proxy: &Url) -> String {
     let port = proxy.port_or_known_default().unwrap_or_default();
     format!("proxy {}:{port}: ", proxy.host_str().unwrap_or_default())
-}
-
-/// The causes of an error in one line, without the URL: it holds the block's signature.
-pub(super) fn reason(error: &reqwest::Error) -> String {
-    let mut cause = std::error::Error::source(error);
-    let mut text = String::new();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = if text.is_empty() { next } else { format!("{text}: {next}") };
-        }
-        cause = error.source();
-    }
-    if text.is_empty() { "the request failed".into() } else { text }
 }
 
 /// Where the SDK finds its authorities.

@@ -21,10 +21,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::config::Timeouts;
 use super::error::Answer;
-use super::http::{Http, ThroughputGuard, no_answer, reason};
+use super::http::{Http, ThroughputGuard, no_answer};
 use super::pieces::{Cursor, Pieces};
 use super::progress::{Flow, Meter, Progress};
 use super::tally::{Receipt, confirmed};
+use crate::net::reason;
 use crate::types::{Locator, LocatorRef, Md5};
 
 /// A locator is shorter; what else a service says is not read.

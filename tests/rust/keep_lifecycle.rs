@@ -12,8 +12,9 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use arvados_fuse::keep::{
-    Failure, KeepClient, Operation, Priority, Proxies, PutOptions, Services, StaticServices,
+    Failure, KeepClient, Operation, Priority, PutOptions, Services, StaticServices,
 };
+use arvados_fuse::net::Proxies;
 use parking_lot::Mutex;
 use support::taking::Take;
 use support::{Fault, Scratch, Server, cached, data, locator, quick, read_all, services, until};

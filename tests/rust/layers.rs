@@ -22,11 +22,32 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("fuse", &["py"]),
     ("fs", &["py", "fuse"]),
     ("collection", &["py", "fuse", "fs"]),
-    ("keep", &["py", "fuse", "fs", "collection"]),
-    ("manifest", &["py", "fuse", "fs", "collection"]),
-    ("report", &["py", "fuse", "fs", "collection", "keep", "manifest", "types"]),
-    ("types", &["py", "fuse", "fs", "collection", "keep", "manifest"]),
-    ("metrics", &["py", "fuse", "fs", "collection", "keep", "manifest", "report", "types"]),
+    ("keep", &["py", "fuse", "fs", "collection", "api", "events"]),
+    ("api", &["py", "fuse", "fs", "collection", "keep", "events", "manifest"]),
+    ("events", &["py", "fuse", "fs", "collection", "keep", "api", "manifest"]),
+    ("net", &["py", "fuse", "fs", "collection", "keep", "api", "events", "manifest", "types"]),
+    ("manifest", &["py", "fuse", "fs", "collection", "api", "events", "net"]),
+    (
+        "report",
+        &["py", "fuse", "fs", "collection", "keep", "api", "events", "net", "manifest", "types"],
+    ),
+    ("types", &["py", "fuse", "fs", "collection", "keep", "api", "events", "net", "manifest"]),
+    (
+        "metrics",
+        &[
+            "py",
+            "fuse",
+            "fs",
+            "collection",
+            "keep",
+            "api",
+            "events",
+            "net",
+            "manifest",
+            "report",
+            "types",
+        ],
+    ),
 ];
 
 /// Each library that has one layer for its user.

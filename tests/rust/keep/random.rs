@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use arvados_fuse::keep::KeepClient;
@@ -139,7 +140,7 @@ fn ten_thousand_reads_under_faults_have_no_wrong_byte() {
                 })
             })
             .collect();
-        let ended: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
+        let ended: Vec<_> = readers.into_iter().map(ScopedJoinHandle::join).collect();
         done.store(true, Relaxed);
         spoiler.join().expect("it only spoils");
         ended.into_iter().for_each(|ended| ended.expect("no wrong byte"));

@@ -12,10 +12,10 @@ use super::{File, modules, sources};
 /// The floors, the top one first. Modules of one floor do not name each other.
 const FLOORS: &[&[&str]] = &[
     &["session"],
-    &["operations"],
+    &["events", "operations"],
     &["inodes"],
     &["nodes"],
-    &["keep", "manifest", "metrics"],
+    &["api", "keep", "manifest", "metrics"],
     &["exceptions", "request"],
     &["llfuse", "overrides"],
     &["clock", "gil", "modules"],

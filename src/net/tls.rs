@@ -32,7 +32,7 @@ const SECURITY_LEVEL: i32 = 2;
 
 /// What a client speaks TLS with: trusts the certificates of that file, or OpenSSL's own.
 /// `insecure`: any certificate, with any name. The error is text for a log.
-pub(super) fn config(authorities: Option<&Path>, insecure: bool) -> Result<ClientConfig, String> {
+pub(crate) fn config(authorities: Option<&Path>, insecure: bool) -> Result<ClientConfig, String> {
     let trust = match (insecure, authorities) {
         (true, _) => Trust::Anybody,
         (false, None) => Trust::Signed(store(None).map_err(|error| in_short(&error))?),
@@ -47,7 +47,7 @@ pub(super) fn config(authorities: Option<&Path>, insecure: bool) -> Result<Clien
 
 /// For a client that speaks no TLS, which cannot be made without: trusts nobody, and neither reads
 /// certificates nor sets OpenSSL up.
-pub(super) fn without_trust() -> Result<ClientConfig, String> {
+pub(crate) fn without_trust() -> Result<ClientConfig, String> {
     judged_by(Trust::Nobody)
 }
 

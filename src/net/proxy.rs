@@ -43,7 +43,7 @@ impl Proxies {
 
     /// The proxy for a URL, if there is one, with its port and with name and password where it wants
     /// them. The error is text for a log, without passwords.
-    pub(super) fn for_url(&self, url: &Url) -> Result<Option<Url>, String> {
+    pub(crate) fn for_url(&self, url: &Url) -> Result<Option<Url>, String> {
         let host = url.host_str().unwrap_or_default();
         if self.none.as_ref().is_some_and(|list| is_listed(host, list)) {
             return Ok(None);
