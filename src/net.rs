@@ -6,12 +6,12 @@
 //! which proxy a server is reached, and how an error is told.
 
 mod proxy;
-pub(crate) mod tls;
+mod tls;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use reqwest::{Client, ClientBuilder, Proxy};
+use reqwest::{Client, ClientBuilder, Proxy, Url};
 
 pub use proxy::Proxies;
 
@@ -28,36 +28,49 @@ pub struct Access {
 
 /// Makes clients of HTTP.
 pub(crate) struct Clients {
-    access: Access,
+    insecure: bool,
+    ca_file: Option<PathBuf>,
+    proxies: Proxies,
+    /// For the servers that want TLS, from the first of these on.
     tls: OnceLock<rustls::ClientConfig>,
 }
 
 impl Clients {
-    /// Reads nothing yet.
+    /// Reads no file yet.
     pub(crate) fn new(access: Access) -> Self {
-        Clients { access, tls: OnceLock::new() }
+        let Access { insecure, ca_file, proxies } = access;
+        let proxies = proxies.unwrap_or_else(Proxies::from_env);
+        Clients { insecure, ca_file, proxies, tls: OnceLock::new() }
     }
 
-    /// A client that is still to be built. It follows no redirect and tries nothing again. The certificates are
-    /// read the first time. The error is text for a log.
-    pub(crate) fn client(&self) -> Result<ClientBuilder, String> {
-        let Access { insecure, ca_file, proxies } = &self.access;
-        let tls = if let Some(tls) = self.tls.get() {
-            tls.clone()
-        } else {
-            let read = tls::config(ca_file.as_deref(), *insecure)?;
-            self.tls.get_or_init(|| read).clone()
-        };
-        let proxies = proxies.clone().unwrap_or_else(Proxies::from_env);
+    /// The proxy for a URL, as [`Proxies::for_url`].
+    pub(crate) fn proxy_for(&self, url: &Url) -> Result<Option<Url>, String> {
+        self.proxies.for_url(url)
+    }
+
+    /// A client that is still to be built, with TLS (`secure`) or without. It follows no redirect, with which a
+    /// token would go along, and tries nothing again. The error is text for a log.
+    pub(crate) fn client(&self, secure: bool) -> Result<ClientBuilder, String> {
+        let tls = if secure { self.tls()? } else { tls::without_trust()? };
+        let proxies = self.proxies.clone();
         Ok(Client::builder()
             .user_agent(concat!("arvados_fuse/", env!("CARGO_PKG_VERSION")))
-            // A token would go along.
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .http1_only()
             .tcp_nodelay(true)
+            // One that cannot be read was told of before anything was sent, or counts as none.
             .proxy(Proxy::custom(move |url| proxies.for_url(url).ok().flatten()))
             .tls_backend_preconfigured(tls))
+    }
+
+    /// Sets OpenSSL up and reads the certificates, once.
+    fn tls(&self) -> Result<rustls::ClientConfig, String> {
+        if let Some(config) = self.tls.get() {
+            return Ok(config.clone());
+        }
+        let config = tls::config(self.ca_file.as_deref(), self.insecure)?;
+        Ok(self.tls.get_or_init(|| config).clone())
     }
 }
 

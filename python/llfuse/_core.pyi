@@ -356,8 +356,6 @@ class ApiTransport:
     def __new__(
         cls, token: str, *, insecure: bool, ca_file: str | None, time_limit: float
     ) -> ApiTransport: ...
-    @property
-    def reached(self, /) -> bool: ...
     def request(
         self,
         /,

@@ -75,7 +75,7 @@ impl Connections {
             .map_err(|error| format!("cannot wait for answers: {error}"))?;
         let client = self
             .clients
-            .client()?
+            .client(true)?
             .connect_timeout(self.connect_timeout)
             .pool_idle_timeout(IDLE)
             .dns_resolver(InThisThread)

@@ -85,7 +85,7 @@ impl EventBus {
         };
         let url: Url = https.parse().map_err(|_| wrong("the address"))?;
         let filters = serde_json::from_str(&settings.filters).map_err(|_| wrong("the filters"))?;
-        let client = Clients::new(settings.access).client()?;
+        let client = Clients::new(settings.access).client(true)?;
         let client = client.connect_timeout(CONNECT).build().map_err(|error| reason(&error))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -6,12 +6,12 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
-use reqwest::{Client, Method, Proxy, RequestBuilder, Response, Url};
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -21,7 +21,7 @@ use super::hashing::{Digesting, HashHandle};
 use super::progress::Progress;
 use super::storage::{Sink, Stored};
 use crate::metrics;
-use crate::net::{Proxies, reason, tls};
+use crate::net::{Access, Clients, reason};
 use crate::types::Locator;
 
 /// Bytes gathered before they are handed to the hashing threads.
@@ -43,11 +43,7 @@ const KEEPALIVE: Duration = Duration::from_secs(75);
 /// goes to the services that the cluster lists, and to nobody else.
 pub(super) struct Http {
     headers: HeaderMap,
-    authorities: Option<PathBuf>,
-    insecure: bool,
-    /// For the services that want TLS, from the first request to one of these on.
-    tls: OnceLock<rustls::ClientConfig>,
-    proxies: Proxies,
+    maker: Clients,
     /// One pool of connections for each time to connect, with TLS and without.
     clients: Mutex<HashMap<(Duration, bool), Client>>,
     receiving: Semaphore,
@@ -68,12 +64,14 @@ impl Http {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, token);
         headers.insert(ACCEPT, HeaderValue::from_static("application/octet-stream"));
+        let access = Access {
+            insecure: config.insecure,
+            ca_file: config.ca_file.clone().or_else(authorities_file),
+            proxies: config.proxies.clone(),
+        };
         Ok(Http {
             headers,
-            authorities: config.ca_file.clone().or_else(authorities_file),
-            insecure: config.insecure,
-            tls: OnceLock::new(),
-            proxies: config.proxies.clone().unwrap_or_else(Proxies::from_env),
+            maker: Clients::new(access),
             clients: Mutex::default(),
             receiving: Semaphore::new(RECEIVING),
             pool,
@@ -81,36 +79,19 @@ impl Http {
         })
     }
 
-    /// Sets OpenSSL up and reads the certificates, once.
-    fn tls(&self) -> Result<rustls::ClientConfig, String> {
-        if let Some(config) = self.tls.get() {
-            return Ok(config.clone());
-        }
-        let config = tls::config(self.authorities.as_deref(), self.insecure)?;
-        Ok(self.tls.get_or_init(|| config).clone())
-    }
-
     fn client(&self, connect: Duration, secure: bool) -> Result<Client, Answer> {
         let mut clients = self.clients.lock();
         if let Some(client) = clients.get(&(connect, secure)) {
             return Ok(client.clone());
         }
-        let tls = if secure { self.tls() } else { tls::without_trust() };
-        let tls = tls.map_err(Answer::Broken)?;
-        let proxies = self.proxies.clone();
-        let client = Client::builder()
+        let client = self
+            .maker
+            .client(secure)
+            .map_err(Answer::Broken)?
             .default_headers(self.headers.clone())
-            .user_agent(concat!("arvados_fuse/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .http1_only()
             .connect_timeout(connect)
-            .tcp_nodelay(true)
             .tcp_keepalive(KEEPALIVE)
             .tcp_keepalive_interval(KEEPALIVE)
-            // One that cannot be read was told of before anything was sent.
-            .proxy(Proxy::custom(move |url| proxies.for_url(url).ok().flatten()))
-            .tls_backend_preconfigured(tls)
             .build()
             .map_err(|error| Answer::Broken(reason(&error)))?;
         clients.insert((connect, secure), client.clone());
@@ -128,7 +109,7 @@ impl Http {
     ) -> Result<Request, Answer> {
         let not_a_url = |_| Answer::Broken("not a URL".into());
         let url: Url = format!("{root}{path}").parse().map_err(not_a_url)?;
-        let proxy = self.proxies.for_url(&url).map_err(Answer::Broken)?;
+        let proxy = self.maker.proxy_for(&url).map_err(Answer::Broken)?;
         let secure =
             [Some(&url), proxy.as_ref()].into_iter().flatten().any(|url| url.scheme() == "https");
         let client = self.client(limits.connect, secure)?;

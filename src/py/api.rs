@@ -46,12 +46,6 @@ impl ApiTransport {
         Ok(ApiTransport { api })
     }
 
-    /// Whether the API has answered anything yet.
-    #[getter]
-    fn reached(&self) -> bool {
-        self.api.was_reached()
-    }
-
     /// Asks, up to `num_retries` times more where that may help; returns status, headers and body. With
     /// `if_hash` the record has to have that portable data hash where the request is made once more; where
     /// it has another one the status is 412.

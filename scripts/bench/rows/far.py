@@ -4,12 +4,11 @@
 
 """A cluster that is far away: each answer comes late, and no connection carries much."""
 
-import shlex
-
 from ..mounts import Mount
 from ..results import CORE, LIMIT, OURS, PEER, Row
-from ..runner import Failed, Scene, Turn, command, timed
+from ..runner import Scene, Turn, command, timed
 from .bench import Bench
+from .reading import curl, read_large
 
 WALK = Row("find_far", "`find` over a project where the API answers after 50 ms", "s")
 WALK_ASKED = Row("find_far_requests", "requests to the API for that", "requests")
@@ -57,35 +56,19 @@ def _walk(bench: Bench) -> Scene:
 
 
 def _read(bench: Bench) -> Scene:
-    file = f"{bench.data.large.path}/{bench.data.large.files[0]}"
-
     def plan(turn: Turn) -> None:
         turn.plan(READ)
 
     def play(turn: Turn) -> None:
         if turn.name == LIMIT:
             with bench.cluster.keep.far(KEEP_DELAY, KEEP_RATE):
-                turn.measure(READ, curl)
+                turn.measure(READ, curl, bench, CURLS, "> /dev/null")
             return
         turn.contestant.forget_blocks()
         with turn.contestant.mounted(shows="large") as mount:
             bench.list_top(mount, bench.data.large.path)
             with bench.cluster.keep.far(KEEP_DELAY, KEEP_RATE):
-                turn.measure(READ, read, mount)
-
-    def read(mount: Mount) -> float:
-        done = bench.load(mount, "read", "--procs", 1, file)
-        if done["bytes"] != bench.sizes.large:
-            raise Failed(f"{done['bytes']} bytes were read, not {bench.sizes.large}")
-        return done["bytes"] / done["seconds"]
-
-    def curl() -> float:
-        urls = bench.cluster.keep.urls(bench.data.large_blocks())
-        parts = [
-            shlex.join(["curl", "-sSf", *part]) for n in range(CURLS) if (part := urls[n::CURLS])
-        ]
-        script = "".join(f"{part} > /dev/null & " for part in parts) + "wait"
-        return bench.sizes.large / timed("bash", "-c", script, timeout=bench.timeout)
+                turn.measure(READ, read_large, bench, mount, 1)
 
     everybody = (OURS, CORE, PEER, LIMIT)
     return Scene("a large file far away", (READ,), plan, play, everybody, rounds=3)

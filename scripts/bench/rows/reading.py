@@ -38,7 +38,8 @@ def scenes(bench: Bench) -> list[Scene]:
 def curl(bench: Bench, pipelines: int, to: str) -> float:
     """Fetch the large file's blocks, side by side, each piped on; return bytes a second."""
     urls = bench.cluster.keep.urls(bench.data.large_blocks())
-    parts = [shlex.join(["curl", "-sSf", *urls[n::pipelines]]) for n in range(pipelines)]
+    shares = [urls[n::pipelines] for n in range(min(pipelines, len(urls)))]
+    parts = [shlex.join(["curl", "-sSf", *share]) for share in shares]
     script = "".join(f"{part} {to} & " for part in parts) + "wait"
     return bench.sizes.large / timed("bash", "-c", script, timeout=bench.timeout)
 
@@ -58,14 +59,16 @@ def _keep(bench: Bench) -> Scene:
 # The large file
 
 
-def _read(bench: Bench, mount: Mount, streams: int) -> float:
-    done = bench.load(mount, "read", "--procs", streams, _large(bench))
+def read_large(bench: Bench, mount: Mount, streams: int) -> float:
+    """Read all of the large file in so many streams; return bytes a second."""
+    done = bench.load(mount, "read", "--procs", streams, large(bench))
     if done["bytes"] != bench.sizes.large:
         raise Failed(f"{done['bytes']} bytes were read, not {bench.sizes.large}")
     return done["bytes"] / done["seconds"]
 
 
-def _large(bench: Bench) -> str:
+def large(bench: Bench) -> str:
+    """Return where the large file is."""
     return f"{bench.data.large.path}/{bench.data.large.files[0]}"
 
 
@@ -85,7 +88,7 @@ def _cold(bench: Bench) -> Scene:
 
     def fetched(mount: Mount, streams: int) -> float:
         before = bench.cluster.keep.served()
-        rate = _read(bench, mount, streams)
+        rate = read_large(bench, mount, streams)
         # The server counts a block when it is out: allow for the last.
         deadline = time.monotonic() + 2
         while bench.cluster.keep.served() - before < bench.sizes.large:
@@ -109,7 +112,7 @@ def _cached(bench: Bench) -> Scene:
         # Whatever rows were run before: the blocks are in the cache on disk.
         with turn.contestant.mounted(shows="large") as mount:
             printed = command(
-                "md5sum", _large(bench), cwd=mount.path, timeout=bench.timeout, output=True
+                "md5sum", large(bench), cwd=mount.path, timeout=bench.timeout, output=True
             )
             if printed.split()[0] != md5:
                 raise Failed("the large file reads differently")
@@ -118,24 +121,24 @@ def _cached(bench: Bench) -> Scene:
                 bench.list_top(mount, bench.data.large.path)
                 turn.measure(DISK, cached, mount, streams, streams=streams)
         with turn.contestant.mounted(shows="large") as mount:
-            _read(bench, mount, 1)
+            read_large(bench, mount, 1)
             for streams in STREAMS:
-                turn.measure(PAGE, _read, bench, mount, streams, streams=streams)
+                turn.measure(PAGE, read_large, bench, mount, streams, streams=streams)
             for processes in PROCESSES:
                 turn.measure(RANDOM, random, mount, processes, processes=processes)
 
     def cached(mount: Mount, streams: int) -> float:
         before = bench.cluster.keep.served()
-        rate = _read(bench, mount, streams)
+        rate = read_large(bench, mount, streams)
         if bench.cluster.keep.served() != before:
             raise Failed("blocks were fetched again: they were not cached on disk")
         return rate
 
     def random(mount: Mount, processes: int) -> float:
-        bench.load(mount, "evict", _large(bench))
+        bench.load(mount, "evict", large(bench))
         mount.settle()
         words = ("random", "--procs", processes, "--count", bench.sizes.random_reads)
-        done = bench.load(mount, *words, _large(bench))
+        done = bench.load(mount, *words, large(bench))
         return done["ops"] / done["seconds"]
 
     return Scene("reading what is cached", (DISK, PAGE, RANDOM), plan, play, EVERYBODY)
