@@ -113,6 +113,9 @@ pub trait Saving: Send + Sync {
     /// # Errors
     /// Why it could not be saved.
     fn save_wait(self: Arc<Self>) -> Outcome<bool>;
+
+    /// Saves what was changed until now, if the last save did not fail: it is tried again by itself then.
+    fn save_behind(self: Arc<Self>);
 }
 
 /// What is to be saved before a change is told as made; None where nothing is to be waited for.

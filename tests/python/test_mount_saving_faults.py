@@ -178,7 +178,12 @@ def test_what_could_not_be_saved_is_tried_again_unasked(
         with open(mount.path / "f", "a") as file:
             file.write(", more")
 
+    began = time.monotonic()
     assert_eio(append)
+    fresh_cluster.record_requests()
+    time.sleep(1)
+    # Nor does the kernel's release of what could not be saved try it at once.
+    assert not updates(fresh_cluster) or time.monotonic() - began > 5
     fresh_cluster.faults.clear()
     poll("it is saved", lambda: contents(fresh_cluster, uuid) == {"f": "text, more"})
     # Where that fails, too, what is changed meanwhile waits no longer than ever.

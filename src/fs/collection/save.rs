@@ -524,6 +524,12 @@ impl<H: Host> Saving for MountedCollection<H> {
     fn save_wait(self: Arc<Self>) -> Outcome<bool> {
         self.save()
     }
+
+    fn save_behind(self: Arc<Self>) {
+        if !self.saves.progress.lock().failed {
+            MountedCollection::save_soon(&self, Box::new(|_| {}));
+        }
+    }
 }
 
 impl Replacements {

@@ -23,7 +23,7 @@ impl<N: Node> Operations<N> {
         // Where that fails, closing says so.
         match handle.and_then(|handle| handle.saving(false).ok().flatten()) {
             Some(saving) => {
-                saving.save_soon(Box::new(|_| {}));
+                saving.save_behind();
                 self.close(fh)
             }
             None => self.release(fh),
