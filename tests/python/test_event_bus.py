@@ -72,6 +72,7 @@ def test_it_tells_what_happens_until_it_is_closed(fresh_cluster: LocalCluster) -
 def test_after_a_gap_it_goes_on_where_it_was(fresh_cluster: LocalCluster) -> None:
     listener = Listener()
     bus = listen(fresh_cluster, listener)
+    poll("a subscription", lambda: listener.begun == [False])
     uuid = save_collection(fresh_cluster, "made")
     poll("the event", lambda: uuid in listener.told_of)
     fresh_cluster.faults.add(service="ws", action="status", value=503)
