@@ -141,6 +141,30 @@ def test_what_is_asked_for_in_python_takes_everything_along(in_process: tuple[Pa
         assert file.read() == "unsaved, then more"
 
 
+@pytest.mark.parametrize("name", ["dir", "dir/file"])
+def test_what_is_asked_for_by_its_number_takes_everything_along(
+    operations: Any, in_process: tuple[Path, Any], name: str
+) -> None:
+    path, directory = in_process
+    (path / "dir").mkdir()
+    file = open(path / "dir" / "file", "w+")
+    file.write("unsaved, ")
+    file.flush()
+    number = (path / name).stat().st_ino
+    assert _core.shows_tree(directory)
+    entry = operations.inodes[number]
+    assert entry.inode == number and not _core.shows_tree(directory)
+    in_it = entry["file"] if name == "dir" else entry
+    with llfuse.lock:
+        assert in_it.size() == 9 and in_it.readfrom(0, 100) == b"unsaved, "
+    file.write("then more")
+    file.close()
+    with llfuse.lock:
+        assert in_it.readfrom(0, 100) == b"unsaved, then more"
+    assert in_it.arvfile.name == "file"
+    assert (path / name).stat().st_ino == number
+
+
 def test_python_asks_while_others_write(in_process: tuple[Path, Any]) -> None:
     path, directory = in_process
     stop = threading.Event()
