@@ -32,7 +32,7 @@ _FIELDS = (
     "storage_classes_desired",
 )
 #: How many are asked for at first; by how much that grows; and to what.
-_FIRST, _GROWTH, _MOST = 8, 4, 512
+_FIRST, _GROWTH, _MOST = 12, 8, 512
 #: How many characters of manifests are asked for at a time, about, and kept at most.
 _MOST_TEXT = 16 << 20
 #: For how long a record is as good as one that is asked for now, in seconds.
