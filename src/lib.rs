@@ -8,10 +8,11 @@
 //! and [`fuse`] (the only user of fuser) sit side by side on [`fs`], which knows neither. Below are
 //! [`collection`], a collection's tree of files; [`keep`], which reads its blocks; [`api`], which asks for
 //! records; [`events`], which hears of changes; [`net`], what both have for connections; [`manifest`], the text a tree is read from; [`types`],
-//! the values that all speak of; [`report`], the log of what servers did; and [`metrics`], what is counted.
+//! the values that all speak of; [`report`], the log of what servers did; [`cluster_clock`], the time there; and [`metrics`], what is counted.
 //! `docs/architecture.md` is the map; `tests/rust/layers.rs` holds the layers to it.
 
 pub mod api;
+pub mod cluster_clock;
 pub mod collection;
 pub mod events;
 pub mod fs;

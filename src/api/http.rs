@@ -5,17 +5,20 @@
 //! A request to the API, with all its attempts.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use log::Level;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+};
 use reqwest::{Method, Url};
 use serde::Deserialize;
 
 use super::connection::{Connection, Connections};
 use super::trouble::Trouble;
 use super::wait::Wait;
+use crate::cluster_clock;
 use crate::net::Access;
 use crate::report::report;
 
@@ -145,6 +148,7 @@ impl Api {
         loop {
             attempt += 1;
             let again = attempt > 1 || closed;
+            let mut asked_pause = Duration::ZERO;
             let (reason, problem) = match self.attempt(&mut wait, request, &url, again) {
                 Ok(answer) => {
                     self.reached.store(true, Ordering::Relaxed);
@@ -152,6 +156,7 @@ impl Api {
                     if status < 500 && !TEMPORARY.contains(&status) {
                         return Ok(answer);
                     }
+                    asked_pause = retry_after(&answer);
                     (format!("answered {status} to {}", wait.what), Ok(answer))
                 }
                 Err(Trouble::Final(message)) => return Err(Failure(message)),
@@ -173,6 +178,7 @@ impl Api {
             };
             let growing = Duration::from_secs(1 << (attempt - 1).min(16));
             let pause = growing.mul_f64(0.5 + fastrand::f64() / 2.0).min(LONGEST_PAUSE);
+            let pause = pause.max(asked_pause);
             if attempt > request.num_retries || pause >= wait.left() {
                 return problem;
             }
@@ -293,6 +299,9 @@ impl Api {
         }
         let mut response = wait.until(asking.send()).await??;
         let status = response.status().as_u16();
+        if let Some(date) = response.headers().get(DATE).and_then(|date| date.to_str().ok()) {
+            cluster_clock::is_told(date);
+        }
         let headers = response.headers().iter().map(|(name, value)| {
             (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         });
@@ -310,6 +319,17 @@ impl Api {
 fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// How long a server wants to be left alone (RFC 9110, 10.2.3); no time where it does not say.
+fn retry_after(answer: &Answer) -> Duration {
+    let value = answer.headers.iter().find(|(name, _)| *name == RETRY_AFTER.as_str());
+    let value = value.map_or("", |(_, value)| value.trim());
+    let at = || {
+        let at = httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::UNIX_EPOCH);
+        Some(at.ok()?.as_secs().saturating_sub(cluster_clock::now()))
+    };
+    Duration::from_secs(value.parse().ok().or_else(at).unwrap_or(0))
 }
 
 /// Every answer of the API is an object in JSON; what is cut or written by a proxy is not.

@@ -174,6 +174,33 @@ fn what_may_be_another_answer_the_next_time_is_asked_for_again() {
 }
 
 #[test]
+fn who_says_when_is_asked_again_then() {
+    let busy = |when: &str| {
+        let head =
+            format!("HTTP/1.1 503 Busy\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n{when}\r\n");
+        Reply::Answer(head, "busy".into())
+    };
+    for (when, least) in [
+        ("Retry-After: 2", 2.0),
+        // By the server's clock.
+        ("Retry-After: Thu, 01 Jan 2026 00:00:02 GMT", 1.0),
+        ("Retry-After: Wed, 31 Dec 2025 00:00:02 GMT", 0.0),
+        ("Retry-After: soon", 0.0),
+    ] {
+        let server = Server::new(vec![busy(when), ok("{}")]);
+        let began = Instant::now();
+        assert_eq!(server.get(1).expect("an answer").status, 200);
+        let took = began.elapsed().as_secs_f64();
+        assert!(took >= least, "{when}: {took} s");
+    }
+    // A program waits for that.
+    let server = Server::new(vec![busy("Retry-After: 61"), ok("{}")]);
+    let began = Instant::now();
+    assert_eq!(server.get(1).expect("an answer").status, 503);
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_connection_that_is_closed_counts_once() {
     let server = Server::new(vec![Reply::Close, ok("{}")]);
     assert_eq!(server.get(0).expect("an answer").status, 200);

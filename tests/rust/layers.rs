@@ -15,6 +15,20 @@ use std::path::{Path, PathBuf};
 
 use paths::{Modules, Named, read};
 
+const ABOVE_THE_LOWEST: &[&str] = &[
+    "py",
+    "fuse",
+    "fs",
+    "collection",
+    "keep",
+    "api",
+    "events",
+    "net",
+    "manifest",
+    "report",
+    "types",
+];
+
 /// Each layer, and those that it may not name.
 const LAYERS: &[(&str, &[&str])] = &[
     ("lib", &[]),
@@ -32,22 +46,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["py", "fuse", "fs", "collection", "keep", "api", "events", "net", "manifest", "types"],
     ),
     ("types", &["py", "fuse", "fs", "collection", "keep", "api", "events", "net", "manifest"]),
-    (
-        "metrics",
-        &[
-            "py",
-            "fuse",
-            "fs",
-            "collection",
-            "keep",
-            "api",
-            "events",
-            "net",
-            "manifest",
-            "report",
-            "types",
-        ],
-    ),
+    ("cluster_clock", ABOVE_THE_LOWEST),
+    ("metrics", ABOVE_THE_LOWEST),
 ];
 
 /// Each library that has one layer for its user.

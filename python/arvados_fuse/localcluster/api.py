@@ -9,11 +9,12 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from typing import Any
 
 from aiohttp import web
 
-from . import query
+from . import clock, query
 from .discovery import kind_name, singular
 from .errors import APIError, invalid, not_found
 from .faults import Faults, Hangup, cut, follow, hang_up
@@ -77,6 +78,8 @@ class API:
             status = response.status
             if "X-Request-Id" in request.headers and not response.prepared:
                 response.headers["X-Request-Id"] = request.headers["X-Request-Id"]
+            if not response.prepared:
+                response.headers["Date"] = formatdate(clock.now(), usegmt=True)
             return response
         except Hangup:
             status = 0

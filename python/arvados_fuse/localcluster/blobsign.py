@@ -11,7 +11,8 @@ are seconds in hexadecimal, the key is the cluster's.
 
 import hmac
 import re
-import time
+
+from . import clock
 
 _SIGNATURE = re.compile(r"\+A([0-9a-f]{40})@([0-9a-f]{8})")
 LOCATOR = re.compile(r"([0-9a-f]{32})\+(\d+)((?:\+[A-Z][A-Za-z0-9@_-]*)*)")
@@ -44,7 +45,7 @@ class Signer:
         if not self.enabled:
             return locator
         block, size = locator.split("+")[:2]
-        expiry = f"{int(expires if expires is not None else time.time() + self.ttl):08x}"
+        expiry = f"{int(expires if expires is not None else clock.now() + self.ttl):08x}"
         return f"{block}+{size}+A{self._digest(block, token, expiry)}@{expiry}"
 
     def valid(self, locator: str, token: str) -> bool:
@@ -52,7 +53,7 @@ class Signer:
         if not self.enabled:
             return True
         signature = _SIGNATURE.search(locator)
-        if signature is None or int(signature[2], 16) < time.time():
+        if signature is None or int(signature[2], 16) < clock.now():
             return False
         expected = self._digest(locator[:32], token, signature[2])
         return hmac.compare_digest(signature[1], expected)
@@ -61,7 +62,7 @@ class Signer:
         """Return the manifest with every locator signed for `token`."""
         if not self.enabled:
             return text
-        expires = time.time() + self.ttl
+        expires = clock.now() + self.ttl
         signed: dict[str, str] = {}
 
         def sign(match: "re.Match[str]") -> str:

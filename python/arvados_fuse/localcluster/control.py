@@ -225,6 +225,11 @@ class LocalCluster:
         in Keep."""
         self.hook("reset", {})
 
+    def set_clock(self, ahead: float) -> None:
+        """Have the cluster's clock go so many seconds ahead of this machine's (or, negative, behind), until
+        it is reset."""
+        self.hook("clock", {"ahead": ahead})
+
     def start_keep(self, services: int, blob_signing: bool = True) -> None:
         """Run that many Keep services, with no blocks but those of the fixtures."""
         self.hook("keep/start", {"services": services, "blob_signing": blob_signing})

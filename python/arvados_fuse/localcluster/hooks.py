@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from . import clock
 from .errors import APIError, forbidden
 from .store import Record
 
@@ -43,6 +44,7 @@ class Hooks:
             "ws/close": lambda body: self._cluster.events.close_all(),
             "users/create": lambda body: self._cluster.service.create_user(**body),
             "load": lambda body: self._load(**body),
+            "clock": lambda body: clock.set_ahead(body["ahead"]),
             "reset": lambda body: self._reset(),
             "keep/start": lambda body: self._start_keep(**body),
             "keep/stop": lambda body: self._cluster.stop_keep(),
@@ -81,6 +83,7 @@ class Hooks:
         cluster = self._cluster
         cluster.faults.clear()
         self._record_requests(False)
+        clock.set_ahead(0)
         services = list(cluster.store.all("keep_services"))
         with cluster.store.at_once():
             cluster.store.clear()

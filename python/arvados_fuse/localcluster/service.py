@@ -8,12 +8,11 @@ import copy
 import hashlib
 import json
 import secrets
-import time
 from collections.abc import Callable
 from types import NoneType
 from typing import Any
 
-from . import query, versions
+from . import clock, query, versions
 from .blobsign import Signer, secret_of
 from .collection_rules import CollectionRules
 from .discovery import ATTRIBUTES, kind_name, singular
@@ -303,7 +302,7 @@ class Service:
         old = self.get(kind, uuid, user, trashed=True)
         self._check_writable(kind, old, user)
         now = timestamp()
-        later = timestamp(time.time() + _TRASH_LIFETIME)
+        later = timestamp(clock.now() + _TRASH_LIFETIME)
         record = dict(
             old,
             is_trashed=trashed,

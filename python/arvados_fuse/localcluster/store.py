@@ -23,6 +23,7 @@ from typing import Any
 
 import ciso8601
 
+from . import clock
 from .errors import invalid
 
 Record = dict[str, Any]
@@ -43,7 +44,7 @@ _ALPHABET = string.digits + string.ascii_lowercase
 
 def timestamp(when: float | None = None) -> str:
     """Return a time (now by default) as the API writes it: UTC, nine digits of fraction."""
-    when = time.time() if when is None else when
+    when = clock.now() if when is None else when
     whole = int(when)
     fraction = int((when - whole) * 1e6)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{fraction:06d}000Z"

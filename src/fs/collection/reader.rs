@@ -9,13 +9,13 @@
 //! that a sequential reader will want are asked for ahead, by the file's own block list.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::snapshot::Snapshot;
 use super::{CollectionNode, DraftFile, Drafted, Host, Resolved};
+use crate::cluster_clock;
 use crate::collection::draft::{BlockRef, Piece, Pieces};
 use crate::collection::{self, BlockId, BlockRange, NodeId, Tree};
 use crate::fs::any_node::AnyNode;
@@ -415,6 +415,5 @@ pub(super) fn is_own_and_ends(block: &BlockRef) -> bool {
 }
 
 fn expires_within(seconds: u64, expires_at: Option<u64>) -> bool {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
-    expires_at.is_some_and(|at| at <= now + seconds)
+    expires_at.is_some_and(|at| at <= cluster_clock::now() + seconds)
 }
