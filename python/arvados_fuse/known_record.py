@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from llfuse import _core
 
 from . import event_clients, listing
-from .api_requests import IF_HASH, is_ours
+from .api_requests import IF_HASH, is_ours, takes
 from .apierrors import explain, http_status
 from .event_clients import Change
 from .fresh import convertTime
@@ -214,9 +214,4 @@ def replaces_files(api: Any) -> bool:
     Its discovery document says so by the side: Arvados has `replace_files` since 2.4, but takes sources
     from the collection itself only since 3.0. `replace_segments` came with 3.1.
     """
-    try:
-        parameters = api._rootDesc["resources"]["collections"]["methods"]["update"]["parameters"]
-        return "replace_files" in parameters and "replace_segments" in parameters
-    except (AttributeError, KeyError, TypeError) as error:
-        _logger.debug("no parameters of collections.update in the discovery document: %s", error)
-        return False
+    return takes(api, "collections", "update", "replace_files", "replace_segments")

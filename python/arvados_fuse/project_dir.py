@@ -21,6 +21,7 @@ from googleapiclient import errors as apiclient_errors
 from llfuse._core import final_when_fresh
 
 from . import listing
+from .api_requests import takes
 from .apierrors import errno_of_refusal, explain, is_not_found
 from .collection_dir import CollectionDirectory
 from .directory import Directory
@@ -30,6 +31,8 @@ from .reports import report
 
 #: Name of the file that shows a project's record.
 RECORD_FILE = ".arvados#project"
+#: What is needed of a collection's record to list it.
+_SHOWN = ["uuid", "name", "modified_at", "current_version_uuid"]
 
 
 class ProjectDirectory(Directory):
@@ -194,7 +197,7 @@ class ProjectDirectory(Directory):
     def _fetch_contents(self) -> list[dict]:
         """Return the records of all subprojects and collections."""
 
-        def every(kind: str, filters: list, fields: listing.Fields) -> list[dict]:
+        def every(kind: str, filters: list, fields: listing.Fields, **query: Any) -> list[dict]:
             return listing.every(
                 self.api.groups().contents,
                 f"the {kind} of {self.project_uuid}",
@@ -202,6 +205,7 @@ class ProjectDirectory(Directory):
                 uuid=self.project_uuid,
                 filters=filters,
                 fields=fields,
+                **query,
             )
 
         contents = every(
@@ -220,11 +224,20 @@ class ProjectDirectory(Directory):
                 *self._filters_for("collections", qualified=True),
             ],
             {"current_version_uuid": str},
+            **self._selected(),
         )
         # Older versions of a collection are not shown.
         contents.extend(c for c in collections if c["current_version_uuid"] == c["uuid"])
         contents.sort(key=self._is_renamed)
         return contents
+
+    def _selected(self) -> dict:
+        """Return the parameter of a listing of collections that says which fields it is to have: those that
+        are needed here, where nobody else looks at the records."""
+        ours = (type(self).createDirectory, type(self).namefn) == _LOOK_AT_RECORDS
+        if ours and takes(self.api, "groups", "contents", "select"):
+            return {"select": _SHOWN}
+        return {}
 
     def _is_renamed(self, record: dict) -> bool:
         """Return whether a record is shown under another name than its own. Where several would be
@@ -400,3 +413,7 @@ class ProjectDirectory(Directory):
                 self._add_entry(new, new_name)
         elif entry is not None:
             self.inodes.del_entry(entry)
+
+
+#: What looks at listed records, unless it is overridden.
+_LOOK_AT_RECORDS = (ProjectDirectory.createDirectory, ProjectDirectory.namefn)

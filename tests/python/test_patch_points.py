@@ -4,14 +4,16 @@
 
 """What suites reach into and patch, beside what `test_dispatch.py` and the API tests have."""
 
+import contextlib
 import json
+import os
 import queue
 import resource
 import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import arvados
@@ -169,6 +171,56 @@ def test_the_api_calls_of_a_collection(fresh_cluster: LocalCluster, tmp_path: Pa
         with mounted(tmp_path / "mnt", root, api=api):
             assert (tmp_path / "mnt" / "f").exists()
     assert collections.called
+
+
+class ByTitle(arvados_fuse.ProjectDirectory):
+    """Shows collections under what their properties say."""
+
+    def namefn(self, i: dict) -> str | None:
+        return i["properties"].get("title")
+
+
+@pytest.mark.parametrize("how", ["as it is", "subclass", "patched"])
+def test_who_looks_at_listed_records_has_all_of_them(
+    fresh_cluster: LocalCluster, tmp_path: Path, how: str
+) -> None:
+    api = fresh_cluster.api()
+    group = api.groups().create(body={"name": "p", "group_class": "project"}).execute()
+    properties = {"title": "shown"}
+    save_collection(fresh_cluster, "c", owner_uuid=group["uuid"], properties=properties)
+    kind = ByTitle if how == "subclass" else arvados_fuse.ProjectDirectory
+
+    def root(operations: Any) -> Any:
+        return kind(1, operations.inodes, api, 0, False, None, group)
+
+    class Groups:
+        """The API's, and what was asked of them."""
+
+        asked: ClassVar[list[dict]] = []
+
+        def __init__(self) -> None:
+            self.contents = mock.Mock(wraps=groups().contents, side_effect=self.note)
+            self.get = groups().get
+
+        def note(self, **query: Any) -> Any:
+            self.asked.append(query)
+            return mock.DEFAULT
+
+    groups = api.groups
+    patches = contextlib.ExitStack()
+    if how == "patched":
+        named = lambda self, i: i["properties"].get("title")  # noqa: E731
+        patches.enter_context(mock.patch.object(arvados_fuse.ProjectDirectory, "namefn", named))
+    with patches, mock.patch.object(api, "groups", Groups):
+        with mounted(tmp_path / "mnt", root, api=api):
+            assert os.listdir(tmp_path / "mnt") == ["c" if how == "as it is" else "shown"]
+    of_collections = [
+        query
+        for query in Groups.asked
+        if ["uuid", "is_a", "arvados#collection"] in query["filters"]
+    ]
+    assert of_collections
+    assert all(("select" in query) == (how == "as it is") for query in of_collections)
 
 
 def test_the_configuration_of_the_cluster(cluster: LocalCluster) -> None:
