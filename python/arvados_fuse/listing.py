@@ -8,6 +8,7 @@ Every answer is checked: a page that lacks what was asked for, or that does not 
 `ServerError`. A part of a listing is never returned.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,12 @@ from .apierrors import ServerError, api_host
 _PAGE = 1000
 #: Records of one listing, at most: whatever a server sends, it ends.
 MAX_RECORDS = 1_000_000
+
+#: Parts of a long listing that are asked for side by side, at most.
+_BESIDE = 4
+#: Digits of the last part of a uuid (15 of them), in their order.
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_LENGTH = 15
 
 #: A field, and the types that its value may have.
 Fields = Mapping[str, type | tuple[type, ...]]
@@ -66,10 +73,13 @@ def pages(
     key: str = "uuid",
     fields: Fields = UUID,
     filters: list | None = None,
+    above: str | None = None,
+    up_to: str | None = None,
     **query: Any,
 ) -> Iterator[tuple[list[dict], dict]]:
     """Go through all that a list method lists, ordered by `key`: the new records of each page, and the
-    whole answer.
+    whole answer. With `above` and `up_to`, only those whose key is greater than the one, and not than the
+    other.
 
     Pages begin behind the last key before, so that a record is not missed when others come or go
     meanwhile. Raises ServerError, also for a page on which no record is new and for more than
@@ -77,10 +87,11 @@ def pages(
     """
     fields = {key: str, **fields}
     seen: set[str] = set()
-    after: list = []
+    until = [] if up_to is None else [[key, "<=", up_to]]
+    after = [] if above is None else [[key, ">", above]]
     while True:
         answer = method(
-            filters=[*after, *(filters or [])],
+            filters=[*after, *until, *(filters or [])],
             order=[f"{key} asc"],
             limit=_PAGE,
             count="none",
@@ -99,6 +110,86 @@ def pages(
         after = [[key, ">", items[-1][key]]]
 
 
-def every(method: Callable[..., Any], what: str, **query: Any) -> list[dict]:
-    """Return all records that a list method lists; arguments and errors as for `pages`."""
-    return [item for items, _ in pages(method, what, **query) for item in items]
+def every(
+    method: Callable[..., Any], what: str, *, beside: bool = False, **query: Any
+) -> list[dict]:
+    """Return all records that a list method lists; arguments and errors as for `pages`.
+
+    With `beside`, for which the key has to be `uuid` and the method to be one for several threads, a long
+    listing is asked for in parts side by side.
+    """
+    found: list[dict] = []
+    for items, _ in pages(method, what, **query):
+        found += items
+        if beside and (bounds := _bounds(items)):
+            found += _side_by_side(method, what, bounds, **query)
+            # A server may have its own idea of a part.
+            found = list({item["uuid"]: item for item in found}.values())
+            if len(found) > MAX_RECORDS:
+                raise _bad_answer(what, f"more than {MAX_RECORDS} records")
+            break
+    return found
+
+
+def _bounds(first: list[dict]) -> list[str]:
+    """Return uuids that cut what may follow the first page in parts that are about as long, the last one of
+    that page before them; none where it is no more than a page or two.
+
+    The last part of a uuid is random: how far the page has come tells how many pages there may be.
+    """
+    if len(first) < _PAGE:
+        return []
+    last = first[-1]["uuid"]
+    place = 0
+    for digit in last[-_LENGTH:]:
+        value = _DIGITS.find(digit)
+        if value < 0:
+            return []
+        place = place * len(_DIGITS) + value
+    rest = len(_DIGITS) ** _LENGTH - place
+    count = min(_BESIDE, rest // max(place, 1))
+    if count < 2:
+        return []
+    cuts = [place + rest * number // count for number in range(1, count)]
+    return [last, *(last[:-_LENGTH] + _written(cut) for cut in cuts)]
+
+
+def _written(place: int) -> str:
+    digits = ""
+    for _ in range(_LENGTH):
+        place, digit = divmod(place, len(_DIGITS))
+        digits = _DIGITS[digit] + digits
+    return digits
+
+
+def _side_by_side(
+    method: Callable[..., Any], what: str, bounds: list[str], **query: Any
+) -> list[dict]:
+    """Return the records of the parts that begin with these uuids, asked for at the same time."""
+    ends: list[str | None] = [*bounds[1:], None]
+    parts: list[list[dict]] = [[] for _ in bounds]
+    errors: list[BaseException] = []
+
+    def load(number: int) -> None:
+        above, up_to = bounds[number], ends[number]
+        try:
+            for items, _ in pages(method, what, above=above, up_to=up_to, **query):
+                parts[number] += items
+                if errors:
+                    return
+        except BaseException as error:
+            errors.append(error)
+
+    others = [
+        # What hangs is nothing that the end of the program waits for.
+        threading.Thread(target=load, args=(number,), name="listing", daemon=True)
+        for number in range(1, len(bounds))
+    ]
+    for thread in others:
+        thread.start()
+    load(0)
+    for thread in others:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [item for part in parts for item in part]

@@ -21,7 +21,7 @@ from googleapiclient import errors as apiclient_errors
 from llfuse._core import final_when_fresh
 
 from . import listing
-from .api_requests import takes
+from .api_requests import is_ours, takes
 from .apierrors import errno_of_refusal, explain, is_not_found
 from .collection_dir import CollectionDirectory
 from .directory import Directory
@@ -199,12 +199,15 @@ class ProjectDirectory(Directory):
 
         def every(kind: str, filters: list, fields: listing.Fields, **query: Any) -> list[dict]:
             return listing.every(
-                self.api.groups().contents,
+                # A client may have another connection for each thread.
+                lambda **asked: self.api.groups().contents(**asked),
                 f"the {kind} of {self.project_uuid}",
                 num_retries=self.num_retries,
                 uuid=self.project_uuid,
                 filters=filters,
                 fields=fields,
+                # Others may be for one thread.
+                beside=is_ours(self.api),
                 **query,
             )
 
