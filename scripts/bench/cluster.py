@@ -114,7 +114,8 @@ class Cluster:
     @contextlib.contextmanager
     def far(self, seconds: float) -> Iterator[None]:
         """Have the API answer that much later in the meantime."""
-        self.local.faults.add(service="api", action="delay", value=seconds)
+        if seconds:
+            self.local.faults.add(service="api", action="delay", value=seconds)
         try:
             yield
         finally:
@@ -135,9 +136,34 @@ class Cluster:
 
     def record_url(self, name: str) -> tuple[str, list[str]]:
         """Return the address of a collection's record, and what curl needs to be let in."""
+        return f"https://{self.local.api_host}/arvados/v1/collections/{name}", self._let_in()
+
+    def page_urls(self, project: str) -> tuple[list[str], list[str]]:
+        """Return the addresses of all pages of a project, as a mount asks for them one after another, and
+        what curl needs to be let in."""
+        urls: list[str] = []
+
+        def page(*filters: list) -> list[dict]:
+            asked = {
+                "filters": list(filters),
+                "order": ["uuid asc"],
+                "limit": 1000,
+                "count": "none",
+                "select": ["uuid", "name", "modified_at", "current_version_uuid"],
+            }
+            request = self._client.groups().contents(uuid=project, **asked)
+            urls.append(request.uri)
+            return request.execute()["items"]
+
+        page(["uuid", "is_a", "arvados#group"])
+        after: list[list] = []
+        while items := page(*after, ["uuid", "is_a", "arvados#collection"]):
+            after = [["uuid", ">", items[-1]["uuid"]]]
+        return urls, self._let_in()
+
+    def _let_in(self) -> list[str]:
         token, authority = self.local.token(), self.env["SSL_CERT_FILE"]
-        options = ["-H", f"Authorization: Bearer {token}", "--cacert", authority]
-        return f"https://{self.local.api_host}/arvados/v1/collections/{name}", options
+        return ["-H", f"Authorization: Bearer {token}", "--cacert", authority]
 
 
 @contextlib.contextmanager

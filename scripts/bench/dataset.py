@@ -122,6 +122,15 @@ def uuid(infix: str, number: int) -> str:
     return f"xlocl-{infix}-bench{number:010d}"
 
 
+def scattered_uuid(infix: str, number: int) -> str:
+    """Return a uuid whose last part looks as random as that of a record that a cluster made."""
+    value, digits = int(hashlib.md5(f"{number}".encode()).hexdigest(), 16), ""
+    for _ in range(15):
+        value, digit = divmod(value, 36)
+        digits += "0123456789abcdefghijklmnopqrstuvwxyz"[digit]
+    return f"xlocl-{infix}-{digits}"
+
+
 class DataSet:
     """The blocks, in a folder, and the collections."""
 
@@ -260,7 +269,7 @@ class DataSet:
         yield {"collections": [self._record(c, self.walked) for c in few]}
         for start in range(0, self.sizes.project, 1000):
             numbers = range(start, min(start + 1000, self.sizes.project))
-            collections = [Collection(uuid("4zz18", 100_000 + n), text) for n in numbers]
+            collections = [Collection(scattered_uuid("4zz18", n), text) for n in numbers]
             yield {"collections": [self._record(c, self.project) for c in collections]}
 
     def _record(self, collection: Collection, owner: str) -> dict[str, Any]:

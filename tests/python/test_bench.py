@@ -27,7 +27,7 @@ from bench.cluster import BlockServer, Cluster  # noqa: E402
 from bench.dataset import DataSet, Sizes  # noqa: E402
 from bench.mounts import CoreMount, LimitMount, Mount, is_mounted  # noqa: E402
 from bench.results import BEFORE, CORE, LIMIT, OURS, PEER, Recorder, Result, Row, cost_ratio  # noqa: E402
-from bench.rows import Bench, far, saving, writing  # noqa: E402
+from bench.rows import Bench, far, projects, saving, writing  # noqa: E402
 from bench.rows import programs as program_rows  # noqa: E402
 from bench.rows.programs import PROGRAMS, shell  # noqa: E402
 from bench.rows.programs import Program as ProgramRow  # noqa: E402
@@ -487,7 +487,9 @@ def test_rows_with_goals_are_documented_with_them(bench: Bench) -> None:
     table = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     documented = {name for cell in table for name in cell.split("`")[1::2]}
     scenes = [
-        each for theme in (far, writing, saving, program_rows) for each in theme.scenes(bench)
+        each
+        for theme in (projects, far, writing, saving, program_rows)
+        for each in theme.scenes(bench)
     ]
     assert documented == {row.name for scene in scenes for row in scene.rows}
 

@@ -2,16 +2,14 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""A cluster that is far away: each answer comes late, and no connection carries much."""
+"""A Keep that is far away: each answer comes late, and no connection carries much."""
 
 from ..mounts import Mount
 from ..results import CORE, LIMIT, OURS, PEER, Row
-from ..runner import Scene, Turn, command, timed
+from ..runner import Scene, Turn, timed
 from .bench import Bench
 from .reading import curl, read_large
 
-WALK = Row("find_far", "`find` over a project where the API answers after 50 ms", "s")
-WALK_ASKED = Row("find_far_requests", "requests to the API for that", "requests")
 READ = Row(
     "read_far",
     "sequential read, blocks from a Keep 30 ms away, 60 MB/s a connection",
@@ -21,9 +19,7 @@ READ = Row(
 FILES = Row("cat_far", "`cat` of files with a block each from there, one after another", "s")
 RANDOM = Row("random_far", "4 KiB reads of such files from there, in any order", "1/s")
 
-#: How late answers come, in seconds: the API's, and those of Keep, which sends so many bytes a second on a
-#: connection.
-API_DELAY = 0.05
+#: How late answers come, in seconds, and how many bytes a second on a connection.
 KEEP_DELAY, KEEP_RATE = 0.03, 60e6
 #: Connections of the limit.
 CURLS = 8
@@ -31,28 +27,7 @@ CURLS = 8
 
 def scenes(bench: Bench) -> list[Scene]:
     """Return the scenes of this theme."""
-    return [_walk(bench), _read(bench), _files(bench)]
-
-
-def _walk(bench: Bench) -> Scene:
-    count = bench.sizes.walked
-    top = f"by_id/{bench.data.walked}"
-
-    def plan(turn: Turn) -> None:
-        turn.plan(WALK, {"collections": count})
-        turn.plan(WALK_ASKED, {"collections": count})
-
-    def play(turn: Turn) -> None:
-        with turn.contestant.mounted() as mount:
-            command("stat", "by_id", cwd=mount.path, timeout=bench.timeout)
-            with bench.cluster.counted() as asked, bench.cluster.far(API_DELAY):
-                took = timed("find", top, cwd=mount.path, timeout=bench.timeout)
-                mount.settle()
-            bench.count(mount, top, count)
-        turn.value(WALK, took, collections=count)
-        turn.value(WALK_ASKED, float(asked.requests), collections=count)
-
-    return Scene("a walk far away", (WALK, WALK_ASKED), plan, play, (OURS, PEER), rounds=3)
+    return [_read(bench), _files(bench)]
 
 
 def _read(bench: Bench) -> Scene:

@@ -2,22 +2,21 @@
 #
 # SPDX-License-Identifier: AGPL-3.0-only
 
-"""Collections and projects that are opened: time and memory, to show how cost grows."""
+"""Collections that are opened: time and memory, to show how cost grows."""
 
 import os
 
-from ..results import LIMIT, OURS, PEER, Row
-from ..runner import Failed, Scene, Turn, command, timed
+from ..results import LIMIT, Row
+from ..runner import Scene, Turn, command, timed
 from .bench import Bench
 
 OPEN = Row("open", "opening a collection", "s", "the API's answer alone, by `curl`")
 OPEN_MEMORY = Row("open_memory", "memory that an opened collection takes", "B")
-PROJECT = Row("project", "listing a project", "s")
 
 
 def scenes(bench: Bench) -> list[Scene]:
     """Return the scenes of this theme."""
-    return [*(_opening(bench, files) for files in bench.sizes.opened), _project(bench)]
+    return [_opening(bench, files) for files in bench.sizes.opened]
 
 
 def _opening(bench: Bench, files: int) -> Scene:
@@ -49,26 +48,3 @@ def _opening(bench: Bench, files: int) -> Scene:
         return timed(*words, cwd=cwd, timeout=bench.timeout)
 
     return Scene(f"opening a collection of {files:,} files", (OPEN, OPEN_MEMORY), plan, play)
-
-
-def _project(bench: Bench) -> Scene:
-    count = bench.sizes.project
-
-    def plan(turn: Turn) -> None:
-        turn.plan(PROJECT, {"collections": count})
-
-    def play(turn: Turn) -> None:
-        with turn.contestant.mounted() as mount:
-            path = f"by_id/{bench.data.project}"
-
-            def listed() -> float:
-                took = timed("ls", path, cwd=mount.path, timeout=bench.timeout)
-                words = ("ls", path)
-                names = command(*words, cwd=mount.path, timeout=bench.timeout, output=True)
-                if len(names.split("\n")) - 1 != count:
-                    raise Failed(f"{len(names.split()) - 1} names are listed, not {count}")
-                return took
-
-            turn.measure(PROJECT, listed, collections=count)
-
-    return Scene(f"listing {count:,} collections", (PROJECT,), plan, play, (OURS, PEER))
