@@ -75,6 +75,14 @@ pub struct Request {
     pub if_hash: Option<String>,
 }
 
+impl Request {
+    /// Its id, for a line of a log: the servers' logs have it, too.
+    fn id_told(&self) -> String {
+        let id = self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-request-id"));
+        id.map_or_else(String::new, |(_, id)| format!(" ({id})"))
+    }
+}
+
 /// What came.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -142,7 +150,7 @@ impl Api {
             .parse()
             .map_err(|error| Failure(format!("{}: not a URL: {error}", request.url)))?;
         let sent = request.body.as_ref().map_or(0, |(body, _)| body.len() as u64);
-        let what = format!("{} {}", request.method, url.path());
+        let what = format!("{} {}{}", request.method, url.path(), request.id_told());
         let mut wait = Wait::new(what, authority(&url), self.time_limit, sent);
         let (mut attempt, mut closed) = (0, false);
         loop {

@@ -22,7 +22,7 @@ const LONGEST: u64 = 1 << 30;
 
 /// A request that is under way.
 pub(super) struct Wait {
-    /// Method and path: what the log calls it.
+    /// Method, path and id: what the log calls it.
     pub what: String,
     /// Host and port.
     pub server: String,
@@ -61,7 +61,8 @@ impl Wait {
             let left = self.left();
             if left.is_zero() {
                 let limit = self.limit.as_secs_f64();
-                return Err(Trouble::unreachable(format!("no answer within {limit} s")));
+                let what = &self.what;
+                return Err(Trouble::unreachable(format!("no answer within {limit} s to {what}")));
             }
             if let Ok(done) = timeout(left.min(TELL_AFTER), &mut what).await {
                 return Ok(done);

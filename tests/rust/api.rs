@@ -287,10 +287,13 @@ fn all_attempts_share_a_time() {
     let time_limit = Duration::from_millis(300);
     let api = api(Config { time_limit, ..Config::default() });
     let began = Instant::now();
-    let Failure(why) = api.ask(&server.request("GET", 9)).expect_err("silence");
+    let mut request = server.request("GET", 9);
+    request.headers.push(("X-Request-Id".into(), "req-1".into()));
+    let Failure(why) = api.ask(&request).expect_err("silence");
+    let (host, what) = (server.host(), "GET /arvados/v1/collections/x (req-1)");
     assert_eq!(
         why,
-        format!("the API at {} cannot be reached: no answer within 0.3 s", server.host())
+        format!("the API at {host} cannot be reached: no answer within 0.3 s to {what}")
     );
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
