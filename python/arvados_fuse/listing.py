@@ -8,9 +8,10 @@ Every answer is checked: a page that lacks what was asked for, or that does not 
 `ServerError`. A part of a listing is never returned.
 """
 
+import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from .apierrors import ServerError, api_host
 
@@ -25,6 +26,7 @@ _BESIDE = 4
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _LENGTH = 15
 
+T = TypeVar("T")
 #: A field, and the types that its value may have.
 Fields = Mapping[str, type | tuple[type, ...]]
 
@@ -167,29 +169,51 @@ def _side_by_side(
 ) -> list[dict]:
     """Return the records of the parts that begin with these uuids, asked for at the same time."""
     ends: list[str | None] = [*bounds[1:], None]
-    parts: list[list[dict]] = [[] for _ in bounds]
-    errors: list[BaseException] = []
+    failed = False
 
-    def load(number: int) -> None:
+    def load(number: int) -> list[dict]:
+        nonlocal failed
         above, up_to = bounds[number], ends[number]
+        found: list[dict] = []
         try:
             for items, _ in pages(method, what, above=above, up_to=up_to, **query):
-                parts[number] += items
-                if errors:
-                    return
+                found += items
+                if failed:
+                    break
+        except BaseException:
+            failed = True
+            raise
+        return found
+
+    parts = together([functools.partial(load, number) for number in range(len(bounds))])
+    return [item for part in parts for item in part]
+
+
+def together(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """Make calls at the same time, in threads; return what they return, once all have ended.
+
+    Raises what the first of those raised that failed.
+    """
+    results: list[Any] = [None] * len(calls)
+    errors: list[BaseException | None] = [None] * len(calls)
+
+    def make(number: int) -> None:
+        try:
+            results[number] = calls[number]()
         except BaseException as error:
-            errors.append(error)
+            errors[number] = error
 
     others = [
         # What hangs is nothing that the end of the program waits for.
-        threading.Thread(target=load, args=(number,), name="listing", daemon=True)
-        for number in range(1, len(bounds))
+        threading.Thread(target=make, args=(number,), name="listing", daemon=True)
+        for number in range(1, len(calls))
     ]
     for thread in others:
         thread.start()
-    load(0)
+    make(0)
     for thread in others:
         thread.join()
-    if errors:
-        raise errors[0]
-    return [item for part in parts for item in part]
+    for error in errors:
+        if error is not None:
+            raise error
+    return results

@@ -170,8 +170,7 @@ class ProjectDirectory(Directory):
                 return None
             try:
                 with llfuse.lock_released:
-                    self._fetch_project()
-                    contents = self._fetch_contents()
+                    contents = self._fetch()
             except apiclient_errors.Error as error:
                 if not is_not_found(error):
                     raise
@@ -183,7 +182,16 @@ class ProjectDirectory(Directory):
         finally:
             self._updating_lock.release()
 
-    def _fetch_project(self) -> None:
+    def _fetch(self) -> list[dict]:
+        """Have the project's own record renewed; return the records of all that is in it."""
+        calls = (self._fetch_project, self._fetch_projects, self._fetch_collections)
+        # Other clients may be for one thread.
+        asked = listing.together(calls) if is_ours(self.api) else [call() for call in calls]
+        contents = [*asked[1], *asked[2]]
+        contents.sort(key=self._is_renamed)
+        return contents
+
+    def _fetch_project(self) -> list[dict]:
         for pattern, resource in (
             (group_uuid_pattern, self.api.groups),
             (user_uuid_pattern, self.api.users),
@@ -193,25 +201,23 @@ class ProjectDirectory(Directory):
                     resource().get(uuid=self.project_uuid).execute(num_retries=self.num_retries),
                     self.project_uuid,
                 )
+        return [self.project_object]
 
-    def _fetch_contents(self) -> list[dict]:
-        """Return the records of all subprojects and collections."""
+    def _every(self, kind: str, filters: list, fields: listing.Fields, **query: Any) -> list[dict]:
+        return listing.every(
+            # A client may have another connection for each thread.
+            lambda **asked: self.api.groups().contents(**asked),
+            f"the {kind} of {self.project_uuid}",
+            num_retries=self.num_retries,
+            uuid=self.project_uuid,
+            filters=filters,
+            fields=fields,
+            beside=is_ours(self.api),
+            **query,
+        )
 
-        def every(kind: str, filters: list, fields: listing.Fields, **query: Any) -> list[dict]:
-            return listing.every(
-                # A client may have another connection for each thread.
-                lambda **asked: self.api.groups().contents(**asked),
-                f"the {kind} of {self.project_uuid}",
-                num_retries=self.num_retries,
-                uuid=self.project_uuid,
-                filters=filters,
-                fields=fields,
-                # Others may be for one thread.
-                beside=is_ours(self.api),
-                **query,
-            )
-
-        contents = every(
+    def _fetch_projects(self) -> list[dict]:
+        return self._every(
             "projects",
             [
                 ["uuid", "is_a", "arvados#group"],
@@ -220,7 +226,9 @@ class ProjectDirectory(Directory):
             ],
             listing.UUID,
         )
-        collections = every(
+
+    def _fetch_collections(self) -> list[dict]:
+        collections = self._every(
             "collections",
             [
                 ["uuid", "is_a", "arvados#collection"],
@@ -230,9 +238,7 @@ class ProjectDirectory(Directory):
             **self._selected(),
         )
         # Older versions of a collection are not shown.
-        contents.extend(c for c in collections if c["current_version_uuid"] == c["uuid"])
-        contents.sort(key=self._is_renamed)
-        return contents
+        return [c for c in collections if c["current_version_uuid"] == c["uuid"]]
 
     def _selected(self) -> dict:
         """Return the parameter of a listing of collections that says which fields it is to have: those that

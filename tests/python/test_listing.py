@@ -4,6 +4,7 @@
 
 """Listings of several pages: in what order they are asked for, and that they are complete."""
 
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 from arvados_fuse import listing
 from arvados_fuse.apierrors import ServerError
 from arvados_fuse.localcluster import LocalCluster
-from conftest import save_collection
+from conftest import poll, save_collection
 
 LETTERS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -131,3 +132,23 @@ def test_a_project_is_listed_as_a_whole(
     asked = [r for r in fresh_cluster.requests() if r["path"].endswith("/contents")]
     # One page in a row would be 8.
     assert len(asked) > 8, asked
+
+
+def test_a_project_and_what_is_in_it_are_asked_for_at_once(
+    arv_mount: Callable, fresh_cluster: LocalCluster
+) -> None:
+    body = {"name": "p", "group_class": "project"}
+    project = fresh_cluster.api().groups().create(body=body).execute()["uuid"]
+    save_collection(fresh_cluster, "c", owner_uuid=project)
+    mount = arv_mount("--project", project, "--disable-event-listening")
+    found: list[str] = []
+    looking = threading.Thread(target=lambda: found.extend(os.listdir(mount.path)))
+    fresh_cluster.faults.add(service="api", path="/groups/", action="stall")
+    looking.start()
+    try:
+        # Its record, the projects in it, and the collections.
+        poll("all are asked for", lambda: fresh_cluster.faults.stalled() == 3)
+    finally:
+        fresh_cluster.faults.clear()
+        looking.join(60)
+    assert found == ["c"]
