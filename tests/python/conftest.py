@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,13 +139,35 @@ def make_repository(path: Path) -> None:
     run(*git, "commit", "-qm", "all", cwd=path)
 
 
-def save_collection(cluster: LocalCluster, name: str, text: str = "text", **more: object) -> str:
-    """Save a collection with one file, `f`; return its uuid."""
-    collection = arvados.collection.Collection(api_client=cluster.api())
+def errno_of(do: Callable[[], object]) -> int:
+    """Return the errno of what that raises; 0 where it raises no OSError."""
+    try:
+        do()
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def save_by(api: Any, name: str, text: str = "text", **more: object) -> str:
+    """Save a collection with one file, `f`, by an API client; return its uuid."""
+    collection = arvados.collection.Collection(api_client=api)
     with collection.open("f", "w") as file:
         file.write(text)
     collection.save_new(name, **more)
     return collection.manifest_locator()
+
+
+def save_collection(cluster: LocalCluster, name: str, text: str = "text", **more: object) -> str:
+    """Save a collection with one file, `f`; return its uuid."""
+    return save_by(cluster.api(), name, text, **more)
+
+
+def change_by(api: Any, uuid: str, text: str) -> None:
+    """Write to `f` of a collection, by an API client."""
+    collection = arvados.collection.Collection(uuid, api_client=api)
+    with collection.open("f", "w") as file:
+        file.write(text)
+    collection.save()
 
 
 class Mounted:

@@ -22,18 +22,10 @@ import arvados.events
 import arvados.util
 import pytest
 from arvados_fuse.localcluster import LocalCluster
-from conftest import poll
+from conftest import poll, save_by
 from googleapiclient.errors import HttpError
 
 BIN = Path(sys.executable).parent
-
-
-def save(api: Any, name: str, text: str = "text", **options: Any) -> str:
-    collection = arvados.collection.Collection(api_client=api)
-    with collection.open("f", "w") as file:
-        file.write(text)
-    collection.save_new(name, **options)
-    return collection.manifest_locator()
 
 
 def status_of(request: Any) -> int:
@@ -59,7 +51,7 @@ def test_arv_put_arv_ls_arv_get(fresh_cluster: LocalCluster, tmp_path: Path) -> 
 
 def test_collections(fresh_cluster: LocalCluster) -> None:
     api = fresh_cluster.api()
-    uuid = save(api, "c", "hello")
+    uuid = save_by(api, "c", "hello")
     record = api.collections().get(uuid=uuid).execute()
     manifest = ". 5d41402abc4b2a76b9719d911017c592+5 0:5:f\n"
     assert record["unsigned_manifest_text"] == manifest
@@ -96,7 +88,7 @@ def test_collections(fresh_cluster: LocalCluster) -> None:
 
 def test_versions_of_collections(fresh_cluster: LocalCluster) -> None:
     api = fresh_cluster.api()
-    uuid = save(api, "first", preserve_version=True)
+    uuid = save_by(api, "first", preserve_version=True)
 
     def update(**attributes: Any) -> dict:
         return api.collections().update(uuid=uuid, body={"collection": attributes}).execute()
@@ -119,7 +111,7 @@ def test_versions_of_collections(fresh_cluster: LocalCluster) -> None:
     change = api.collections().update(uuid=past["uuid"], body={"collection": {"name": "x"}})
     assert status_of(change) == 422
     # The name is free again, although a past version has it.
-    save(api, "first")
+    save_by(api, "first")
     api.collections().delete(uuid=uuid).execute()
     assert versions(include_old_versions=True) == []
 
@@ -181,7 +173,7 @@ def test_permissions_between_users(fresh_cluster: LocalCluster) -> None:
     project = hers.groups().create(
         body={"group": {"name": "p", "group_class": "project"}}
     ).execute()  # fmt: skip
-    uuid = save(hers, "c", owner_uuid=project["uuid"])
+    uuid = save_by(hers, "c", owner_uuid=project["uuid"])
     assert status_of(api.collections().get(uuid=uuid)) == 404
     assert api.groups().shared(include="owner_uuid").execute()["items"] == []
     link = {
@@ -262,9 +254,9 @@ def test_projects_in_the_trash_and_in_each_other(fresh_cluster: LocalCluster) ->
 
     outer = project("outer")
     inner = project("inner", outer)
-    uuid = save(api, "c", owner_uuid=inner)
+    uuid = save_by(api, "c", owner_uuid=inner)
     pdh = api.collections().get(uuid=uuid).execute()["portable_data_hash"]
-    save(api, "at home", "other text")
+    save_by(api, "at home", "other text")
 
     def contents(**options: Any) -> list[str]:
         found = api.groups().contents(order="name", **options).execute()["items"]
@@ -331,7 +323,7 @@ def test_rights_through_a_role(fresh_cluster: LocalCluster) -> None:
     hers = fresh_cluster.api(token=token)
     record = {"name": "p", "group_class": "project"}
     project = api.groups().create(body={"group": record}).execute()["uuid"]
-    uuid = save(api, "c", owner_uuid=project)
+    uuid = save_by(api, "c", owner_uuid=project)
     record = {"name": "role", "group_class": "role"}
     role = admin.groups().create(body={"group": record}).execute()["uuid"]
 
@@ -352,7 +344,7 @@ def test_rights_through_a_role(fresh_cluster: LocalCluster) -> None:
 
 def test_signatures(fresh_cluster: LocalCluster) -> None:
     api = fresh_cluster.api()
-    uuid = save(api, "c", "secret")
+    uuid = save_by(api, "c", "secret")
     signed = api.collections().get(uuid=uuid).execute()["manifest_text"]
     _, token = fresh_cluster.create_user("Eve")
     hers = fresh_cluster.api(token=token)
@@ -408,9 +400,9 @@ def test_events_and_catching_up(fresh_cluster: LocalCluster) -> None:
         poll_fallback=False,
     )
     poll("subscribed", lambda: {"status": 200} in heard)
-    uuid = save(api, "c")
+    uuid = save_by(api, "c")
     _, token = fresh_cluster.create_user("Other")
-    save(fresh_cluster.api(token=token), "not for us")
+    save_by(fresh_cluster.api(token=token), "not for us")
     api.collections().update(uuid=uuid, body={"collection": {"name": "d"}}).execute()
     poll("two events", lambda: len(heard) >= 3)
     create, update = heard[1:3]

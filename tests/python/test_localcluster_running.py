@@ -19,8 +19,8 @@ import arvados.events
 import arvados.util
 import pytest
 from arvados_fuse.localcluster import ClusterError, LocalCluster
-from conftest import SCRATCH
-from test_localcluster import save, status_of
+from conftest import SCRATCH, save_by
+from test_localcluster import status_of
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_fixtures_replace_its_records(own_cluster: LocalCluster) -> None:
         api.collections().update(
             uuid=collection["uuid"], body={"collection": {"name": "d"}}
         ).execute()
-        save(api, "more")
+        save_by(api, "more")
         own_cluster.create_user("Eve")
         own_cluster.reset()
 
@@ -126,7 +126,7 @@ def test_it_restarts_with_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with LocalCluster(tmp_path / "c") as cluster:
         # Another authority than the cluster's that the other tests use.
         monkeypatch.setenv("SSL_CERT_FILE", cluster.env()["SSL_CERT_FILE"])
-        uuid, host = save(cluster.api(), "kept"), cluster.api_host
+        uuid, host = save_by(cluster.api(), "kept"), cluster.api_host
         token = cluster.token()
         with pytest.raises(ClusterError, match="another cluster is running"):
             LocalCluster(tmp_path / "c").start()
@@ -158,7 +158,7 @@ def test_faults_are_caused_and_requests_recorded(fresh_cluster: LocalCluster) ->
     assert status_of(api.users().current()) == 503
     api.users().current().execute()
     fresh_cluster.record_requests()
-    save(api, "c")
+    save_by(api, "c")
     kinds = {(r["service"], r["method"]) for r in fresh_cluster.writes()}
     assert kinds == {("keep", "PUT"), ("api", "POST")}
     sent = {r["service"]: r["sent"] for r in fresh_cluster.writes()}

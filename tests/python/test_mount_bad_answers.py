@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from arvados_fuse.localcluster import LocalCluster
-from conftest import ARV_MOUNT, poll, save_collection
+from conftest import ARV_MOUNT, errno_of, poll, save_collection
 
 BODIES = {
     "html": "<html><body>Welcome</body></html>",
@@ -31,14 +31,6 @@ BODIES = {
     "no_uuid": '{"items": [{"name": "x"}], "included": []}',
     "null_uuid": '{"items": [{"uuid": null, "name": null}], "included": []}',
 }
-
-
-def errno_of(do: Callable[[], object]) -> int:
-    try:
-        do()
-    except OSError as error:
-        return error.errno or 0
-    return 0
 
 
 def tag(cluster: LocalCluster, name: str, uuid: str) -> None:

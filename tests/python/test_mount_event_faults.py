@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import arvados.collection
 import pytest
 from arvados_fuse.localcluster import LocalCluster
-from conftest import poll, save_collection
+from conftest import change_by, poll, save_collection
 
 UUID = "xlocl-4zz18-000000000000000"
 
@@ -24,10 +23,7 @@ def listening(cluster: LocalCluster) -> int:
 
 
 def change(cluster: LocalCluster, uuid: str, text: str) -> None:
-    changed = arvados.collection.Collection(uuid, api_client=cluster.api())
-    with changed.open("f", "w") as file:
-        file.write(text)
-    changed.save()
+    change_by(cluster.api(), uuid, text)
 
 
 def follows(cluster: LocalCluster, uuid: str, file: Path, text: str, timeout: float = 20) -> None:

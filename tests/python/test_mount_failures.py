@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from arvados_fuse.localcluster import LocalCluster
-from conftest import poll, save_collection
+from conftest import errno_of, poll, save_collection
 
 FAULTS = [
     {"action": "status", "value": 500},
@@ -62,7 +62,7 @@ def test_a_failing_api_is_eio(
         os.stat(top / "by_id" / "xlocl-4zz18-000000000000000")
     # What was loaded before goes stale and cannot be refreshed: that is an error, too.
     fresh_cluster.faults.add(service="api", **fault)
-    poll("staleness", lambda: _errno(lambda: os.listdir(top / "home")) == errno.EIO)
+    poll("staleness", lambda: errno_of(lambda: os.listdir(top / "home")) == errno.EIO)
     fresh_cluster.faults.clear()
     assert os.listdir(top / "home") == ["c"]
     assert mount.unmount() == 0
@@ -125,19 +125,11 @@ def test_every_kind_of_directory_answers_eio(
     assert os.listdir(by_pdh) == ["f"]
     fresh_cluster.faults.add(service="api", **fault)
     for path in listed:
-        poll(f"EIO of {path}", lambda path=path: _errno(lambda: os.listdir(path)) == errno.EIO)
+        poll(f"EIO of {path}", lambda path=path: errno_of(lambda: os.listdir(path)) == errno.EIO)
     assert os.listdir(by_pdh) == ["f"], "this never changes"
     fresh_cluster.faults.clear()
     for path, names in listed.items():
         assert sorted(os.listdir(path)) == names
-
-
-def _errno(do: Callable[[], object]) -> int:
-    try:
-        do()
-    except OSError as error:
-        return error.errno or 0
-    return 0
 
 
 def test_the_configured_retries_are_made(fresh_cluster: LocalCluster, arv_mount: Callable) -> None:

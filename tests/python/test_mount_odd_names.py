@@ -12,7 +12,7 @@ from pathlib import Path
 import arvados.collection
 import pytest
 from arvados_fuse.localcluster import LocalCluster
-from conftest import poll, save_collection
+from conftest import errno_of, poll, save_collection
 
 
 def load(cluster: LocalCluster, *names: object, first: int = 0, **more: object) -> list[str]:
@@ -31,14 +31,6 @@ def load(cluster: LocalCluster, *names: object, first: int = 0, **more: object) 
     ]
     cluster.hook("load", {"records": {"collections": records}, "blocks": []})
     return uuids
-
-
-def errno_of(do: Callable[[], object]) -> int:
-    try:
-        do()
-    except OSError as error:
-        return error.errno or 0
-    return 0
 
 
 ODD = {

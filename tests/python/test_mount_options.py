@@ -15,19 +15,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import arvados.collection
 import pytest
 from arvados_fuse.arguments import ArgumentParser
 from arvados_fuse.localcluster import LocalCluster
-from conftest import ARV_MOUNT, force_unmount, is_mounted, poll
-
-
-def save(cluster: LocalCluster, name: str, text: str = "text", **more: object) -> str:
-    collection = arvados.collection.Collection(api_client=cluster.api())
-    with collection.open("f", "w") as file:
-        file.write(text)
-    collection.save_new(name, **more)
-    return collection.manifest_locator()
+from conftest import ARV_MOUNT, force_unmount, is_mounted, poll, save_collection
 
 
 @pytest.fixture
@@ -112,7 +103,9 @@ def test_bad_options_are_named(options: list[str], says: str, tmp_path: Path) ->
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
-def test_what_cannot_be_mounted_says_why(run: Callable, options: list[str], says: str) -> None:
+def test_what_cannot_be_mounted_says_why(
+    run: Callable, fresh_cluster: LocalCluster, options: list[str], says: str
+) -> None:
     done = run(*options)
     assert done.returncode == 1
     assert says in done.stderr and "Traceback" not in done.stderr
@@ -223,7 +216,7 @@ def test_free_space(cluster: LocalCluster, arv_mount: Callable, write: bool) -> 
 
 
 def test_exec_exits_as_its_command(run: Callable, fresh_cluster: LocalCluster) -> None:
-    save(fresh_cluster, "c", "contents")
+    save_collection(fresh_cluster, "c", "contents")
     done = run("--home", more=("--exec", "cat", str(run.path / "c" / "f")))
     assert (done.returncode, done.stdout) == (0, "contents")
     assert run(more=("--exec", "sh", "-c", "exit 7")).returncode == 7
@@ -298,7 +291,7 @@ def test_replacing_a_mount(cluster: LocalCluster, arv_mount: Callable) -> None:
 def test_crunchstat(
     fresh_cluster: LocalCluster, tmp_path: Path, arv_mount: Callable, daemon: bool
 ) -> None:
-    save(fresh_cluster, "c", "contents")
+    save_collection(fresh_cluster, "c", "contents")
     mount = arv_mount("--home", "--crunchstat-interval=0.2", daemon=daemon)
     assert (mount.path / "c" / "f").read_text() == "contents"
     # A daemon has no stderr.
@@ -357,7 +350,7 @@ def test_what_is_mounted(fresh_cluster: LocalCluster, run: Callable) -> None:
     project = api.groups().create(
         body={"group": {"name": "p", "group_class": "project"}}
     ).execute()  # fmt: skip
-    uuid = save(fresh_cluster, "c", owner_uuid=project["uuid"])
+    uuid = save_collection(fresh_cluster, "c", owner_uuid=project["uuid"])
     link = {"link_class": "tag", "name": "t", "head_uuid": uuid}
     api.links().create(body={"link": link}).execute()
     pdh = api.collections().get(uuid=uuid).execute()["portable_data_hash"]
@@ -387,7 +380,7 @@ def test_what_is_mounted(fresh_cluster: LocalCluster, run: Callable) -> None:
 
 def test_filters(fresh_cluster: LocalCluster, run: Callable, tmp_path: Path) -> None:
     for name in ("alpha", "beta"):
-        save(fresh_cluster, name)
+        save_collection(fresh_cluster, name)
     (tmp_path / "filters.json").write_text('[["collections.name", "like", "b%"]]')
     for filters in ('[["collections.name", "=", "beta"]]', str(tmp_path / "filters.json")):
         done = run("--home", "--filters", filters, more=("--exec", "ls", str(run.path)))
@@ -402,8 +395,8 @@ def test_storage_classes(fresh_cluster: LocalCluster, arv_mount: Callable) -> No
 
 
 def test_encoding_and_slashes_in_names(fresh_cluster: LocalCluster, arv_mount: Callable) -> None:
-    save(fresh_cluster, "café")
-    save(fresh_cluster, "a/b")
+    save_collection(fresh_cluster, "café")
+    save_collection(fresh_cluster, "a/b")
     plain = arv_mount("--home").path
     assert sorted(os.listdir(os.fsencode(plain))) == [b"a_b", "café".encode()]
     latin = arv_mount("--home", "--encoding=latin-1", "--fsns=[S]").path
@@ -420,7 +413,7 @@ def test_where_data_is_cached(
 
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "cache").mkdir()
-    save(fresh_cluster, "c", f"contents {time.time()}")
+    save_collection(fresh_cluster, "c", f"contents {time.time()}")
     usual = Path(os.environ["HOME"]) / ".cache" / "arvados" / "keep"
     before = blocks(usual)
     ram = arv_mount("--home", "--ram-cache", f"--file-cache={128 << 20}")

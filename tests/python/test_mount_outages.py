@@ -15,39 +15,19 @@ from typing import Any
 import arvados.collection
 import pytest
 from arvados_fuse.localcluster import LocalCluster
-from conftest import Mounted, poll
+from conftest import Mounted, change_by, errno_of, poll, save_by
 from test_mount_server_faults import lines_of
 
 #: Lines that the log may have, however often programs ask.
 FEW = 6
-
-
-def save(api: Any, name: str, text: str = "text") -> str:
-    collection = arvados.collection.Collection(api_client=api)
-    with collection.open("f", "w") as file:
-        file.write(text)
-    collection.save_new(name)
-    return collection.manifest_locator()
-
-
-def change(api: Any, uuid: str, text: str) -> None:
-    collection = arvados.collection.Collection(uuid, api_client=api)
-    with collection.open("f", "w") as file:
-        file.write(text)
-    collection.save()
+OFTEN = ["--refresh-time=1"]
+#: By how a mount hears of changes.
+OPTIONS = {"events": OFTEN, "polling": [*OFTEN, "--disable-event-listening"]}
 
 
 def text_of(api: Any, uuid: str, name: str) -> str:
     with arvados.collection.Collection(uuid, api_client=api).open(name) as file:
         return file.read()
-
-
-def errno_of(do: Callable[[], object]) -> int:
-    try:
-        do()
-    except OSError as error:
-        return error.errno or 0
-    return 0
 
 
 class Home:
@@ -56,8 +36,7 @@ class Home:
     def __init__(
         self, arv_mount: Callable, api: Any, cache: Path, *options: str, **popen: Any
     ) -> None:
-        self.api = api
-        self.uuids = {name: save(api, name, name) for name in ("read", "unread", "written")}
+        self.uuids = {name: save_by(api, name, name) for name in ("read", "unread", "written")}
         # What the SDK stored is in its own cache.
         cache.mkdir()
         common = ("--read-write", "--home", "--retries=0", f"--disk-cache-dir={cache}")
@@ -96,24 +75,23 @@ class Home:
         (self.path / "made" / "new").write_text("new")
         record = api.collections().list(filters=[["name", "=", "made"]]).execute()["items"][0]
         assert text_of(api, record["uuid"], "new") == "new"
-        change(api, self.uuids["read"], "changed")
+        change_by(api, self.uuids["read"], "changed")
         poll("a change", lambda: (self.path / "read" / "f").read_text() == "changed", 60)
-        save(api, "later")
+        save_by(api, "later")
         poll("what is new", lambda: "later" in os.listdir(self.path), 60)
         assert self.mount.unmount() == 0
 
 
-@pytest.mark.parametrize("listening", [True, False], ids=["events", "polling"])
+@pytest.mark.parametrize("hears", OPTIONS)
 @pytest.mark.parametrize("what", ["expired", "revoked"])
 def test_a_token_that_is_accepted_no_more(
-    fresh_cluster: LocalCluster, arv_mount: Callable, tmp_path: Path, what: str, listening: bool
+    fresh_cluster: LocalCluster, arv_mount: Callable, tmp_path: Path, what: str, hears: str
 ) -> None:
     user, token = fresh_cluster.create_user("Ada Lovelace")
     api = fresh_cluster.api(token=token)
-    options = (
-        ["--refresh-time=1"] if listening else ["--refresh-time=1", "--disable-event-listening"]
+    home = Home(
+        arv_mount, api, tmp_path / "cache", *OPTIONS[hears], env={"ARVADOS_API_TOKEN": token}
     )
-    home = Home(arv_mount, api, tmp_path / "cache", *options, env={"ARVADOS_API_TOKEN": token})
     _, uuid, secret = token.split("/")
 
     def accept(**differently: str) -> None:
@@ -135,17 +113,16 @@ def test_a_token_that_is_accepted_no_more(
     home.assert_recovers(fresh_cluster.api(token=token))
 
 
-@pytest.mark.parametrize("listening", [True, False], ids=["events", "polling"])
+@pytest.mark.parametrize("hears", OPTIONS)
 def test_a_cluster_that_is_gone_and_comes_back(
-    tmp_path: Path, arv_mount: Callable, monkeypatch: pytest.MonkeyPatch, listening: bool
+    tmp_path: Path, arv_mount: Callable, monkeypatch: pytest.MonkeyPatch, hears: str
 ) -> None:
     with LocalCluster(tmp_path / "c", test_hooks=True) as cluster:
         for name, value in cluster.env().items():
             monkeypatch.setenv(name, value)
-        options = (
-            ["--refresh-time=1"] if listening else ["--refresh-time=1", "--disable-event-listening"]
+        home = Home(
+            arv_mount, cluster.api(), tmp_path / "cache", *OPTIONS[hears], env=cluster.env()
         )
-        home = Home(arv_mount, cluster.api(), tmp_path / "cache", *options, env=cluster.env())
         cluster.stop()
         assert errno_of((home.path / "unread" / "f").read_text) == errno.EIO
         home.assert_fails(errno.EIO)
