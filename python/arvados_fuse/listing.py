@@ -27,6 +27,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _LENGTH = 15
 
 T = TypeVar("T")
+
 #: A field, and the types that its value may have.
 Fields = Mapping[str, type | tuple[type, ...]]
 

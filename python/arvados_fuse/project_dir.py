@@ -6,6 +6,7 @@
 
 import errno
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import llfuse
@@ -184,14 +185,16 @@ class ProjectDirectory(Directory):
 
     def _fetch(self) -> list[dict]:
         """Have the project's own record renewed; return the records of all that is in it."""
-        calls = (self._fetch_project, self._fetch_projects, self._fetch_collections)
+        calls: list[Callable[[], Any]]
+        calls = [self._fetch_project, self._fetch_projects, self._fetch_collections]
         # Other clients may be for one thread.
-        asked = listing.together(calls) if is_ours(self.api) else [call() for call in calls]
-        contents = [*asked[1], *asked[2]]
+        found = listing.together(calls) if is_ours(self.api) else [call() for call in calls]
+        _, projects, collections = found
+        contents = [*projects, *collections]
         contents.sort(key=self._is_renamed)
         return contents
 
-    def _fetch_project(self) -> list[dict]:
+    def _fetch_project(self) -> None:
         for pattern, resource in (
             (group_uuid_pattern, self.api.groups),
             (user_uuid_pattern, self.api.users),
@@ -201,7 +204,6 @@ class ProjectDirectory(Directory):
                     resource().get(uuid=self.project_uuid).execute(num_retries=self.num_retries),
                     self.project_uuid,
                 )
-        return [self.project_object]
 
     def _every(self, kind: str, filters: list, fields: listing.Fields, **query: Any) -> list[dict]:
         return listing.every(

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use log::Level;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION,
+    RETRY_AFTER,
 };
 use reqwest::{Method, Url};
 use serde::Deserialize;
@@ -92,6 +93,14 @@ pub struct Answer {
     pub headers: Vec<(String, String)>,
     /// With a status of 200 an object in JSON, as far as its first and last character tell.
     pub body: Bytes,
+}
+
+impl Answer {
+    /// What a header says: nothing where it is not there.
+    fn header(&self, name: &HeaderName) -> &str {
+        let found = self.headers.iter().find(|(header, _)| *header == name.as_str());
+        found.map_or("", |(_, value)| value)
+    }
 }
 
 /// Why there is no answer: text that names the server.
@@ -270,9 +279,7 @@ impl Api {
                 must_be_record(wait, &answer)?;
                 return Ok(answer);
             }
-            let location = answer.headers.iter().find(|(name, _)| *name == LOCATION.as_str());
-            let location = location.map_or("", |(_, value)| value);
-            let target = url.join(location).unwrap_or_else(|_| url.clone());
+            let target = url.join(answer.header(&LOCATION)).unwrap_or_else(|_| url.clone());
             if request.method != "GET" || target.origin() != url.origin() {
                 return Err(Trouble::Final(format!(
                     "the API at {} redirects {} to {}://{}: not followed, the token would go there; \
@@ -331,8 +338,7 @@ fn authority(url: &Url) -> String {
 
 /// How long a server wants to be left alone (RFC 9110, 10.2.3); no time where it does not say.
 fn retry_after(answer: &Answer) -> Duration {
-    let value = answer.headers.iter().find(|(name, _)| *name == RETRY_AFTER.as_str());
-    let value = value.map_or("", |(_, value)| value.trim());
+    let value = answer.header(&RETRY_AFTER).trim();
     let at = || {
         let at = httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::UNIX_EPOCH);
         Some(at.ok()?.as_secs().saturating_sub(cluster_clock::now()))

@@ -60,9 +60,9 @@ impl Wait {
         loop {
             let left = self.left();
             if left.is_zero() {
-                let limit = self.limit.as_secs_f64();
-                let what = &self.what;
-                return Err(Trouble::unreachable(format!("no answer within {limit} s to {what}")));
+                let Wait { what, limit, .. } = self;
+                let reason = format!("no answer within {} s to {what}", limit.as_secs_f64());
+                return Err(Trouble::unreachable(reason));
             }
             if let Ok(done) = timeout(left.min(TELL_AFTER), &mut what).await {
                 return Ok(done);

@@ -30,6 +30,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _CONTENTS = ("groups", "collections")
 
 
+async def _date(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Date"] = formatdate(clock.now(), usegmt=True)
+
+
 class API:
     """The API server of a cluster."""
 
@@ -49,6 +53,7 @@ class API:
         """Return the HTTP server."""
         app = web.Application(client_max_size=256 << 20, middlewares=[self._guard])
         root = "/arvados/v1"
+        app.on_response_prepare.append(_date)
         add = app.router.add_route
         add("GET", "/discovery/v1/apis/arvados/v1/rest", self._discovery)
         add("GET", root + "/config", self._get_config)
@@ -78,8 +83,6 @@ class API:
             status = response.status
             if "X-Request-Id" in request.headers and not response.prepared:
                 response.headers["X-Request-Id"] = request.headers["X-Request-Id"]
-            if not response.prepared:
-                response.headers["Date"] = formatdate(clock.now(), usegmt=True)
             return response
         except Hangup:
             status = 0
